@@ -1,0 +1,421 @@
+"""Measure echo servers side by side: `python bench/run.py --help`. See README.md beside it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import fnmatch
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from processes import BenchError, MissingError, run_load, running_server
+from report import WIDTH, draw_chart, print_comparison, print_results
+from results import (
+    CONNECT,
+    RAW,
+    UVLOOP,
+    Problem,
+    Results,
+    Sample,
+    load,
+    parse_load,
+    rotated,
+    save,
+)
+
+BENCH = Path(__file__).resolve().parent
+SERVERS = BENCH / "servers"
+WARM_UP = 0.4
+LOAD_SLACK = 40.0
+"""What the load generator may take beyond its measured time before it is given up."""
+
+BACKENDS = ("io_uring", "epoll")
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What the load generator does."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A server that is measured."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def echo(connections: int, size: int, in_flight: int) -> Workload:
+    """Connections x bytes x messages in flight."""
+    return Workload(
+        f"{connections}x{size}x{in_flight}",
+        (
+            *("--connections", str(connections)),
+            *("--bytes", str(size)),
+            *("--in-flight", str(in_flight)),
+        ),
+    )
+
+
+WORKLOADS = (
+    echo(64, 64, 1),
+    echo(1000, 256, 1),
+    echo(64, 64, 32),
+    echo(16, 16384, 4),
+    Workload(CONNECT, ("--connect", "--connections", "64", "--bytes", "64")),
+)
+
+
+def contenders(binaries: Path, python: str, workers: Sequence[int]) -> list[Contender]:
+    """Every server there is; those of iocp_bind once per number of workers."""
+    ours = []
+    for language, program in (
+        ("python", (python, str(SERVERS / "echo_iocp_bind.py"))),
+        ("cpp", (str(binaries / "server_echo"),)),
+    ):
+        for backend in BACKENDS:
+            for count in workers:
+                name = f"{language}/{backend}" + (f"/{count}" if count != 1 else "")
+                options = ("--backend", backend, "--workers", str(count))
+                ours.append(Contender(name, (*program, *options)))
+    return [
+        Contender(RAW, (str(binaries / "raw_epoll_echo"),)),
+        *ours,
+        Contender(UVLOOP, (python, str(SERVERS / "echo_uvloop.py"))),
+        Contender("asyncio", (python, str(SERVERS / "echo_asyncio.py"))),
+    ]
+
+
+def select(patterns: Iterable[str], names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The names that a pattern matches; all when no pattern is about them but about `others`.
+
+    ValueError for a pattern that matches neither.
+    """
+    patterns = list(patterns)
+    for pattern in patterns:
+        if not fnmatch.filter([*names, *others], pattern):
+            raise ValueError(
+                f"--only {pattern} matches nothing; there are {', '.join([*names, *others])}"
+            )
+    chosen = [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
+    return chosen or list(names)
+
+
+def parse_backends(output: str) -> dict[str, str]:
+    """What a server's `--list` printed: back-end to why it is not available, or ""."""
+    pairs = (line.partition("\t") for line in output.splitlines() if line)
+    return {name: reason for name, _, reason in pairs}
+
+
+def check_contender(contender: Contender) -> None:
+    """MissingError or BenchError with a reason when the server cannot run here."""
+    program = Path(contender.command[0])
+    if not program.is_file():
+        raise BenchError(f"{program} is not built")
+    if "--backend" not in contender.command:
+        return
+    backend = contender.command[contender.command.index("--backend") + 1]
+    command = [*contender.command[: contender.command.index("--backend")], "--list"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise BenchError(lines[-1] if lines else f"--list: exit code {done.returncode}")
+    reason = parse_backends(done.stdout).get(backend, "not a back-end of this build")
+    if reason:
+        raise MissingError(reason)
+
+
+def find_binaries() -> Path:
+    """The folder with the load generator that was built last; ValueError when there is none."""
+    found = BENCH.parent.glob("build*/**/bench/iocp_load")
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise ValueError("the bench programs are not built: `make bench`, or name their --binaries")
+    return newest.parent
+
+
+def parse_numbers(text: str) -> list[int]:
+    """ "0,2" as [0, 2]."""
+    return [int(part) for part in text.split(",")]
+
+
+DESCRIBE_PYTHON = """
+import importlib.metadata, json, platform, sys
+versions = {"python": platform.python_version() + ", " + sys.executable}
+for package in ("iocp-bind", "uvloop"):
+    try:
+        versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        versions[package] = "not installed"
+print(json.dumps(versions))
+"""
+
+
+def describe_python(python: str) -> dict[str, str]:
+    """The versions of the interpreter of the Python servers, and of what they use."""
+    command = [python, "-c", DESCRIBE_PYTHON]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode != 0:
+        raise ValueError(f"{python} is not a Python interpreter that runs: {done.stderr.strip()}")
+    return {str(key): str(value) for key, value in json.loads(done.stdout).items()}
+
+
+def describe_machine() -> dict[str, str]:
+    """What someone who reads the figures later wants to know."""
+
+    def first_line(path: str, key: str = "") -> str:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return "unknown"
+        return next((line.partition(":")[2].strip() or line for line in lines if key in line), "")
+
+    return {
+        "cpu": first_line("/proc/cpuinfo", "model name"),
+        "cpus": str(os.cpu_count()),
+        "kernel": platform.release(),
+        "congestion_control": first_line("/proc/sys/net/ipv4/tcp_congestion_control"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What is to be measured, and how."""
+
+    contenders: dict[str, Contender]
+    workloads: dict[str, Workload]
+    load_program: Path
+    rounds: int
+    seconds: float
+    server_cpus: list[int]
+    load_cpu: int
+
+    def run(self, results: Results, console: Console) -> None:
+        """Fill in `results`, with progress on `console`; what is there stays there on Ctrl-C."""
+        for name, contender in self.contenders.items():
+            try:
+                check_contender(contender)
+            except MissingError as reason:
+                results.missing[name] = str(reason)
+            except BenchError as error:
+                results.errors.append(Problem(name, str(error)))
+        usable = [name for name in self.contenders if not self._is_out(name, results)]
+        # Drawn between measurements only: a thread that redraws would take part in them.
+        progress = Progress(
+            TextColumn("{task.description:<40}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        with progress:
+            task = progress.add_task("", total=self.rounds * len(self.workloads) * len(usable))
+            for number in range(1, self.rounds + 1):
+                for workload in self.workloads.values():
+                    for name in rotated(usable, number):
+                        step = f"round {number}, {workload.name}, {name}"
+                        progress.update(task, description=step, refresh=True)
+                        if not self._is_out(name, results):
+                            line = self._measure_into(results, name, workload, number)
+                            if not console.is_terminal:
+                                console.print(f"{step}: {line}", highlight=False, markup=False)
+                        progress.advance(task)
+
+    def _is_out(self, name: str, results: Results) -> bool:
+        return name in results.missing or any(
+            problem.server == name and problem.workload is None for problem in results.errors
+        )
+
+    def _measure_into(self, results: Results, name: str, workload: Workload, number: int) -> str:
+        """Add the sample, or why there is none; returns it in words."""
+        try:
+            sample = self._measure(self.contenders[name], workload, number)
+        except MissingError as reason:
+            results.missing[name] = str(reason)
+            return f"missing: {reason}"
+        except BenchError as error:
+            results.errors.append(Problem(name, str(error), workload.name, number))
+            return f"error: {error}"
+        results.samples.append(sample)
+        return f"{sample.requests_per_second:,.0f}/s, {sample.server_cpu_us:.2f} µs CPU each"
+
+    def _measure(self, contender: Contender, workload: Workload, number: int) -> Sample:
+        with running_server(contender.command, self.server_cpus) as server:
+            line = run_load(
+                [
+                    str(self.load_program),
+                    *("--port", str(server.port)),
+                    *("--server-pid", str(server.pid)),
+                    *("--cpu", str(self.load_cpu)),
+                    *("--seconds", str(self.seconds)),
+                    *("--warm-up", str(WARM_UP)),
+                    *workload.arguments,
+                ],
+                timeout=self.seconds + WARM_UP + LOAD_SLACK,
+            )
+        return parse_load(line, workload.name, contender.name, number)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python bench/run.py",
+        description="Measure echo servers side by side, rounds interleaved.",
+        epilog="Exit code: 0, 1 when something could not be measured, 2 for a bad command line.",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="only the workloads and servers that match; repeatable, commas allowed",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of all servers (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, help="measured per server and round (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=parse_numbers,
+        default=[1],
+        metavar="N,...",
+        help="numbers of workers of iocp_bind's servers, each a server of its own (1)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
+    parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the ratios")
+    parser.add_argument(
+        "--from", type=Path, dest="source", metavar="FILE", help="show an earlier run"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A.json", "B.json"),
+        help="show what changed from A to B",
+    )
+    parser.add_argument(
+        "--python",
+        type=shutil.which,
+        default=sys.executable,
+        metavar="PROGRAM",
+        help="the interpreter of the Python servers (this one)",
+    )
+    parser.add_argument("--binaries", type=Path, metavar="DIR", help="where the programs are built")
+    cpus = sorted(os.sched_getaffinity(0))
+    parser.add_argument(
+        "--server-cpus",
+        type=parse_numbers,
+        default=cpus[:1],
+        metavar="N,...",
+        help=f"of the server ({cpus[0]})",
+    )
+    parser.add_argument(
+        "--load-cpu", type=int, default=cpus[-1], help="of the load generator (%(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 1 or not 0.01 <= arguments.seconds <= 600:
+        parser.error("--rounds is at least 1, --seconds from 0.01 to 600")
+    if arguments.python is None:
+        parser.error("--python: no such program")
+    if min(arguments.workers) < 1:
+        parser.error("--workers is at least 1")
+    if not {*arguments.server_cpus, arguments.load_cpu} <= set(cpus):
+        parser.error(f"this process may use the CPUs {cpus} only")
+    return arguments
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[Bench, Results]:
+    """What the command line asks for; ValueError when it cannot be."""
+    binaries = (arguments.binaries or find_binaries()).resolve()
+    if not (binaries / "iocp_load").is_file():
+        raise ValueError(f"no iocp_load in {binaries}: `make bench` builds it")
+    servers = {
+        server.name: server for server in contenders(binaries, arguments.python, arguments.workers)
+    }
+    workloads = {workload.name: workload for workload in WORKLOADS}
+    patterns = [part for text in arguments.only for part in text.split(",")]
+    chosen_servers = select(patterns, list(servers), list(workloads))
+    chosen_workloads = select(patterns, list(workloads), list(servers))
+    bench = Bench(
+        contenders={name: servers[name] for name in chosen_servers},
+        workloads={name: workloads[name] for name in chosen_workloads},
+        load_program=binaries / "iocp_load",
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        server_cpus=arguments.server_cpus,
+        load_cpu=arguments.load_cpu,
+    )
+    settings = {
+        **describe_machine(),
+        **describe_python(arguments.python),
+        "rounds": bench.rounds,
+        "seconds": bench.seconds,
+        "server_cpus": bench.server_cpus,
+        "load_cpu": bench.load_cpu,
+    }
+    return bench, Results(settings, chosen_workloads, chosen_servers)
+
+
+def measure(arguments: argparse.Namespace, log: Console) -> tuple[Results, bool]:
+    """Run the bench; the results, and whether it was interrupted."""
+    bench, results = prepare(arguments)
+    if bench.load_cpu in bench.server_cpus:
+        log.print("[yellow]server and load generator share a CPU: the figures say little[/]")
+    try:
+        bench.run(results, log)
+    except KeyboardInterrupt:
+        log.print("interrupted; what was measured until then:")
+        return results, True
+    return results, False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    arguments = parse_arguments(argv)
+    # As Ctrl-C does: what was started is ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    output, log = Console(), Console(stderr=True)
+    if not output.is_terminal:
+        output = Console(width=WIDTH)
+    interrupted = False
+    try:
+        if arguments.compare:
+            before, after = (load(path) for path in arguments.compare)
+            print_comparison(output, before, after)
+            return 0
+        if arguments.source:
+            results = load(arguments.source)
+        else:
+            results, interrupted = measure(arguments, log)
+        print_results(output, results)
+        if arguments.json:
+            save(results, arguments.json)
+        if arguments.chart and results.samples:
+            draw_chart(results, arguments.chart)
+    except (ValueError, OSError) as error:
+        log.print(f"bench: {error}", markup=False, highlight=False)
+        return 2
+    if interrupted:
+        return 130
+    return 1 if results.errors or not results.samples else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+// server_echo: an echo on iocp::Server with default options, as a user would write it.
+//
+//   server_echo [--backend NAME] [--workers N] [--host ADDRESS] [--port N]
+//   server_echo --list
+//
+// Prints "listening PORT"; ends at SIGTERM, SIGINT or when its standard input ends. --list prints
+// one line per back-end: its name, a tab, and nothing when it is available or else why it is not.
+#include <poll.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+#include "iocp.h"
+
+namespace {
+
+class EchoServer final : public iocp::Server {
+ public:
+  ~EchoServer() override { Shutdown(); }
+
+ protected:
+  void OnReadCompleted(iocp::Connection& connection, iocp::Buffer& data) override {
+    connection.Send(data.data(), data.size());
+  }
+
+  [[nodiscard]] unsigned WantedHooks() const override { return iocp::kHookRead; }
+};
+
+[[noreturn]] void Usage() {
+  std::fputs(
+      "usage: server_echo [--backend NAME] [--workers N] [--host ADDRESS] [--port N]\n"
+      "       server_echo --list\n",
+      stderr);
+  std::exit(2);
+}
+
+int ParseInt(std::string_view text) {
+  int value = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || stop != text.data() + text.size()) Usage();
+  return value;
+}
+
+iocp::Options ParseOptions(int argc, char** argv) {
+  iocp::Options options;
+  options.port = 0;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string_view name = argv[i];
+    if (i + 1 == argc) Usage();
+    const char* value = argv[i + 1];
+    if (name == "--backend") {
+      options.backend = value;
+    } else if (name == "--workers") {
+      options.workers = ParseInt(value);
+    } else if (name == "--host") {
+      options.host = value;
+    } else if (name == "--port") {
+      options.port = ParseInt(value);
+    } else {
+      Usage();
+    }
+  }
+  return options;
+}
+
+void ListBackends() {
+  for (const iocp::BackendInfo& backend : iocp::Backends()) {
+    std::printf("%s\t%s\n", backend.name.c_str(), backend.available ? "" : backend.reason.c_str());
+  }
+}
+
+// Returns at a signal that came to `signals`, or when the standard input ends.
+void WaitForEnd(int signals) {
+  std::array<pollfd, 2> sources = {{{signals, POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}}};
+  for (;;) {
+    if (poll(sources.data(), sources.size(), -1) < 0 && errno != EINTR) return;
+    if (sources[0].revents != 0) return;
+    if (sources[1].revents != 0) {
+      std::array<char, 256> ignored{};
+      if (read(STDIN_FILENO, ignored.data(), ignored.size()) <= 0) return;
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == "--list") {
+    ListBackends();
+    return 0;
+  }
+  const iocp::Options options = ParseOptions(argc, argv);
+
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+  }
+  // Blocked before the workers start, so that they inherit it and the signals wait in `signals`.
+  sigset_t ending;
+  sigemptyset(&ending);
+  sigaddset(&ending, SIGTERM);
+  sigaddset(&ending, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+  const int signals = signalfd(-1, &ending, SFD_CLOEXEC);
+  if (signals < 0) {
+    std::fprintf(stderr, "server_echo: signalfd: %s\n", std::strerror(errno));
+    return 1;
+  }
+
+  EchoServer server;
+  const iocp::Status status = server.Start(options);
+  if (!status.ok()) {
+    std::fprintf(stderr, "server_echo: %s\n", status.message.c_str());
+    return 1;
+  }
+  std::printf("listening %d\n", server.address().port);
+  std::fflush(stdout);
+  WaitForEnd(signals);
+  server.Shutdown(std::chrono::seconds(1));
+  return 0;
+}

@@ -1,0 +1,51 @@
+"""Echo on iocp_bind with default options, as the README shows it.
+
+python echo_iocp_bind.py [--backend NAME] [--workers N] [--host ADDRESS] [--port N]
+prints "listening PORT", ends at SIGTERM. With --list it prints one line per back-end: its name, a
+tab, and nothing when it is available or else why it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+import iocp_bind
+
+
+class Echo(iocp_bind.Server):
+    """What a client sends goes back."""
+
+    def on_read_completed(self, conn: iocp_bind.Connection, data: bytes | memoryview) -> None:
+        """Send it back."""
+        conn.send(data)
+
+
+def end(_number: int, _frame: object) -> None:
+    """Leave `serve_forever`; the `with` block then shuts the server down."""
+    sys.exit(0)
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    if options.list:
+        for name, info in iocp_bind.backends().items():
+            print(name, "" if info.available else info.reason, sep="\t")
+        return
+    signal.signal(signal.SIGTERM, end)
+    with Echo() as server:
+        server.start(options.host, options.port, backend=options.backend, workers=options.workers)
+        print("listening", server.address[1], flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

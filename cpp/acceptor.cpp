@@ -1,0 +1,130 @@
+#include "acceptor.h"
+
+#include <algorithm>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "engine.h"
+#include "shard.h"
+#include "worker.h"
+
+namespace iocp {
+
+Acceptor::Acceptor(Engine& engine, NativeSocket listener) : engine_(engine) {
+  listener_.handle = listener;
+}
+
+void Acceptor::Begin(CompletionPort& port) { port.Accept(listener_); }
+
+void Acceptor::OnCompletion(Worker& worker, Completion& completion) {
+  const std::lock_guard lock(mutex_);
+  Counters& counters = worker.counters();
+  if (completion.error && completion.error.kind != ErrorKind::kCancelled) {
+    counters.accept_errors.Add(1);
+    if (completion.error.kind == ErrorKind::kOutOfResources) {
+      OnExhaustion(worker, completion.error);
+    }
+  } else if (!completion.error) {
+    counters.accepted.Add(1);
+    back_off_ = {};
+    Take(worker, completion.accepted);
+  }
+  if (completion.last) {
+    worker.shard().port().Close(listener_, false);
+    for (const NativeSocket handle : std::exchange(waiting_, {})) {
+      worker.shard().port().Discard(handle, true);
+      counters.refused.Add(1);
+    }
+    done_.store(true, std::memory_order_release);
+    engine_.CallAllShards();
+  }
+}
+
+// The port has paused accepting by itself (R8).
+void Acceptor::OnExhaustion(Worker& worker, const Error& error) {
+  if (back_off_ == std::chrono::milliseconds::zero()) {
+    back_off_ = kFirstBackOff;
+    worker.Warn("accepting is paused: the system is out of descriptors, buffers or memory (error " +
+                std::to_string(error.code) +
+                "); trying again every 0.1 to 1 s. Raise the limit of open files (ulimit -n) or lower "
+                "max_connections");
+  } else {
+    back_off_ = std::min(2 * back_off_, kLastBackOff);
+  }
+  retry_at_.store(worker.now() + back_off_, std::memory_order_relaxed);
+}
+
+void Acceptor::Take(Worker& worker, NativeSocket handle) {
+  const Options& options = engine_.options();
+  if (cancelled_ || (options.at_capacity == AtCapacity::kRefuse && !engine_.TakeSlot())) {
+    worker.counters().refused.Add(1);
+    worker.shard().port().Discard(handle, true);
+    return;
+  }
+  if (options.at_capacity == AtCapacity::kWait && (!waiting_.empty() || !engine_.TakeSlot())) {
+    waiting_.push_back(handle);
+    UpdatePause(worker);
+    return;
+  }
+  Place(worker, handle);
+  if (options.at_capacity == AtCapacity::kWait) UpdatePause(worker);
+}
+
+// Long-lived connections are spread evenly: each goes where the fewest are.
+void Acceptor::Place(Worker& worker, NativeSocket handle) {
+  Shard& shard = engine_.LeastLoadedShard();
+  if (&shard == &worker.shard()) {
+    worker.Adopt(handle);
+    return;
+  }
+  auto* newcomer = new (std::nothrow) Newcomer(handle);
+  if (newcomer == nullptr) {
+    worker.Adopt(handle);
+    return;
+  }
+  shard.newcomers.fetch_add(1, std::memory_order_acq_rel);
+  shard.port().Post(*newcomer);
+}
+
+void Acceptor::UpdatePause(Worker& worker) {
+  const bool full = engine_.full();
+  if (full == full_.load(std::memory_order_relaxed)) return;
+  full_.store(full, std::memory_order_seq_cst);
+  if (full) {
+    worker.shard().port().Pause(listener_);
+    // Room may have come between the look and the flag, unseen by OnRoom.
+    if (!engine_.full()) engine_.CallAcceptor();
+  } else if (retry_at_.load(std::memory_order_relaxed) == TimePoint::max()) {
+    worker.shard().port().Resume(listener_);
+  }
+}
+
+void Acceptor::OnRoom() {
+  if (full_.load(std::memory_order_seq_cst)) engine_.CallAcceptor();
+}
+
+void Acceptor::OnTurn(Worker& worker) {
+  if (done()) return;
+  const bool due = worker.now() >= retry_at_.load(std::memory_order_relaxed);
+  const bool stop = engine_.stopping();
+  if (!due && !stop && !full_.load(std::memory_order_relaxed)) return;
+  const std::lock_guard lock(mutex_);
+  CompletionPort& port = worker.shard().port();
+  if (stop) {
+    retry_at_.store(TimePoint::max(), std::memory_order_relaxed);
+    if (!std::exchange(cancelled_, true)) port.Cancel(listener_);
+    return;
+  }
+  if (due) {
+    retry_at_.store(TimePoint::max(), std::memory_order_relaxed);
+    if (!full_.load(std::memory_order_relaxed)) port.Resume(listener_);
+  }
+  while (!waiting_.empty() && engine_.TakeSlot()) {
+    Place(worker, waiting_.front());
+    waiting_.erase(waiting_.begin());
+  }
+  if (waiting_.empty()) UpdatePause(worker);
+}
+
+}  // namespace iocp

@@ -1,0 +1,59 @@
+// The policy of accepting: capacity, back-off, stopping. The port does the accepting itself.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <vector>
+
+#include "iocp.h"
+#include "port/completion_port.h"
+
+namespace iocp {
+
+class Engine;
+class Worker;
+
+// Runs on the workers of the first shard; the mutex is for ports on which several workers wait.
+class Acceptor {
+ public:
+  Acceptor(Engine& engine, NativeSocket listener);
+  Acceptor(const Acceptor&) = delete;
+  Acceptor& operator=(const Acceptor&) = delete;
+
+  // Begins to accept. Once.
+  void Begin(CompletionPort& port);
+  void OnCompletion(Worker& worker, Completion& completion);
+  // Once in each turn: retries what is due, uses room that has come, stops when the server does.
+  void OnTurn(Worker& worker);
+  // When OnTurn has something to do at the latest.
+  [[nodiscard]] TimePoint NextTurn() const { return retry_at_.load(std::memory_order_relaxed); }
+  // A connection has gone. Any worker.
+  void OnRoom();
+  // True exactly when the listener is closed and nothing will be handed to a shard any more.
+  [[nodiscard]] bool done() const { return done_.load(std::memory_order_acquire); }
+
+ private:
+  static constexpr std::chrono::milliseconds kFirstBackOff{100};
+  static constexpr std::chrono::milliseconds kLastBackOff{1000};
+
+  void OnExhaustion(Worker& worker, const Error& error);
+  void Take(Worker& worker, NativeSocket handle);
+  void Place(Worker& worker, NativeSocket handle);
+  void UpdatePause(Worker& worker);
+
+  Engine& engine_;
+  Socket listener_;
+  std::mutex mutex_;
+  // Accepted while there was no room, for AtCapacity::kWait: no more than the system had in hand
+  // when accepting was paused.
+  std::vector<NativeSocket> waiting_;
+  std::chrono::milliseconds back_off_{0};  // 0: the last accept did not fail for want of anything
+  std::atomic<TimePoint> retry_at_{TimePoint::max()};  // max: not backing off
+  // True exactly when accepting is paused until there is room.
+  std::atomic<bool> full_{false};
+  bool cancelled_ = false;  // true exactly when the port was told to stop accepting
+  std::atomic<bool> done_{false};
+};
+
+}  // namespace iocp

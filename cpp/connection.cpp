@@ -1,0 +1,198 @@
+#include "connection.h"
+
+#include <new>
+
+#include "shard.h"
+#include "worker.h"
+
+namespace iocp {
+
+// ---- The public handle.
+
+SendResult Connection::Send(const void* data, std::size_t size) {
+  const std::string_view piece(static_cast<const char*>(data), size);
+  return Send(&piece, 1);
+}
+
+SendResult Connection::Send(const std::string_view* pieces, std::size_t count) {
+  // Asked first, so that a dead connection costs no copy.
+  if (!is_open()) return SendResult::kClosed;
+  SendItem* item = SendItem::Copy(pieces, count);
+  if (item == nullptr) throw std::bad_alloc();
+  const SendResult result = Context::Of(*this).Enqueue(item);
+  if (result != SendResult::kAccepted) SendItem::Destroy(item);
+  return result;
+}
+
+SendResult Connection::Send(const SharedBytes& bytes) {
+  SendItem* item = SendItem::Share(bytes, true);
+  if (item == nullptr) throw std::bad_alloc();
+  const SendResult result = Context::Of(*this).Enqueue(item);
+  if (result != SendResult::kAccepted) {
+    item->release = nullptr;  // the bytes stay the caller's
+    SendItem::Destroy(item);
+  }
+  return result;
+}
+
+void Connection::Close() { Context::Of(*this).RequestClose(CloseReason::kLocalClose); }
+void Connection::Abort() { Abort(CloseReason::kLocalAbort); }
+void Connection::Abort(CloseReason reason) { Context::Of(*this).RequestAbort(reason); }
+void Connection::PauseReading() { Context::Of(*this).SetUserPause(true); }
+void Connection::ResumeReading() { Context::Of(*this).SetUserPause(false); }
+
+bool Connection::AttachUserData(void* data) {
+  Context& context = Context::Of(*this);
+  const std::lock_guard lock(context.mutex);
+  if (context.finished) return false;
+  user_data = data;
+  return true;
+}
+
+bool Connection::is_open() const {
+  return static_cast<const Context*>(this)->open.load(std::memory_order_acquire);
+}
+std::size_t Connection::send_backlog() const {
+  return static_cast<const Context*>(this)->backlog.load(std::memory_order_relaxed);
+}
+std::uint64_t Connection::bytes_received() const {
+  return static_cast<const Context*>(this)->received_bytes.load(std::memory_order_relaxed);
+}
+std::uint64_t Connection::bytes_sent() const {
+  return static_cast<const Context*>(this)->sent_bytes.load(std::memory_order_relaxed);
+}
+
+void Connection::AddReference() const {
+  static_cast<const Context*>(this)->references.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Connection::DropReference() const {
+  const auto* context = static_cast<const Context*>(this);
+  if (context->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  // The last reference: nobody else can see the object any more.
+  context->pool_->Return(const_cast<Context*>(context));
+}
+
+// ---- The context.
+
+void Context::Start(Shard& shard_of, const Options& limits, TimePoint now, const Address& local,
+                    const Address& remote) {
+  static std::atomic<std::uint64_t> last_id{0};
+  id_ = last_id.fetch_add(1, std::memory_order_relaxed) + 1;
+  local_ = local;
+  remote_ = remote;
+  shard = &shard_of;
+  options = &limits;
+  accepted_at = now;
+  active_at = now;
+  write_progress_at = now;
+}
+
+SendResult Context::Enqueue(SendItem* item) {
+  const std::lock_guard lock(mutex);
+  if (!open.load(std::memory_order_relaxed)) return SendResult::kClosed;
+  const auto pending = pending_sends.load(std::memory_order_relaxed);
+  if (backlog.load(std::memory_order_relaxed) >= options->send_backlog_limit ||
+      (options->max_pending_sends &&
+       pending >= static_cast<std::uint32_t>(*options->max_pending_sends))) {
+    return SendResult::kBacklogFull;
+  }
+  backlog.fetch_add(item->size, std::memory_order_relaxed);
+  pending_sends.fetch_add(1, std::memory_order_relaxed);
+  incoming.Push(item);
+  CallWorker();
+  return SendResult::kAccepted;
+}
+
+void Context::RequestClose(CloseReason why) {
+  const std::lock_guard lock(mutex);
+  if (finished || !open.load(std::memory_order_relaxed)) return;
+  open.store(false, std::memory_order_release);
+  close_requested = true;
+  requested_reason = why;
+  CallWorker();
+}
+
+void Context::RequestAbort(CloseReason why) {
+  const std::lock_guard lock(mutex);
+  if (finished || abort_requested.load(std::memory_order_relaxed)) return;
+  abort_requested.store(true, std::memory_order_release);
+  if (!close_requested) requested_reason = why;
+  open.store(false, std::memory_order_release);
+  CallWorker();
+}
+
+void Context::SetUserPause(bool paused) {
+  if (paused_by_user.exchange(paused) == paused) return;
+  const std::lock_guard lock(mutex);
+  if (!finished) CallWorker();
+}
+
+void Context::CallWorker() {
+  Worker* const worker = Worker::Current();
+  if (worker != nullptr && &worker->shard() == shard) {
+    worker->Activate(*this);
+  } else if (!posted) {
+    posted = true;
+    shard->port().Post(*this);
+  }
+}
+
+// ---- The pool.
+
+void ContextPool::Close() {
+  Context* unused = nullptr;
+  bool last = false;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    unused = std::exchange(free_list_, nullptr);
+    free_count_.store(0, std::memory_order_relaxed);
+    last = in_use_ == 0;
+  }
+  while (unused != nullptr) delete std::exchange(unused, unused->next_free_);
+  if (last) delete this;
+}
+
+Context* ContextPool::Take() noexcept {
+  Context* context = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    ++in_use_;
+    if (free_list_ != nullptr) {
+      context = std::exchange(free_list_, free_list_->next_free_);
+      free_count_.fetch_sub(1, std::memory_order_relaxed);
+    }
+  }
+  if (context == nullptr) {
+    context = new (std::nothrow) Context(this);
+    if (context == nullptr) {
+      const std::lock_guard lock(mutex_);
+      --in_use_;
+    }
+    return context;
+  }
+  // As new: no state of the connection before can survive in a member that was forgotten.
+  context->~Context();
+  return new (context) Context(this);
+}
+
+void ContextPool::Return(Context* context) noexcept {
+  bool keep = false;
+  bool last = false;
+  {
+    const std::lock_guard lock(mutex_);
+    --in_use_;
+    keep = !closed_ && free_count_.load(std::memory_order_relaxed) < max_free_;
+    if (keep) {
+      context->next_free_ = free_list_;
+      free_list_ = context;
+      free_count_.fetch_add(1, std::memory_order_relaxed);
+    }
+    last = closed_ && in_use_ == 0;
+  }
+  if (!keep) delete context;
+  if (last) delete this;
+}
+
+}  // namespace iocp

@@ -1,0 +1,146 @@
+// One connection, from accept to its last reference: Context, what Connection is inside.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "iocp.h"
+#include "port/completion_port.h"
+#include "reorder_queue.h"
+#include "send_queue.h"
+#include "timer_wheel.h"
+
+namespace iocp {
+
+class ContextPool;
+class Shard;
+class Worker;
+
+// How far a connection is. It only ever moves down this list, and may skip.
+enum class Phase : std::uint8_t {
+  kOpen,
+  kFailing,     // a send failed: what the peer had sent before is still delivered
+  kFlushing,    // no new sends; what is queued goes out
+  kLingering,   // our stream has ended; waiting for the end of the peer's
+  kCancelling,  // waiting for the last completion of everything in flight
+  kClosed,      // the socket is closed; error and closing hooks are due
+  kFinished,    // the hooks have run: a dead handle
+};
+
+// Three kinds of state. Any thread may touch the atomics, and under `mutex` what the mutex guards. All the
+// rest belongs to the worker that holds the connection, one at a time: see Worker::Activate.
+//
+// Lives as long as it is referenced: by its shard until the closing hook has run, which is after the last
+// completion; by ConnectionPtrs; by hooks through the shard's reference.
+class Context final : public Connection, public Socket, public TimerNode, public Posting {
+ public:
+  static constexpr int kPostingTag = 1;
+
+  explicit Context(ContextPool* pool) : pool_(pool) { tag = kPostingTag; }
+  ~Context() = default;
+
+  static Context& Of(Connection& connection) { return static_cast<Context&>(connection); }
+
+  // Becomes a connection of `shard`. Once, by the worker that adopted its socket.
+  void Start(Shard& shard_of, const Options& limits, TimePoint now, const Address& local,
+             const Address& remote);
+
+  // Public functions of Connection, any thread.
+  SendResult Enqueue(SendItem* item);
+  void RequestClose(CloseReason why);
+  void RequestAbort(CloseReason why);
+  void SetUserPause(bool paused);
+
+  // --- Any thread.
+  mutable std::atomic<std::uint32_t> references{1};
+  std::atomic<bool> open{true};  // true exactly when sends are accepted; written under `mutex`
+  std::atomic<bool> paused_by_user{false};  // true exactly from PauseReading to ResumeReading
+  std::atomic<std::size_t> backlog{0};      // bytes accepted and not with the system yet
+  std::atomic<std::uint32_t> pending_sends{0};
+  std::atomic<std::uint64_t> received_bytes{0};
+  std::atomic<std::uint64_t> sent_bytes{0};
+  std::atomic<bool> abort_requested{false};  // written under `mutex`
+  std::atomic<bool> established{false};  // true exactly when OnConnectionEstablished was due
+  // Who holds the connection: 0, or a Worker* whose lowest bit is set when somebody else wants its
+  // holder to look at it again.
+  std::atomic<std::uintptr_t> holder{0};
+
+  // --- Under `mutex`. No hook runs and no other lock is taken while it is held.
+  std::mutex mutex;
+  SendQueue incoming;  // accepted, not seen by the holder yet
+  std::vector<Completion> mailbox;  // completions that came to a worker that does not hold it
+  // What somebody asked for and the holder has not seen yet.
+  bool close_requested = false;
+  CloseReason requested_reason = CloseReason::kLocalClose;  // of the first of them
+  bool posted = false;    // true exactly when this Posting is with the port
+  bool finished = false;  // true exactly when its shard, and so its port, may be gone
+
+  // --- The holder's.
+  Phase phase = Phase::kOpen;
+  CloseReason reason = CloseReason::kPeerClosed;
+  Error error;                   // for OnConnectionError; kNone: not called
+  bool receive_in_flight = false;  // true exactly when Receive has begun and not ended
+  bool send_in_flight = false;     // true exactly when Send was called and has not completed
+  bool end_received = false;       // true exactly when the peer's stream has ended, in order
+  bool port_paused = false;        // true exactly when the port was last told to pause
+  bool over_high_water = false;    // true exactly from above the high mark to the low mark
+  bool reset_on_close = false;     // true exactly when the peer is to get a reset
+  Error end_error;                 // how the stream ended; kEndOfStream or worse
+  SendQueue sending;
+  SendQueue complete;  // out or dropped; OnWriteCompleted, or only their release, is due
+  ReorderQueue reorder;
+  std::vector<Buffer> held;  // received while the connection was paused
+  TimePoint accepted_at;
+  TimePoint active_at;          // when bytes last moved, in or out
+  TimePoint write_progress_at;  // when bytes were last taken, or there began to be some to take
+  TimePoint close_deadline;     // from kFailing on
+  TimePoint timer_deadline;     // what its timer is armed for, while it is armed
+  Context* next_active = nullptr;  // in the holder's list
+
+  // --- Under the shard's mutex.
+  Context* next_in_shard = nullptr;
+  Context** previous_in_shard = nullptr;
+
+  // --- Constant from Adopt until finished.
+  Shard* shard = nullptr;
+  const Options* options = nullptr;
+
+ private:
+  friend class Connection;
+  friend class ContextPool;
+
+  // Makes the worker that holds the connection, or is going to, look at it. Under `mutex`.
+  void CallWorker();
+
+  ContextPool* const pool_;
+  Context* next_free_ = nullptr;
+};
+
+// Connection objects, kept for reuse up to a cap. Thread-safe; like BufferPool it goes with the last
+// of Close and the last object's return.
+class ContextPool {
+ public:
+  static ContextPool* Create(std::size_t max_free) { return new ContextPool(max_free); }
+  void Close();
+
+  // One reference, the caller's. Null when there is no memory.
+  Context* Take() noexcept;
+  void Return(Context* context) noexcept;
+
+  [[nodiscard]] std::size_t free() const { return free_count_.load(std::memory_order_relaxed); }
+
+ private:
+  explicit ContextPool(std::size_t max_free) : max_free_(max_free) {}
+  ~ContextPool() = default;
+
+  const std::size_t max_free_;
+  std::mutex mutex_;
+  Context* free_list_ = nullptr;
+  std::atomic<std::size_t> free_count_{0};
+  std::size_t in_use_ = 0;
+  bool closed_ = false;  // true exactly when Close was called
+};
+
+}  // namespace iocp

@@ -1,0 +1,334 @@
+#include "iocp.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "engine.h"
+#include "options.h"
+#include "port/completion_port.h"
+
+namespace iocp {
+namespace {
+
+// What the threads of one run need after the Server may be gone; each holds it.
+struct Run {
+  explicit Run(std::unique_ptr<Engine> e) : engine(std::move(e)) {}
+
+  std::unique_ptr<Engine> engine;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::size_t opened = 0;          // workers whose port is open, or failed to open
+  std::size_t left = 0;            // workers that have left
+  Error open_error;                // of the first that failed
+  enum class Start : std::uint8_t { kUndecided, kGo, kGiveUp } start = Start::kUndecided;
+  bool stopped = false;            // true exactly when all workers of a run that went have left
+};
+
+Status NoBackend(const std::string& message) {
+  return {Status::Problem::kNoBackend, {ErrorKind::kUnsupported, 0}, message};
+}
+
+// The kind that `name` asks for, or the best one for "auto".
+const PortKind* ChooseKind(const std::string& name, Status* status) {
+  const PortKinds kinds = BuiltInPortKinds();
+  std::string reasons;
+  for (std::size_t i = 0; i < kinds.count; ++i) {
+    const PortKind* kind = kinds.first[i];
+    if (name != "auto" && name != kind->name) continue;
+    const std::string reason = kind->why_unavailable();
+    if (reason.empty()) return kind;
+    reasons += std::string(reasons.empty() ? "" : "; ") + kind->name + ": " + reason;
+  }
+  if (!reasons.empty()) {
+    *status = NoBackend("no usable backend: " + reasons);
+    return nullptr;
+  }
+  std::string known = "'auto'";
+  for (const BackendInfo& info : Backends()) {
+    if (info.name == name) {
+      *status = NoBackend("backend '" + name + "' is not available: " + info.reason);
+      return nullptr;
+    }
+    known += ", '" + info.name + "'";
+  }
+  status->problem = Status::Problem::kBadOption;
+  status->error = {ErrorKind::kInvalidArgument, 0};
+  status->message = "backend must be one of " + known + ", not '" + name + "'";
+  return nullptr;
+}
+
+}  // namespace
+
+std::vector<BackendInfo> Backends() {
+  std::vector<BackendInfo> backends;
+  const PortKinds kinds = BuiltInPortKinds();
+  for (std::size_t i = 0; i < kinds.count; ++i) {
+    const std::string reason = kinds.first[i]->why_unavailable();
+    backends.push_back({kinds.first[i]->name, reason.empty(), reason});
+  }
+  for (BackendInfo& absent : AbsentBackends()) backends.push_back(std::move(absent));
+  return backends;
+}
+
+struct Server::Lifecycle {
+  mutable std::mutex mutex;
+  std::condition_variable changed;
+  std::shared_ptr<Run> run;           // the last one; null before the first Start
+  std::vector<std::thread> threads;   // of `run`; not joined yet
+  bool starting = false;              // true exactly while a Start is under way
+  bool joining = false;               // true exactly while a thread joins `threads`
+  Address address;
+  std::string backend;
+
+  [[nodiscard]] std::shared_ptr<Run> CurrentRun() const {
+    const std::lock_guard lock(mutex);
+    return run;
+  }
+  [[nodiscard]] bool Running() const {
+    const std::shared_ptr<Run> current = CurrentRun();
+    if (current == nullptr) return false;
+    const std::lock_guard lock(current->mutex);
+    return !current->stopped;
+  }
+  void Join();
+  static bool OnWorkerOf(const Run& run);
+  static void WorkerMain(Server* server, const std::shared_ptr<Run>& run, std::size_t index);
+  static Error OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
+                           std::vector<std::thread>& threads);
+  static void GiveUp(const std::shared_ptr<Run>& run, std::vector<std::thread>& threads);
+};
+
+void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& run,
+                                   std::size_t index) {
+  Engine& engine = *run->engine;
+  Worker& worker = engine.worker(index);
+  const Error error = worker.Open();
+  {
+    std::unique_lock lock(run->mutex);
+    if (error && !run->open_error) run->open_error = error;
+    ++run->opened;
+    run->changed.notify_all();
+    run->changed.wait(lock, [&] { return run->start != Run::Start::kUndecided; });
+    if (run->start == Run::Start::kGiveUp) return;
+  }
+  server->OnWorkerBegin();
+  if (index == 0) engine.BeginAccepting();
+  worker.Run();
+  server->OnWorkerEnd();
+  {
+    const std::lock_guard lock(run->mutex);
+    if (++run->left < engine.worker_count()) return;
+    run->stopped = true;
+    run->changed.notify_all();
+  }
+  server->OnStopped();
+}
+
+bool Server::Lifecycle::OnWorkerOf(const Run& run) {
+  const Worker* const current = Worker::Current();
+  for (std::size_t i = 0; current != nullptr && i < run.engine->worker_count(); ++i) {
+    if (&run.engine->worker(i) == current) return true;
+  }
+  return false;
+}
+
+void Server::Lifecycle::Join() {
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] { return !joining; });
+  std::vector<std::thread> mine = std::exchange(threads, {});
+  if (mine.empty()) return;
+  joining = true;
+  lock.unlock();
+  for (std::thread& thread : mine) {
+    // In OnStopped the last reference to the server may go on one of its own threads.
+    if (thread.get_id() == std::this_thread::get_id()) {
+      thread.detach();
+    } else {
+      thread.join();
+    }
+  }
+  lock.lock();
+  joining = false;
+  changed.notify_all();
+}
+
+// One thread per worker, each with its port open. What went wrong first, if anything.
+Error Server::Lifecycle::OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
+                                     std::vector<std::thread>& threads) {
+  const std::size_t count = run->engine->worker_count();
+  try {
+    for (std::size_t i = 0; i < count; ++i) threads.emplace_back(&WorkerMain, server, run, i);
+  } catch (const std::system_error& error) {
+    return {ErrorKind::kOutOfResources, error.code().value()};
+  }
+  std::unique_lock lock(run->mutex);
+  run->changed.wait(lock, [&] { return run->opened == count; });
+  return run->open_error;
+}
+
+void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run,
+                               std::vector<std::thread>& threads) {
+  {
+    const std::lock_guard lock(run->mutex);
+    run->start = Run::Start::kGiveUp;
+  }
+  run->changed.notify_all();
+  for (std::thread& thread : threads) thread.join();
+}
+
+Server::Server() : lifecycle_(std::make_unique<Lifecycle>()) {}
+
+Server::~Server() {
+  if (running()) {
+    std::fputs("iocp::Server destroyed while it runs: call Shutdown in the destructor of the "
+               "most derived class\n", stderr);
+    std::abort();
+  }
+  lifecycle_->Join();
+}
+
+Status Server::Start(const Options& options) {
+  Status status = ValidateOptions(options);
+  if (!status.ok()) return status;
+  const PortKind* kind = ChooseKind(options.backend, &status);
+  if (kind == nullptr) return status;
+
+  Lifecycle& life = *lifecycle_;
+  const Status running_already = {Status::Problem::kAlreadyRunning,
+                                  {},
+                                  "the server is running already; call shutdown first"};
+  if (life.Running()) return running_already;
+  life.Join();  // the threads of a run that a hook shut down
+  {
+    const std::lock_guard lock(life.mutex);
+    if (std::exchange(life.starting, true)) return running_already;
+  }
+  const auto ended = [&](Status result) {
+    const std::lock_guard lock(life.mutex);
+    life.starting = false;
+    return result;
+  };
+
+  NativeSocket listener = kNoSocket;
+  Address bound;
+  status = kind->listen({options.host, options.port, options.listen_backlog, options.no_delay,
+                         options.reuse_port, options.dual_stack, options.keepalive},
+                        &listener, &bound);
+  if (!status.ok()) return ended(status);
+
+  const auto run = std::make_shared<Run>(std::make_unique<Engine>(*this, options, *kind, listener));
+  std::vector<std::thread> threads;
+  const Error error = Lifecycle::OpenWorkers(this, run, threads);
+  if (error) {
+    Lifecycle::GiveUp(run, threads);
+    kind->close_listener(listener);
+    status.problem = Status::Problem::kSystem;
+    status.error = error;
+    status.message = std::string("cannot start the workers of backend '") + kind->name + "'";
+    return ended(status);
+  }
+  {
+    const std::lock_guard lock(life.mutex);
+    life.run = run;
+    life.threads = std::move(threads);
+    life.address = bound;
+    life.backend = kind->name;
+    life.starting = false;
+  }
+  {
+    const std::lock_guard lock(run->mutex);
+    run->start = Run::Start::kGo;
+  }
+  run->changed.notify_all();
+  return status;
+}
+
+void Server::Shutdown(Duration timeout) {
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  if (run == nullptr) return;
+  // A year is for ever, and cannot overflow.
+  timeout = std::clamp<Duration>(timeout, Duration::zero(), std::chrono::hours(24 * 365));
+  run->engine->RequestStop(run->engine->Now() + timeout);
+  if (Lifecycle::OnWorkerOf(*run)) return;
+  WaitUntilStopped();
+  lifecycle_->Join();
+}
+
+bool Server::WaitUntilStopped(std::optional<Duration> timeout) {
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  if (run == nullptr) return true;
+  std::unique_lock lock(run->mutex);
+  const auto stopped = [&] { return run->stopped; };
+  if (timeout) return run->changed.wait_for(lock, *timeout, stopped);
+  run->changed.wait(lock, stopped);
+  return true;
+}
+
+bool Server::running() const { return lifecycle_->Running(); }
+
+Address Server::address() const {
+  const std::lock_guard lock(lifecycle_->mutex);
+  return lifecycle_->address;
+}
+
+std::string Server::backend() const {
+  const std::lock_guard lock(lifecycle_->mutex);
+  return lifecycle_->backend;
+}
+
+std::size_t Server::connection_count() const {
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  return run == nullptr ? 0 : run->engine->connection_count();
+}
+
+std::vector<ConnectionPtr> Server::connections() const {
+  std::vector<ConnectionPtr> connections;
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  if (run != nullptr) run->engine->Snapshot(connections);
+  return connections;
+}
+
+Stats Server::stats() const {
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  return run == nullptr ? Stats{} : run->engine->stats();
+}
+
+void Server::CloseAllConnections() {
+  for (const ConnectionPtr& connection : connections()) connection->Close();
+}
+
+std::size_t Server::Broadcast(const void* data, std::size_t size, const Connection* exclude) {
+  // One copy, shared by all: the last send to end frees it.
+  struct Shared {
+    std::atomic<std::size_t> references{1};
+    std::string bytes;
+
+    static void Release(void* self) {
+      auto* shared = static_cast<Shared*>(self);
+      if (shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete shared;
+    }
+  };
+  auto* shared = new Shared{1, std::string(static_cast<const char*>(data), size)};
+  std::size_t accepted = 0;
+  for (const ConnectionPtr& connection : connections()) {
+    if (connection.get() == exclude) continue;
+    SendItem* item =
+        SendItem::Share({shared->bytes.data(), size, &Shared::Release, shared}, false);
+    if (item == nullptr) break;
+    shared->references.fetch_add(1, std::memory_order_relaxed);
+    if (Context::Of(*connection).Enqueue(item) == SendResult::kAccepted) {
+      ++accepted;
+    } else {
+      SendItem::Destroy(item);
+    }
+  }
+  Shared::Release(shared);
+  return accepted;
+}
+
+}  // namespace iocp

@@ -1,0 +1,180 @@
+// THE BOUNDARY. What a completion port is: the one thing of which every system has its own.
+//
+// A port accepts, receives, sends, cancels, closes, posts and waits. Everything above it is the
+// same code on every system. One port is waited on by one worker, or by several where
+// `shared()` says so (Windows); a server with more workers makes more ports.
+//
+// Rules. Each is a case of the conformance suite, which runs over every port.
+//
+// R1  Every operation ends exactly once, and everything about it comes out of Wait, never out of the
+//     call that started it. Accept and Receive are long-lived: they yield any number of
+//     completions and then one with `last` set. Send has one completion, always `last`.
+// R2  The operation's memory, buffer and socket stay alive until the `last` completion came,
+//     cancelled or not.
+// R3  The port picks the receive buffer, from the pool, as late as the system lets it: an idle
+//     connection holds none. Every receive completion has its `sequence` in the stream, 0, 1, 2, ...,
+//     the end of the stream included; where several reads are outstanding they come in any
+//     order, and the server puts them in order.
+// R4  One send per socket is in flight, gathered from several pieces. A short send is normal: the
+//     server sends the rest. Only the port's workers call it; the exceptions are Post and Now.
+// R5  Post works from any thread, cannot fail, and wakes a worker only if one sleeps.
+// R6  Cancel is by socket and ends all that is in flight on it. Close is the last call on a socket,
+//     after every operation on it ended.
+// R7  A reset is never reported as an end of stream. Errors are a closed set, ErrorKind, plus the
+//     system's own code; kCancelled is reported exactly for what Cancel ended.
+// R8  Accepting cannot die. The error of one client is a completion, and accepting goes on.
+//     Running out of descriptors or memory is a completion with kOutOfResources, and accepting
+//     is paused until Resume: never a busy loop, never an exit.
+// R9  Wait returns a batch, bounded in number and in received bytes, hides interruptions by signals,
+//     and honours its timeout.
+// R10 A port is destroyed only with nothing in flight; the system's object goes first, memory after.
+// R11 A port says whether it is available and, if not, why, in words a user can act on.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "../buffer_pool.h"
+#include "../iocp.h"
+
+namespace iocp {
+
+using TimePoint = std::chrono::steady_clock::time_point;
+
+// A system's socket: a descriptor, or a SOCKET.
+using NativeSocket = std::intptr_t;
+inline constexpr NativeSocket kNoSocket = -1;
+
+// A socket as the port knows it, a listener or a connection. The server derives its connection
+// from it and gets it back with every completion. The port owns the fields below; nobody else
+// touches them between Adopt and Close.
+struct Socket {
+  NativeSocket handle = kNoSocket;
+  std::uint64_t next_sequence = 0;  // of the next receive completion
+  void* send_state = nullptr;       // what the port needs to remember of a send in flight
+  std::uint8_t state = 0;           // bits, each port's own
+  std::uint8_t interest = 0;        // what the system was last told to watch (readiness ports)
+  std::uint8_t in_flight = 0;       // operations of the system that have not come back
+};
+
+// A piece of a gathered send. Laid out like iovec.
+struct Piece {
+  const void* data;
+  std::size_t size;
+};
+inline constexpr std::size_t kMaxPieces = 64;
+
+// Something posted: embedded in its owner, posted at most once at a time.
+struct Posting {
+  Posting* next = nullptr;  // the port's
+  int tag = 0;              // the poster's own, to tell its postings apart
+};
+
+enum class Operation : std::uint8_t { kAccept, kReceive, kSend, kPost };
+
+struct Completion {
+  Operation operation = Operation::kPost;
+  bool last = true;   // the operation has ended
+  Error error;        // kNone: it succeeded
+  Socket* socket = nullptr;          // the listener, for kAccept
+  NativeSocket accepted = kNoSocket;  // kAccept without error: the receiver owns it
+  std::uint64_t sequence = 0;        // kReceive
+  std::size_t bytes = 0;             // kSend: bytes that the system took
+  Buffer buffer;                     // kReceive without error
+  Posting* posting = nullptr;        // kPost
+};
+
+// Enough for one batch, and for its data to be still in the cache when hooks look at it.
+inline constexpr std::size_t kBatchCompletions = 256;
+inline constexpr std::size_t kBatchBytes = 128 * 1024;
+
+// How a listener's connections are to be set up; inherited by them where the system does that.
+struct ListenOptions {
+  std::string host;
+  int port = 0;
+  int backlog = 1024;
+  bool no_delay = true;
+  bool reuse_port = false;
+  bool dual_stack = true;
+  std::optional<KeepAlive> keepalive;
+};
+
+struct PortOptions {
+  BufferPool* pool = nullptr;  // outlives the port
+  int initial_accepts = 10;
+  int max_accepts = 100;
+  int initial_reads = 4;
+  std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
+  bool no_delay = true;
+};
+
+class CompletionPort {
+ public:
+  CompletionPort() = default;
+  CompletionPort(const CompletionPort&) = delete;
+  CompletionPort& operator=(const CompletionPort&) = delete;
+  virtual ~CompletionPort() = default;
+
+  // By each worker, on its own thread, before anything else. May fail.
+  virtual Error Open() = 0;
+
+  // Begins to accept on `listener`, whose handle came from Listen. Completions bring sockets.
+  virtual void Accept(Socket& listener) = 0;
+  // Makes `handle`, accepted by this port or another of its kind, a socket of this port, and
+  // tells its two addresses. On an error nothing is kept; the caller still owns `handle`.
+  virtual Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) = 0;
+  // Begins to receive, once in a socket's life.
+  virtual void Receive(Socket& socket) = 0;
+  // For flow control, on a listener or a connection that accepts or receives. After Pause a few more
+  // completions may come, of what the system already had in hand; then none until Resume. The operation stays
+  // in flight. Neither has a completion. Idempotent.
+  virtual void Pause(Socket& socket) = 0;
+  virtual void Resume(Socket& socket) = 0;
+  // `pieces` (1 to kMaxPieces, none empty) need to live only during the call, the bytes until the completion.
+  virtual void Send(Socket& socket, const Piece* pieces, std::size_t count) = 0;
+  // Ends the stream towards the peer. No send is in flight.
+  virtual void ShutdownSend(Socket& socket) = 0;
+  virtual void Cancel(Socket& socket) = 0;
+  // Closes the handle; with `reset` the peer gets a reset, whatever is still queued.
+  virtual void Close(Socket& socket, bool reset) = 0;
+  // The same for a handle that was never adopted.
+  virtual void Discard(NativeSocket handle, bool reset) = 0;
+
+  virtual void Post(Posting& posting) = 0;
+
+  // Up to `capacity` completions, whose buffers hold at most `max_bytes` (but one receive always fits).
+  // Blocks until there is one or until `deadline`; not at all when that has passed.
+  // Submits what the calls above have started.
+  virtual std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
+                           TimePoint deadline) = 0;
+
+  [[nodiscard]] virtual TimePoint Now() const = 0;
+  // True exactly when several workers may wait on this port.
+  [[nodiscard]] virtual bool shared() const = 0;
+  // Accept operations that are with the system now. Any thread.
+  [[nodiscard]] virtual int pending_accepts() const = 0;
+};
+
+// A kind of port, to be chosen by name.
+struct PortKind {
+  const char* name;
+  // "" when this system can run it; otherwise why not, for a user (R11).
+  std::string (*why_unavailable)();
+  std::unique_ptr<CompletionPort> (*create)(const PortOptions& options);
+  // Resolves, creates, binds and listens. Any thread. On failure nothing is left behind; the
+  // message names the step and the address.
+  Status (*listen)(const ListenOptions& options, NativeSocket* listener, Address* bound);
+  void (*close_listener)(NativeSocket listener);
+};
+
+// The kinds built into this library, best first. Chosen by the build, one file per system.
+struct PortKinds {
+  const PortKind* const* first;
+  std::size_t count;
+};
+PortKinds BuiltInPortKinds();
+// The back-ends of other systems or builds, with the reason why they are not here.
+std::vector<BackendInfo> AbsentBackends();
+
+}  // namespace iocp

@@ -1,0 +1,429 @@
+#include "epoll_port.h"
+
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "posix_net.h"
+
+namespace iocp {
+namespace {
+
+// Socket::state.
+constexpr std::uint8_t kReceiving = 1;  // true exactly when Accept or Receive has not ended
+constexpr std::uint8_t kListener = 2;   // true exactly when it is a listener
+constexpr std::uint8_t kPaused = 4;     // true exactly from Pause to Resume
+constexpr std::uint8_t kSending = 8;    // true exactly when a send waits until it can be written
+
+// Socket::interest.
+constexpr std::uint8_t kWatchIn = 1;
+constexpr std::uint8_t kWatchOut = 2;
+constexpr std::uint8_t kRegistered = 4;  // true exactly when epoll knows the descriptor
+
+int Descriptor(const Socket& socket) { return static_cast<int>(socket.handle); }
+
+std::uint8_t Wanted(const Socket& socket) {
+  std::uint8_t wanted = 0;
+  if ((socket.state & kReceiving) != 0 && (socket.state & kPaused) == 0) wanted |= kWatchIn;
+  if ((socket.state & kSending) != 0) wanted |= kWatchOut;
+  return wanted;
+}
+
+int MillisecondsUntil(TimePoint deadline) {
+  if (deadline == TimePoint::max()) return -1;
+  const TimePoint now = std::chrono::steady_clock::now();
+  // Compared, not subtracted: TimePoint::min() stands for a deadline that has long passed.
+  if (deadline <= now) return 0;
+  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count();
+  return static_cast<int>(std::min<std::int64_t>(milliseconds, 3'600'000));
+}
+
+Completion Ended(Socket& socket, Operation operation, Error error) {
+  Completion completion;
+  completion.operation = operation;
+  completion.error = error;
+  completion.socket = &socket;
+  if (operation == Operation::kReceive) completion.sequence = socket.next_sequence++;
+  return completion;
+}
+
+}  // namespace
+
+// A send that would have blocked: its gather list, kept until the socket can be written.
+struct EpollPort::WaitingSend {
+  WaitingSend* next = nullptr;
+  std::size_t count = 0;
+  Piece pieces[kMaxPieces];
+};
+
+// What one Wait hands out.
+struct EpollPort::Batch {
+  Completion* completions;
+  std::size_t capacity;
+  std::size_t max_bytes;
+  std::size_t count = 0;
+  std::size_t bytes = 0;
+
+  [[nodiscard]] bool full() const { return count == capacity; }
+  void Add(Completion completion) { completions[count++] = std::move(completion); }
+};
+
+EpollPort::EpollPort(const PortOptions& options) : options_(options) {
+  events_.resize(kBatchCompletions);
+}
+
+EpollPort::~EpollPort() {
+  assert(next_ready_ == ready_.size() && "results were never handed out");
+  if (epoll_ >= 0) ::close(epoll_);
+  if (wake_ >= 0) ::close(wake_);
+  while (free_sends_ != nullptr) delete std::exchange(free_sends_, free_sends_->next);
+}
+
+Error EpollPort::Open() {
+  epoll_ = ::epoll_create1(EPOLL_CLOEXEC);
+  if (epoll_ < 0) return ErrorFromErrno(errno);
+  wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake_ < 0) return ErrorFromErrno(errno);
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;
+  event.data.ptr = nullptr;
+  if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_, &event) != 0) return ErrorFromErrno(errno);
+  return {};
+}
+
+void EpollPort::Accept(Socket& listener) {
+  listener.state = kReceiving | kListener;
+  listener.interest = 0;
+  accepting_.store(1, std::memory_order_relaxed);
+  Watch(listener);
+}
+
+Error EpollPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
+  const Error error = EndpointsPosix(handle, local, remote);
+  if (error) return error;
+  socket = Socket{};
+  socket.handle = handle;
+  return {};
+}
+
+void EpollPort::Receive(Socket& socket) {
+  socket.state |= kReceiving;
+  Watch(socket);
+}
+
+void EpollPort::Pause(Socket& socket) {
+  // The system goes on watching: it is told otherwise only when an event comes that nobody
+  // wants, so that a short pause costs nothing.
+  socket.state |= kPaused;
+  if ((socket.state & kListener) != 0) accepting_.store(0, std::memory_order_relaxed);
+}
+
+void EpollPort::Resume(Socket& socket) {
+  if ((socket.state & kPaused) == 0) return;
+  socket.state &= static_cast<std::uint8_t>(~kPaused);
+  if ((socket.state & kReceiving) == 0) return;
+  if ((socket.state & kListener) != 0) accepting_.store(1, std::memory_order_relaxed);
+  Watch(socket);
+}
+
+void EpollPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
+  Completion completion;
+  if (TrySend(socket, pieces, count, &completion)) {
+    ready_.push_back(std::move(completion));
+    return;
+  }
+  auto* waiting = static_cast<WaitingSend*>(socket.send_state);
+  if (waiting == nullptr) {
+    waiting = free_sends_ != nullptr ? std::exchange(free_sends_, free_sends_->next)
+                                     : new WaitingSend;
+  }
+  waiting->count = count;
+  std::copy_n(pieces, count, waiting->pieces);
+  socket.send_state = waiting;
+  socket.state |= kSending;
+  Watch(socket);
+}
+
+void EpollPort::ShutdownSend(Socket& socket) { ::shutdown(Descriptor(socket), SHUT_WR); }
+
+void EpollPort::Cancel(Socket& socket) {
+  const Error cancelled{ErrorKind::kCancelled, ECANCELED};
+  if ((socket.state & kReceiving) != 0) {
+    const bool listener = (socket.state & kListener) != 0;
+    if (listener) accepting_.store(0, std::memory_order_relaxed);
+    socket.state &= static_cast<std::uint8_t>(~kReceiving);
+    ready_.push_back(
+        Ended(socket, listener ? Operation::kAccept : Operation::kReceive, cancelled));
+  }
+  if ((socket.state & kSending) != 0) {
+    auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.send_state, nullptr));
+    waiting->next = std::exchange(free_sends_, waiting);
+    socket.state &= static_cast<std::uint8_t>(~kSending);
+    ready_.push_back(Ended(socket, Operation::kSend, cancelled));
+  }
+}
+
+void EpollPort::Close(Socket& socket, bool reset) {
+  Unwatch(socket);
+  for (std::size_t i = next_event_; i < event_count_; ++i) {
+    // Its memory may be gone, or be another socket's, before this event is looked at.
+    if (events_[i].data.ptr == &socket) events_[i].events = 0;
+  }
+  ClosePosix(std::exchange(socket.handle, kNoSocket), reset);
+}
+
+void EpollPort::Discard(NativeSocket handle, bool reset) { ClosePosix(handle, reset); }
+
+void EpollPort::Post(Posting& posting) {
+  if (!posted_.Push(posting)) return;
+  const std::uint64_t one = 1;
+  // It cannot fail: the counter would have to overflow.
+  [[maybe_unused]] const auto written = ::write(wake_, &one, sizeof(one));
+}
+
+std::size_t EpollPort::Wait(Completion* completions, std::size_t capacity, std::size_t max_bytes,
+                            TimePoint deadline) {
+  Batch batch{completions, capacity, max_bytes};
+  while (!batch.full()) {
+    Posting* posting = posted_.Take();
+    if (posting == nullptr) break;
+    Completion completion;
+    completion.posting = posting;
+    batch.Add(std::move(completion));
+  }
+  while (!batch.full() && next_ready_ < ready_.size()) {
+    batch.Add(std::move(ready_[next_ready_++]));
+  }
+  if (next_ready_ == ready_.size()) {
+    ready_.clear();
+    next_ready_ = 0;
+  }
+  // Results of our own need no system call to be handed out; but not twice in a row, or what
+  // posts all the time could keep sockets from being looked at.
+  if (batch.count > 0 && !skipped_system_) {
+    skipped_system_ = true;
+    return batch.count;
+  }
+  skipped_system_ = false;
+  if (next_event_ == event_count_) PollSystem(deadline, batch.count == 0);
+  HandleEvents(batch);
+  if (block_ != nullptr) {
+    std::exchange(block_, nullptr)->DropReference();
+    used_ = 0;
+  }
+  return batch.count;
+}
+
+void EpollPort::PollSystem(TimePoint deadline, bool may_sleep) {
+  int timeout = 0;
+  if (may_sleep) timeout = MillisecondsUntil(deadline);
+  if (timeout != 0 && !posted_.PrepareToSleep()) timeout = 0;
+  const int found =
+      ::epoll_wait(epoll_, events_.data(), static_cast<int>(events_.size()), timeout);
+  if (timeout != 0) posted_.Awake();
+  // An interruption by a signal is a wake-up with nothing to tell.
+  next_event_ = 0;
+  event_count_ = found > 0 ? static_cast<std::size_t>(found) : 0;
+}
+
+void EpollPort::HandleEvents(Batch& batch) {
+  while (next_event_ < event_count_ && !batch.full() && batch.bytes < batch.max_bytes) {
+    const epoll_event event = events_[next_event_++];
+    if (event.data.ptr == nullptr || event.events == 0) continue;
+    auto& socket = *static_cast<Socket*>(event.data.ptr);
+    const std::uint8_t wanted = Wanted(socket);
+    const std::uint32_t broken = event.events & (EPOLLERR | EPOLLHUP);
+    const bool in = (wanted & kWatchIn) != 0 && ((event.events & EPOLLIN) != 0 || broken != 0);
+    const bool out = (wanted & kWatchOut) != 0 && ((event.events & EPOLLOUT) != 0 || broken != 0);
+    if (out) FinishSend(socket, batch);
+    if (in && !batch.full()) {
+      if ((socket.state & kListener) != 0) {
+        AcceptSome(socket, batch);
+      } else {
+        ReceiveOnce(socket, batch);
+      }
+    }
+    // A level-triggered event that nobody wants would come again and again.
+    if (!in && !out) Watch(socket);
+  }
+}
+
+void EpollPort::AcceptSome(Socket& listener, Batch& batch) {
+  for (int i = 0; i < options_.max_accepts && !batch.full(); ++i) {
+    const int fd = ::accept4(Descriptor(listener), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (fd < 0 && errno == EINTR) continue;
+    Completion completion;
+    completion.operation = Operation::kAccept;
+    completion.socket = &listener;
+    completion.last = false;
+    if (fd >= 0) {
+      completion.accepted = fd;
+    } else {
+      completion.error = ErrorFromErrno(errno);
+      // An error of one client leaves the listener as it is. Whatever else fails would fail again at
+      // once, so it waits for Resume like exhaustion.
+      if (completion.error.kind != ErrorKind::kClientGone) {
+        completion.error.kind = ErrorKind::kOutOfResources;
+        Pause(listener);
+        Watch(listener);
+      }
+    }
+    batch.Add(std::move(completion));
+    if ((listener.state & kPaused) != 0) return;
+  }
+}
+
+bool EpollPort::RoomToReceive(Batch& batch) {
+  // A block with less than half of its room left would cut large messages into small receives.
+  if (block_ != nullptr && block_->capacity() - used_ < block_->capacity() / 2) {
+    std::exchange(block_, nullptr)->DropReference();
+  }
+  if (block_ == nullptr) {
+    block_ = options_.pool->Take();
+    used_ = 0;
+  }
+  if (block_ == nullptr) {
+    // No memory: the sockets stay ready, and asking again at once would only burn the processor.
+    batch.max_bytes = 0;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return false;
+  }
+  return true;
+}
+
+void EpollPort::ReceiveOnce(Socket& socket, Batch& batch) {
+  if (!RoomToReceive(batch)) return;
+  const std::size_t budget = batch.bytes == 0 ? block_->capacity() : batch.max_bytes - batch.bytes;
+  const std::size_t room = std::min(block_->capacity() - used_, budget);
+  ssize_t received = 0;
+  do {
+    received = ::recv(Descriptor(socket), block_->data() + used_, room, 0);
+  } while (received < 0 && errno == EINTR);
+  if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+  if (received <= 0) {
+    const Error error =
+        received == 0 ? Error{ErrorKind::kEndOfStream, 0} : ErrorFromErrno(errno);
+    socket.state &= static_cast<std::uint8_t>(~kReceiving);
+    batch.Add(Ended(socket, Operation::kReceive, error));
+    return;
+  }
+  const auto size = static_cast<std::size_t>(received);
+  Completion completion;
+  completion.operation = Operation::kReceive;
+  completion.last = false;
+  completion.socket = &socket;
+  completion.sequence = socket.next_sequence++;
+  completion.buffer = block_->Slice(used_, size);
+  used_ += size;
+  batch.bytes += size;
+  batch.Add(std::move(completion));
+}
+
+void EpollPort::FinishSend(Socket& socket, Batch& batch) {
+  auto* waiting = static_cast<WaitingSend*>(socket.send_state);
+  Completion completion;
+  if (!TrySend(socket, waiting->pieces, waiting->count, &completion)) return;
+  socket.send_state = nullptr;
+  socket.state &= static_cast<std::uint8_t>(~kSending);
+  waiting->next = std::exchange(free_sends_, waiting);
+  batch.Add(std::move(completion));
+}
+
+// False when it would block.
+bool EpollPort::TrySend(Socket& socket, const Piece* pieces, std::size_t count,
+                        Completion* completion) {
+  static_assert(sizeof(Piece) == sizeof(iovec) && offsetof(Piece, size) == offsetof(iovec, iov_len));
+  ssize_t sent = 0;
+  do {
+    if (count == 1) {
+      sent = ::send(Descriptor(socket), pieces->data, pieces->size, MSG_NOSIGNAL);
+    } else {
+      msghdr message{};
+      message.msg_iov = reinterpret_cast<iovec*>(const_cast<Piece*>(pieces));
+      message.msg_iovlen = count;
+      sent = ::sendmsg(Descriptor(socket), &message, MSG_NOSIGNAL);
+    }
+  } while (sent < 0 && errno == EINTR);
+  if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return false;
+  completion->operation = Operation::kSend;
+  completion->socket = &socket;
+  if (sent < 0) {
+    completion->error = ErrorFromErrno(errno);
+  } else {
+    completion->bytes = static_cast<std::size_t>(sent);
+  }
+  return true;
+}
+
+// Tells the system what the socket waits for, if it does not know yet.
+void EpollPort::Watch(Socket& socket) {
+  const std::uint8_t wanted = Wanted(socket);
+  const std::uint8_t known = socket.interest & (kWatchIn | kWatchOut);
+  if (wanted == known && (socket.interest & kRegistered) != 0 && wanted != 0) return;
+  if (wanted == 0) {
+    // Not even errors: epoll would report them for ever.
+    Unwatch(socket);
+    return;
+  }
+  epoll_event event{};
+  event.events = ((wanted & kWatchIn) != 0 ? EPOLLIN : 0U) | ((wanted & kWatchOut) != 0 ? EPOLLOUT : 0U);
+  event.data.ptr = &socket;
+  const int what = (socket.interest & kRegistered) != 0 ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (::epoll_ctl(epoll_, what, Descriptor(socket), &event) != 0) {
+    // No memory, or the user's limit of watches: the socket cannot be served.
+    const Error error = ErrorFromErrno(errno);
+    if ((socket.state & kListener) != 0) {
+      Pause(socket);
+      Completion completion;
+      completion.operation = Operation::kAccept;
+      completion.last = false;
+      completion.error = {ErrorKind::kOutOfResources, error.code};
+      completion.socket = &socket;
+      ready_.push_back(std::move(completion));
+      return;
+    }
+    if ((socket.state & kReceiving) != 0) {
+      socket.state &= static_cast<std::uint8_t>(~kReceiving);
+      ready_.push_back(Ended(socket, Operation::kReceive, error));
+    }
+    if ((socket.state & kSending) != 0) {
+      auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.send_state, nullptr));
+      waiting->next = std::exchange(free_sends_, waiting);
+      socket.state &= static_cast<std::uint8_t>(~kSending);
+      ready_.push_back(Ended(socket, Operation::kSend, error));
+    }
+    return;
+  }
+  socket.interest = wanted | kRegistered;
+}
+
+void EpollPort::Unwatch(Socket& socket) {
+  if ((socket.interest & kRegistered) == 0) return;
+  // Explicitly, although close would do it: a forked child may hold the same open socket, and
+  // then epoll would go on reporting it after our close.
+  ::epoll_ctl(epoll_, EPOLL_CTL_DEL, Descriptor(socket), nullptr);
+  socket.interest = 0;
+}
+
+namespace {
+
+std::string EpollAvailable() { return ""; }
+
+std::unique_ptr<CompletionPort> CreateEpollPort(const PortOptions& options) {
+  return std::make_unique<EpollPort>(options);
+}
+
+}  // namespace
+
+const PortKind kEpollPortKind = {"epoll", &EpollAvailable, &CreateEpollPort, &ListenPosix,
+                                 &CloseListenerPosix};
+
+}  // namespace iocp

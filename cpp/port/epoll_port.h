@@ -1,0 +1,80 @@
+// The completion port on epoll: readiness turned into completions.
+//
+// An operation is a step that can be tried again: Send is tried at once, receives and accepts when
+// the system says that they will not block; what would block waits for readiness. Results wait in
+// a list until Wait hands them out. Level-triggered, one receive per readiness, so that no socket
+// needs a last call that only tells "nothing more".
+#pragma once
+
+#include <sys/epoll.h>
+
+#include <vector>
+
+#include "completion_port.h"
+#include "posting_queue.h"
+
+namespace iocp {
+
+extern const PortKind kEpollPortKind;
+
+class EpollPort final : public CompletionPort {
+ public:
+  explicit EpollPort(const PortOptions& options);
+  ~EpollPort() override;
+
+  Error Open() override;
+  void Accept(Socket& listener) override;
+  Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
+  void Receive(Socket& socket) override;
+  void Pause(Socket& socket) override;
+  void Resume(Socket& socket) override;
+  void Send(Socket& socket, const Piece* pieces, std::size_t count) override;
+  void ShutdownSend(Socket& socket) override;
+  void Cancel(Socket& socket) override;
+  void Close(Socket& socket, bool reset) override;
+  void Discard(NativeSocket handle, bool reset) override;
+  void Post(Posting& posting) override;
+  std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
+                   TimePoint deadline) override;
+  [[nodiscard]] TimePoint Now() const override { return std::chrono::steady_clock::now(); }
+  [[nodiscard]] bool shared() const override { return false; }
+  [[nodiscard]] int pending_accepts() const override {
+    return accepting_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  struct WaitingSend;
+  struct Batch;
+
+  void Watch(Socket& socket);
+  void Unwatch(Socket& socket);
+  void PollSystem(TimePoint deadline, bool may_sleep);
+  void HandleEvents(Batch& batch);
+  void AcceptSome(Socket& listener, Batch& batch);
+  void ReceiveOnce(Socket& socket, Batch& batch);
+  void FinishSend(Socket& socket, Batch& batch);
+  bool TrySend(Socket& socket, const Piece* pieces, std::size_t count, Completion* completion);
+  bool RoomToReceive(Batch& batch);
+
+  const PortOptions options_;
+  int epoll_ = -1;
+  int wake_ = -1;  // an eventfd, watched edge-triggered, so it never needs to be read
+  PostingQueue posted_;
+  std::atomic<int> accepting_{0};
+
+  std::vector<Completion> ready_;  // results that the next Wait hands out, from next_ready_ on
+  std::size_t next_ready_ = 0;
+  // Events that the last look at the system brought, from next_event_ on not handled yet. Kept, so
+  // that a batch that is full does not starve the sockets at its end.
+  std::vector<epoll_event> events_;
+  std::size_t next_event_ = 0;
+  std::size_t event_count_ = 0;
+  // True exactly when the last Wait handed out results without a look at the system.
+  bool skipped_system_ = false;
+
+  Block* block_ = nullptr;  // receives of one Wait are packed into it, from used_ on
+  std::size_t used_ = 0;
+  WaitingSend* free_sends_ = nullptr;
+};
+
+}  // namespace iocp

@@ -1,0 +1,26 @@
+// What the Linux ports share: listening, addresses, errors and closing, in terms of POSIX sockets.
+#pragma once
+
+#include "completion_port.h"
+
+namespace iocp {
+
+// The one table from errno to ErrorKind. `error_number` is positive.
+Error ErrorFromErrno(int error_number);
+
+// PortKind::listen and PortKind::close_listener. The listener is non-blocking and close-on-exec; TCP_NODELAY
+// and keep-alive are set on it, and Linux lets accepted sockets inherit them.
+Status ListenPosix(const ListenOptions& options, NativeSocket* listener, Address* bound);
+void CloseListenerPosix(NativeSocket listener);
+
+// The two ends of a connected socket. The addresses are untouched on an error.
+Error EndpointsPosix(NativeSocket handle, Address* local, Address* remote);
+
+// Closes a descriptor; with `reset` it sends a reset first and drops what is queued.
+void ClosePosix(NativeSocket handle, bool reset);
+
+// Classes of accept(2) errors (R8): true exactly when descriptors or memory have run out, so that trying
+// again at once would only fail again.
+bool IsExhaustion(int error_number);
+
+}  // namespace iocp

@@ -1,0 +1,198 @@
+#include "uring_setup.h"
+
+#include <sys/socket.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <iterator>
+#include <memory>
+#include <system_error>
+
+#include "uring_buffers.h"
+
+namespace iocp {
+namespace {
+
+// Entries of the submission queue: more than one batch of completions usually asks for. A full one costs
+// a system call, no more.
+constexpr unsigned kSubmissions = 512;
+// Entries of the completion queue for each one of submission. One multishot operation fills many, and a
+// queue that overflows is slow and ends multishot operations.
+constexpr unsigned kCompletionsPerSubmission = 8;
+constexpr unsigned kFewestSubmissions = 32;
+
+// What is given up where the kernel answers EINVAL, in this order; newest first. DEFER_TASKRUN
+// cannot be without SINGLE_ISSUER, so it goes before it.
+constexpr unsigned kPeel[] = {
+    IORING_SETUP_DEFER_TASKRUN,  // completions are worked on when we wait, not in between
+    IORING_SETUP_SINGLE_ISSUER,  // only this thread submits
+    IORING_SETUP_COOP_TASKRUN,   // no interruption of the thread for a completion
+    IORING_SETUP_CLAMP,          // a queue too large for this kernel becomes its largest
+    IORING_SETUP_CQSIZE,         // the completion queue has the size we ask for
+};
+
+constexpr const char* kNeeded = "multishot receive needs Linux 6.0 or newer";
+
+std::string KernelRelease() {
+  utsname name{};
+  return ::uname(&name) == 0 ? name.release : "unknown";
+}
+
+int ReadIoUringDisabled() {
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(
+      std::fopen("/proc/sys/kernel/io_uring_disabled", "re"), [](FILE* f) { return std::fclose(f); });
+  int value = -1;
+  if (file == nullptr || std::fscanf(file.get(), "%d", &value) != 1) return -1;
+  return value;
+}
+
+std::string TooOld() {
+  return std::string("this kernel's io_uring is too old: ") + kNeeded + ", this is " +
+         KernelRelease();
+}
+
+// A small ring and a pair of sockets, to try out what the port needs.
+class Trial {
+ public:
+  Trial() = default;
+  Trial(const Trial&) = delete;
+  Trial& operator=(const Trial&) = delete;
+  ~Trial() {
+    if (has_ring_) io_uring_queue_exit(&ring_);
+    for (const int fd : sockets_) {
+      if (fd >= 0) ::close(fd);
+    }
+  }
+
+  std::string WhyNot() {
+    io_uring_params params{};
+    const int refused = io_uring_queue_init_params(kEntries, &ring_, &params);
+    if (refused < 0) return ExplainRefusal(-refused, ReadIoUringDisabled(), KernelRelease());
+    has_ring_ = true;
+    constexpr unsigned kFeatures = IORING_FEAT_EXT_ARG | IORING_FEAT_NODROP |
+                                   IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL;
+    if ((params.features & kFeatures) != kFeatures) return TooOld();
+    if (ProvideBuffer() != 0) return TooOld();
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets_.data()) != 0) {
+      return "cannot try io_uring out: " + std::generic_category().message(errno);
+    }
+    return MultishotReceiveWorks() ? "" : TooOld();
+  }
+
+ private:
+  static constexpr unsigned kEntries = 8;
+
+  int ProvideBuffer() {
+    PbufRegistration registration{};
+    registration.ring_addr = reinterpret_cast<std::uintptr_t>(ring_memory_.data());
+    registration.ring_entries = 1;
+    const int refused = RegisterBufferRing(&ring_, &registration);
+    if (refused < 0) return refused;
+    auto* buffers = reinterpret_cast<io_uring_buf_ring*>(ring_memory_.data());
+    io_uring_buf_ring_init(buffers);
+    io_uring_buf_ring_add(buffers, data_.data(), static_cast<unsigned>(data_.size()), 0,
+                          io_uring_buf_ring_mask(1), 0);
+    io_uring_buf_ring_advance(buffers, 1);
+    return 0;
+  }
+
+  bool MultishotReceiveWorks() {
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+    io_uring_prep_recv_multishot(sqe, sockets_[0], nullptr, 0, 0);
+    sqe->flags |= IOSQE_BUFFER_SELECT;
+    sqe->buf_group = 0;
+    if (::send(sockets_[1], "x", 1, MSG_NOSIGNAL) != 1) return false;
+    io_uring_cqe* cqe = nullptr;
+    __kernel_timespec patience{1, 0};
+    int result = 0;
+    do {
+      result = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &patience, nullptr);
+    } while (result == -EINTR);
+    if (result < 0 || cqe == nullptr) return false;
+    constexpr unsigned kFlags = IORING_CQE_F_BUFFER | IORING_CQE_F_MORE;
+    return cqe->res == 1 && (cqe->flags & kFlags) == kFlags;
+  }
+
+  // Memory first: it outlives the ring.
+  alignas(4096) std::array<char, 4096> ring_memory_{};
+  std::array<char, 64> data_{};
+  std::array<int, 2> sockets_{-1, -1};
+  io_uring ring_{};
+  bool has_ring_ = false;  // true exactly when ring_ was created
+};
+
+}  // namespace
+
+int SetUpRing(io_uring* ring, RingSetUp set_up) {
+  unsigned flags = 0;
+  for (const unsigned flag : kPeel) flags |= flag;
+  std::size_t peeled = 0;
+  unsigned entries = kSubmissions;
+  for (;;) {
+    io_uring_params params{};
+    params.flags = flags;
+    if ((flags & IORING_SETUP_CQSIZE) != 0) params.cq_entries = kCompletionsPerSubmission * entries;
+    const int result = set_up(entries, ring, &params);
+    if (result == -EINVAL && peeled < std::size(kPeel)) {
+      flags &= ~kPeel[peeled++];
+    } else if (result == -ENOMEM && entries > kFewestSubmissions) {
+      entries /= 2;
+    } else if (result != -EINTR) {
+      return result;
+    }
+  }
+}
+
+std::string WhyUringIsUnavailable() {
+  static const std::string reason = [] {
+    const auto trial = std::make_unique<Trial>();
+    return trial->WhyNot();
+  }();
+  return reason;
+}
+
+std::string ExplainRefusal(int error_number, int io_uring_disabled, const std::string& kernel) {
+  const std::string sysctl = "/proc/sys/kernel/io_uring_disabled";
+  switch (error_number) {
+    case EPERM:
+    case EACCES:
+      if (io_uring_disabled == 2) {
+        return "io_uring is switched off on this machine: " + sysctl +
+               " is 2; an administrator can allow it with sysctl -w kernel.io_uring_disabled=0";
+      }
+      if (io_uring_disabled == 1) {
+        return "io_uring is for privileged processes only on this machine: " + sysctl +
+               " is 1; an administrator can allow it with sysctl -w kernel.io_uring_disabled=0, or "
+               "by adding this user to the group in kernel.io_uring_group";
+      }
+      return std::string("io_uring is not permitted (") +
+             (error_number == EPERM ? "EPERM" : "EACCES") +
+             "): most likely the seccomp filter of a container, or a security module; Docker "
+             "allows it with a seccomp profile that permits io_uring_setup, io_uring_enter and "
+             "io_uring_register, or with --security-opt seccomp=unconfined";
+    case ENOSYS:
+      return "this kernel has no io_uring (ENOSYS): it is too old, was built without it, or a "
+             "sandbox hides it; " +
+             std::string(kNeeded) + ", this is " + kernel;
+    case EINVAL:
+      return "this kernel's io_uring is too old (EINVAL): " + std::string(kNeeded) +
+             ", this is " + kernel;
+    case ENOMEM:
+      return "there is not enough memory for an io_uring (ENOMEM); raise the limit of locked "
+             "memory (ulimit -l), or free some memory";
+    case EMFILE:
+    case ENFILE:
+      return "there is no file descriptor left for an io_uring; raise the limit of open files "
+             "(ulimit -n)";
+    default:
+      return "the system refused to create an io_uring: " +
+             std::generic_category().message(error_number) + " (error " +
+             std::to_string(error_number) + ")";
+  }
+}
+
+}  // namespace iocp

@@ -1,0 +1,277 @@
+// The worker's third step: what follows for each connection it holds. All changes of Phase are here.
+#include <algorithm>
+#include <utility>
+
+#include "engine.h"
+#include "worker.h"
+
+namespace iocp {
+
+void Worker::Submit() {
+  if (first_active_ == nullptr) return;
+  now_ = shard_.port().Now();  // hooks may have taken their time
+  Context* context = std::exchange(first_active_, nullptr);
+  last_active_ = nullptr;
+  while (context != nullptr) {
+    Context* const next = context->next_active;
+    if (context->phase == Phase::kFinished) {
+      context->DropReference();
+    } else if (Progress(*context) || !Release(*context)) {
+      context->next_active = nullptr;
+      if (first_active_ == nullptr) {
+        first_active_ = context;
+      } else {
+        last_active_->next_active = context;
+      }
+      last_active_ = context;
+    }
+    context = next;
+  }
+}
+
+// True when hooks are due for it: it stays held until the next turn, which follows at once.
+bool Worker::Progress(Context& context) {
+  if (context.phase == Phase::kClosed) return true;
+  TakeRequests(context);
+  ActOnEnd(context);
+  CheckDeadlines(context);
+  Flush(context);
+  AdvanceClose(context);
+  if (context.phase == Phase::kCancelling) Join(context);
+  if (context.phase == Phase::kClosed) return true;
+  UpdateReading(context);
+  UpdateTimer(context);
+  return !context.complete.empty() || (!context.held.empty() && !Blocked(context));
+}
+
+void Worker::TakeRequests(Context& context) {
+  std::vector<Completion> mailbox;
+  bool close = false;
+  bool abort = false;
+  CloseReason reason{};
+  {
+    const std::lock_guard lock(context.mutex);
+    if (!context.incoming.empty()) {
+      if (context.sending.empty()) context.write_progress_at = now_;
+      context.sending.Append(context.incoming);
+    }
+    mailbox.swap(context.mailbox);
+    close = std::exchange(context.close_requested, false);
+    abort = context.abort_requested.load(std::memory_order_relaxed);
+    reason = context.requested_reason;
+  }
+  for (Completion& completion : mailbox) Apply(context, completion);
+  if (abort && context.phase < Phase::kCancelling) {
+    if (context.phase <= Phase::kFailing) context.reason = reason;
+    BeginCancel(context, true);
+  } else if (close && context.phase == Phase::kOpen) {
+    BeginFlush(context, reason);
+  }
+}
+
+// Acts on the end of the peer's stream once all data before it is delivered.
+void Worker::ActOnEnd(Context& context) {
+  if (!context.end_received || !context.held.empty()) return;
+  const bool in_order = context.end_error.kind == ErrorKind::kEndOfStream;
+  switch (context.phase) {
+    case Phase::kOpen:
+      if (!in_order) {
+        Fail(context, context.end_error);
+        BeginCancel(context, false);
+      } else if (!Blocked(context)) {
+        BeginFlush(context, CloseReason::kPeerClosed);
+      }
+      return;
+    case Phase::kFailing:
+      // Both directions told of the same accident; a reset is the clearer word for it.
+      if (context.end_error.kind == ErrorKind::kReset) context.error = context.end_error;
+      BeginCancel(context, false);
+      return;
+    case Phase::kFlushing:
+      if (!in_order) Fail(context, context.end_error);
+      return;
+    case Phase::kLingering:
+    case Phase::kCancelling:
+    case Phase::kClosed:
+    case Phase::kFinished:
+      return;
+  }
+}
+
+void Worker::StopSends(Context& context) {
+  const std::lock_guard lock(context.mutex);
+  context.open.store(false, std::memory_order_release);
+  context.sending.Append(context.incoming);
+}
+
+void Worker::BeginFlush(Context& context, CloseReason reason) {
+  context.phase = Phase::kFlushing;
+  context.reason = reason;
+  context.close_deadline = now_ + engine_.options().close_timeout;
+  context.held.clear();
+  StopSends(context);
+}
+
+// The connection is broken. Nothing can be sent any more; what was received is still delivered, if
+// anybody is still listening. After our stream has ended in order there is nothing left to fail.
+void Worker::Fail(Context& context, Error error) {
+  if (context.phase != Phase::kOpen && context.phase != Phase::kFlushing) return;
+  context.error = error;
+  context.reason = CloseReason::kError;
+  if (context.phase == Phase::kFlushing) {
+    BeginCancel(context, false);
+    return;
+  }
+  context.phase = Phase::kFailing;
+  context.close_deadline = now_ + engine_.options().close_timeout;
+  StopSends(context);
+  if (!context.send_in_flight) DropSends(context);
+}
+
+void Worker::BeginCancel(Context& context, bool reset) {
+  context.phase = Phase::kCancelling;
+  context.reset_on_close = reset;
+  context.held.clear();
+  StopSends(context);
+  if (context.receive_in_flight || context.send_in_flight) shard_.port().Cancel(context);
+}
+
+void Worker::Flush(Context& context) {
+  if (context.send_in_flight || context.sending.empty()) return;
+  if (context.phase != Phase::kOpen && context.phase != Phase::kFlushing) return;
+  Piece pieces[kMaxPieces];
+  const std::size_t count = context.sending.Gather(pieces);
+  if (count == 0) {
+    // Empty sends only: there is nothing to wait for.
+    SendQueue ended;
+    context.sending.Advance(0, ended);
+    CompleteSends(context, ended);
+    return;
+  }
+  context.send_in_flight = true;
+  shard_.port().Send(context, pieces, count);
+}
+
+void Worker::AdvanceClose(Context& context) {
+  if (context.phase == Phase::kFlushing && context.sending.empty() && !context.send_in_flight) {
+    if (context.end_received) {
+      BeginCancel(context, false);
+    } else {
+      shard_.port().ShutdownSend(context);
+      context.phase = Phase::kLingering;
+    }
+  }
+  if (context.phase == Phase::kLingering && context.end_received) BeginCancel(context, false);
+}
+
+// The last completion of everything in flight has come: the socket is closed, nothing more follows.
+void Worker::Join(Context& context) {
+  if (context.receive_in_flight || context.send_in_flight) return;
+  {
+    const std::lock_guard lock(context.mutex);
+    if (context.posted) return;  // it activates the connection when it comes
+    context.finished = true;
+  }
+  DropSends(context);
+  context.reorder.Clear();
+  shard_.port().Close(context, context.reset_on_close);
+  if (context.armed()) shard_.DisarmTimer(context);
+  context.phase = Phase::kClosed;
+  shard_.Remove(context);
+  engine_.ReleaseSlot();
+}
+
+void Worker::DropSends(Context& context) {
+  SendQueue ended;
+  while (SendItem* item = context.sending.Pop()) {
+    item->dropped = true;
+    ended.Push(item);
+  }
+  context.backlog.store(0, std::memory_order_relaxed);
+  CompleteSends(context, ended);
+}
+
+void Worker::CompleteSends(Context& context, SendQueue& ended) {
+  const bool told = (engine_.wanted_hooks() & kHookWrite) != 0;
+  while (SendItem* item = ended.Pop()) {
+    context.pending_sends.fetch_sub(1, std::memory_order_relaxed);
+    if (item->release_in_batch || (told && !item->dropped)) {
+      context.complete.Push(item);
+    } else {
+      SendItem::Destroy(item);
+    }
+  }
+}
+
+void Worker::UpdateReading(Context& context) {
+  if (!context.receive_in_flight) return;
+  // Only when data came that could not be delivered: most pauses end before the peer sends more.
+  const bool pause =
+      context.phase <= Phase::kFailing && !context.held.empty() && Blocked(context);
+  // From kFlushing on, what comes is discarded, so that the end of the peer's stream is seen.
+  const bool resume =
+      context.phase > Phase::kFailing || (context.held.empty() && !Blocked(context));
+  if (pause && !context.port_paused) {
+    context.port_paused = true;
+    shard_.port().Pause(context);
+  } else if (resume && context.port_paused) {
+    context.port_paused = false;
+    shard_.port().Resume(context);
+  }
+}
+
+TimePoint Worker::EarliestDeadline(const Context& context) const {
+  const Options& options = engine_.options();
+  if (context.phase != Phase::kOpen) {
+    if (context.phase >= Phase::kCancelling) return TimePoint::max();
+    return std::min(context.close_deadline, engine_.stop_deadline());
+  }
+  TimePoint deadline = TimePoint::max();
+  if (options.first_data_timeout && context.received_bytes.load(std::memory_order_relaxed) == 0) {
+    deadline = std::min(deadline, context.accepted_at + *options.first_data_timeout);
+  }
+  if (options.idle_timeout) {
+    deadline = std::min(deadline, context.active_at + *options.idle_timeout);
+  }
+  if (options.write_timeout && !context.sending.empty()) {
+    deadline = std::min(deadline, context.write_progress_at + *options.write_timeout);
+  }
+  return deadline;
+}
+
+void Worker::CheckDeadlines(Context& context) {
+  if (now_ < EarliestDeadline(context)) return;
+  if (context.phase != Phase::kOpen) {
+    BeginCancel(context, context.phase == Phase::kFlushing && !context.sending.empty());
+    return;
+  }
+  const Options& options = engine_.options();
+  if (options.write_timeout && !context.sending.empty() &&
+      now_ >= context.write_progress_at + *options.write_timeout) {
+    TimeOut(context, CloseReason::kWriteTimeout);
+  } else if (options.first_data_timeout &&
+             context.received_bytes.load(std::memory_order_relaxed) == 0 &&
+             now_ >= context.accepted_at + *options.first_data_timeout) {
+    TimeOut(context, CloseReason::kFirstDataTimeout);
+  } else {
+    TimeOut(context, CloseReason::kIdleTimeout);
+  }
+}
+
+// Ends the stream without waiting for a peer that has not shown itself; only bytes that it did not take
+// make it a reset.
+void Worker::TimeOut(Context& context, CloseReason reason) {
+  context.reason = reason;
+  BeginCancel(context, !context.sending.empty());
+}
+
+// A timer that goes off too early is armed anew, so a deadline that moves on costs nothing.
+void Worker::UpdateTimer(Context& context) {
+  const TimePoint deadline = EarliestDeadline(context);
+  if (deadline == TimePoint::max()) return;
+  if (context.armed() && context.timer_deadline <= deadline) return;
+  context.timer_deadline = deadline;
+  shard_.ArmTimer(context, deadline);
+}
+
+}  // namespace iocp

@@ -1,0 +1,62 @@
+// What is to be sent on one connection: sends in order, each told of when its last byte is out.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "iocp.h"
+#include "port/completion_port.h"
+
+namespace iocp {
+
+// One accepted send. Made by Copy or Share, ended by Destroy.
+struct SendItem {
+  SendItem* next = nullptr;
+  const char* data = nullptr;
+  std::size_t size = 0;
+  void (*release)(void* owner) = nullptr;  // for bytes that are not ours
+  void* owner = nullptr;
+  // True exactly when `release` must be called between OnBatchBegin and OnBatchEnd.
+  bool release_in_batch = false;
+  // True exactly when the connection failed before the last byte was out.
+  bool dropped = false;
+
+  // Null when there is no memory. The pieces are copied behind the item, one after the other.
+  static SendItem* Copy(const std::string_view* pieces, std::size_t count) noexcept;
+  static SendItem* Share(const SharedBytes& bytes, bool release_in_batch) noexcept;
+  // Calls `release` where there is one.
+  static void Destroy(SendItem* item) noexcept;
+};
+
+// A list of sends, oldest first. Not thread-safe. Owns its items.
+class SendQueue {
+ public:
+  SendQueue() = default;
+  SendQueue(const SendQueue&) = delete;
+  SendQueue& operator=(const SendQueue&) = delete;
+  ~SendQueue();
+
+  [[nodiscard]] bool empty() const { return first_ == nullptr; }
+  void Push(SendItem* item);
+  // Null when empty.
+  SendItem* Pop();
+  // Takes over all of `later`, behind what is here.
+  void Append(SendQueue& later);
+
+  // The bytes to send next, up to kMaxPieces pieces and kMaxGather bytes. How many pieces; 0 when there
+  // are only empty sends.
+  std::size_t Gather(Piece* pieces) const;
+  // `bytes` of what Gather gave are out: moves the sends that are complete, empty ones
+  // at the front included, to `complete`. How many.
+  std::size_t Advance(std::size_t bytes, SendQueue& complete);
+
+  // Large enough that the system call does not count, small enough that progress is seen.
+  static constexpr std::size_t kMaxGather = 1024 * 1024;
+
+ private:
+  SendItem* first_ = nullptr;
+  SendItem* last_ = nullptr;
+  std::size_t sent_ = 0;  // of first_
+};
+
+}  // namespace iocp

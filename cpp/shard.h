@@ -1,0 +1,92 @@
+// A completion port, the connections that live on it, and what they share.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "connection.h"
+#include "iocp.h"
+#include "port/completion_port.h"
+#include "timer_wheel.h"
+
+namespace iocp {
+
+// A counter that one thread at a time writes and any thread reads.
+class Counter {
+ public:
+  void Add(std::uint64_t change) {
+    value_.store(value_.load(std::memory_order_relaxed) + change, std::memory_order_relaxed);
+  }
+  [[nodiscard]] std::uint64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::uint64_t> value_{0};
+};
+
+// An accepted socket on its way to the shard that is to serve it.
+struct Newcomer : Posting {
+  static constexpr int kPostingTag = 2;
+
+  explicit Newcomer(NativeSocket accepted) : handle(accepted) { tag = kPostingTag; }
+
+  const NativeSocket handle;
+};
+
+// Several workers may share one where the port allows it; elsewhere each worker has its own.
+class Shard {
+ public:
+  Shard(const PortKind& kind, const Options& options);
+  Shard(const Shard&) = delete;
+  Shard& operator=(const Shard&) = delete;
+  ~Shard();
+
+  [[nodiscard]] CompletionPort& port() { return *port_; }
+  [[nodiscard]] BufferPool& buffers() { return *buffers_; }
+  [[nodiscard]] ContextPool& contexts() { return *contexts_; }
+
+  // The list of connections, each with one reference. Any thread.
+  void Insert(Context& context);
+  void Remove(Context& context);
+  void Snapshot(std::vector<ConnectionPtr>& connections);
+  [[nodiscard]] std::size_t connection_count() const {
+    return count_.load(std::memory_order_acquire);
+  }
+
+  // Timers. Any worker of this shard.
+  void ArmTimer(Context& context, TimePoint deadline);
+  void DisarmTimer(Context& context);
+  [[nodiscard]] TimePoint NextTimer();
+  template <typename Expired>
+  void AdvanceTimers(TimePoint now, Expired expired) {
+    const std::lock_guard lock(timers_mutex_);
+    timers_.Advance(now, [&](TimerNode& node) { expired(static_cast<Context&>(node)); });
+  }
+
+  // Makes one worker look around: something changed that no completion tells of. Any thread.
+  void Call();
+  // By the worker that got the posting of Call, which has tag 0.
+  void CallSeen() { called_.store(false, std::memory_order_release); }
+
+  // Sockets handed over by the acceptor that no worker has taken yet.
+  std::atomic<std::size_t> newcomers{0};
+
+ private:
+  BufferPool* const buffers_;
+  ContextPool* const contexts_;
+  std::unique_ptr<CompletionPort> port_;
+
+  std::mutex mutex_;
+  Context* first_ = nullptr;
+  std::atomic<std::size_t> count_{0};  // written under mutex_
+
+  std::mutex timers_mutex_;
+  TimerWheel timers_;
+
+  Posting call_;
+  std::atomic<bool> called_{false};  // true exactly when call_ is with the port
+};
+
+}  // namespace iocp

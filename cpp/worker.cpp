@@ -1,0 +1,248 @@
+#include "worker.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "engine.h"
+
+namespace iocp {
+namespace {
+
+thread_local Worker* current_worker = nullptr;
+
+// The worker whose turn it is, for as long as this lives.
+class CurrentScope {
+ public:
+  explicit CurrentScope(Worker* worker) { current_worker = worker; }
+  CurrentScope(const CurrentScope&) = delete;
+  CurrentScope& operator=(const CurrentScope&) = delete;
+  ~CurrentScope() { current_worker = nullptr; }
+};
+
+constexpr std::uintptr_t kCalled = 1;
+
+}  // namespace
+
+void Counters::AddTo(Stats& stats) const {
+  stats.accepted += accepted.value();
+  stats.refused += refused.value();
+  stats.accept_errors += accept_errors.value();
+  stats.established += established.value();
+  for (std::size_t i = 0; i < kCloseReasons; ++i) stats.closed[i] += closed[i].value();
+  stats.reads += reads.value();
+  stats.writes += writes.value();
+  stats.bytes_received += bytes_received.value();
+  stats.bytes_sent += bytes_sent.value();
+  stats.hook_calls += hook_calls.value();
+  stats.hook_errors += hook_errors.value();
+  stats.hook_batches += hook_batches.value();
+  stats.gil_wait_seconds += static_cast<double>(batch_wait_nanoseconds.value()) * 1e-9;
+  stats.hook_seconds += static_cast<double>(hook_nanoseconds.value()) * 1e-9;
+}
+
+Worker::Worker(Engine& engine, Shard& shard)
+    : engine_(engine),
+      shard_(shard),
+      shared_(shard.port().shared()),
+      now_(shard.port().Now()),
+      batch_(kBatchCompletions) {
+  arrivals_.reserve(kBatchCompletions);
+}
+
+Worker* Worker::Current() { return current_worker; }
+
+void Worker::Run() {
+  while (Turn()) {
+  }
+}
+
+bool Worker::Turn() {
+  const CurrentScope scope(this);
+  CompletionPort& port = shard_.port();
+  const std::size_t count = port.Wait(batch_.data(), batch_.size(), kBatchBytes, Deadline());
+  now_ = port.Now();
+  for (std::size_t i = 0; i < count; ++i) {
+    Dispatch(batch_[i]);
+    batch_[i] = Completion{};
+  }
+  shard_.AdvanceTimers(now_, [this](Context& context) { Activate(context); });
+  if (engine_.IsAcceptorShard(shard_)) engine_.acceptor().OnTurn(*this);
+  if (engine_.stopping()) StopConnections();
+  RunHooks();
+  Submit();
+  return !MayLeave();
+}
+
+TimePoint Worker::Deadline() {
+  // Connections of the last turn have hooks due: look at the system, but do not sleep.
+  if (first_active_ != nullptr || !warnings_.empty()) return TimePoint::min();
+  TimePoint deadline = shard_.NextTimer();
+  if (engine_.IsAcceptorShard(shard_)) {
+    deadline = std::min(deadline, engine_.acceptor().NextTurn());
+  }
+  if (engine_.stopping() && !stop_enforced_) {
+    deadline = std::min(deadline, engine_.stop_deadline());
+  }
+  return deadline;
+}
+
+bool Worker::Activate(Context& context) {
+  const auto self = reinterpret_cast<std::uintptr_t>(this);
+  std::uintptr_t holder = context.holder.load(std::memory_order_relaxed);
+  for (;;) {
+    if ((holder & ~kCalled) == self) return true;
+    const bool is_free = holder == 0;
+    const std::uintptr_t wanted = is_free ? self : (holder | kCalled);
+    if (!context.holder.compare_exchange_weak(holder, wanted, std::memory_order_acq_rel)) continue;
+    if (!is_free) return false;
+    break;
+  }
+  context.next_active = nullptr;
+  if (first_active_ == nullptr) {
+    first_active_ = &context;
+  } else {
+    last_active_->next_active = &context;
+  }
+  last_active_ = &context;
+  return true;
+}
+
+// False when somebody wants the connection to be looked at again: it stays held.
+bool Worker::Release(Context& context) {
+  auto holder = reinterpret_cast<std::uintptr_t>(this);
+  if (context.holder.compare_exchange_strong(holder, 0, std::memory_order_acq_rel)) return true;
+  context.holder.store(reinterpret_cast<std::uintptr_t>(this), std::memory_order_release);
+  return false;
+}
+
+void Worker::Dispatch(Completion& completion) {
+  switch (completion.operation) {
+    case Operation::kAccept:
+      engine_.acceptor().OnCompletion(*this, completion);
+      return;
+    case Operation::kPost:
+      OnPosting(*completion.posting);
+      return;
+    case Operation::kReceive:
+    case Operation::kSend:
+      break;
+  }
+  auto& context = static_cast<Context&>(*completion.socket);
+  if (!shared_) {
+    Activate(context);
+    Apply(context, completion);
+    return;
+  }
+  {
+    // Another worker may hold it, and finds this in the mailbox then.
+    const std::lock_guard lock(context.mutex);
+    context.mailbox.push_back(std::move(completion));
+  }
+  Activate(context);
+}
+
+void Worker::OnPosting(Posting& posting) {
+  if (posting.tag == Newcomer::kPostingTag) {
+    const std::unique_ptr<Newcomer> newcomer(static_cast<Newcomer*>(&posting));
+    Adopt(newcomer->handle);
+    shard_.newcomers.fetch_sub(1, std::memory_order_acq_rel);
+  } else if (posting.tag == Context::kPostingTag) {
+    auto& context = static_cast<Context&>(posting);
+    const std::lock_guard lock(context.mutex);
+    context.posted = false;
+    Activate(context);
+  } else {
+    shard_.CallSeen();
+  }
+}
+
+void Worker::Adopt(NativeSocket handle) {
+  CompletionPort& port = shard_.port();
+  Context* context = engine_.stopping() ? nullptr : shard_.contexts().Take();
+  Address local;
+  Address remote;
+  Error error{ErrorKind::kOutOfResources, 0};
+  if (context != nullptr) error = port.Adopt(*context, handle, &local, &remote);
+  if (error) {
+    // It left before it was served, or there is no room for it: its own affair.
+    counters_.accept_errors.Add(1);
+    port.Discard(handle, true);
+    engine_.ReleaseSlot();
+    if (context != nullptr) context->DropReference();
+    return;
+  }
+  context->Start(shard_, engine_.options(), now_, local, remote);
+  shard_.Insert(*context);
+  context->receive_in_flight = true;
+  Activate(*context);
+  port.Receive(*context);
+  if (engine_.stopping()) context->RequestClose(CloseReason::kShutdown);
+}
+
+void Worker::Apply(Context& context, Completion& completion) {
+  if (completion.operation == Operation::kReceive) {
+    ApplyReceive(context, completion);
+  } else {
+    ApplySend(context, completion);
+  }
+}
+
+void Worker::ApplyReceive(Context& context, Completion& completion) {
+  if (completion.last) context.receive_in_flight = false;
+  Received received{completion.sequence, std::move(completion.buffer), completion.error};
+  context.reorder.Push(std::move(received), [&](Received&& next) {
+    if (next.end.kind == ErrorKind::kCancelled) return;
+    if (!next.end) {
+      counters_.reads.Add(1);
+      counters_.bytes_received.Add(next.buffer.size());
+      context.received_bytes.fetch_add(next.buffer.size(), std::memory_order_relaxed);
+      context.active_at = now_;
+    }
+    arrivals_.push_back({&context, std::move(next.buffer), next.end});
+  });
+}
+
+void Worker::ApplySend(Context& context, const Completion& completion) {
+  context.send_in_flight = false;
+  if (completion.error) {
+    if (completion.error.kind != ErrorKind::kCancelled) Fail(context, completion.error);
+    return;
+  }
+  counters_.writes.Add(1);
+  counters_.bytes_sent.Add(completion.bytes);
+  context.sent_bytes.fetch_add(completion.bytes, std::memory_order_relaxed);
+  context.backlog.fetch_sub(completion.bytes, std::memory_order_relaxed);
+  context.active_at = now_;
+  context.write_progress_at = now_;
+  SendQueue ended;
+  context.sending.Advance(completion.bytes, ended);
+  CompleteSends(context, ended);
+}
+
+void Worker::StopConnections() {
+  const bool enforce = !stop_enforced_ && now_ >= engine_.stop_deadline();
+  if (std::exchange(stop_seen_, true) && !enforce) return;
+  stop_enforced_ = stop_enforced_ || enforce;
+  std::vector<ConnectionPtr> connections;
+  shard_.Snapshot(connections);
+  for (const ConnectionPtr& connection : connections) {
+    Context& context = Context::Of(*connection);
+    context.RequestClose(CloseReason::kShutdown);
+    // It may be closing already, with more time than is left now: its deadlines are looked at again.
+    Activate(context);
+  }
+}
+
+bool Worker::MayLeave() {
+  if (!engine_.stopping() || !engine_.acceptor().done() || first_active_ != nullptr ||
+      !warnings_.empty() || shard_.newcomers.load(std::memory_order_acquire) != 0 ||
+      shard_.connection_count() != 0) {
+    return false;
+  }
+  // A port with several workers wakes one for a call: the next one has to be told as well.
+  if (shared_) shard_.Call();
+  return true;
+}
+
+}  // namespace iocp

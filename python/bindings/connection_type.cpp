@@ -1,0 +1,331 @@
+#include "connection_type.h"
+
+#include <structmember.h>
+
+#include <cstddef>
+#include <new>
+#include <string_view>
+#include <vector>
+
+#include "errors.h"
+
+namespace py = pybind11;
+
+namespace iocp::python {
+namespace {
+
+struct ConnectionObject {
+  // What PyObject_HEAD stands for; the macro has no semicolon of its own.
+  PyObject ob_base;
+  Connection* connection;  // one counted reference
+  PyObject* data;          // the user's
+  PyObject* weak_references;
+};
+
+PyTypeObject* connection_type = nullptr;
+
+// Below this a copy is cheaper than to keep the bytes object until the send is out.
+constexpr Py_ssize_t kShareFrom = 16 * 1024;
+
+ConnectionObject* Self(PyObject* self) { return reinterpret_cast<ConnectionObject*>(self); }
+Connection& Of(PyObject* self) { return *Self(self)->connection; }
+
+PyObject* Answer(SendResult result) {
+  switch (result) {
+    case SendResult::kAccepted:
+      Py_RETURN_TRUE;
+    case SendResult::kClosed:
+      Py_RETURN_FALSE;
+    case SendResult::kBacklogFull:
+      break;
+  }
+  PyErr_SetString(SendBacklogFullType(),
+                  "the peer reads too slowly: the send backlog is at send_backlog_limit or "
+                  "max_pending_sends. Nothing was queued; wait for on_write_completed or close");
+  return nullptr;
+}
+
+// A buffer of a bytes-like object, for as long as this lives.
+class View {
+ public:
+  View() = default;
+  View(View&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
+  View(const View&) = delete;
+  View& operator=(const View&) = delete;
+  View& operator=(View&&) = delete;
+  ~View() {
+    if (view_.obj != nullptr) PyBuffer_Release(&view_);
+  }
+
+  // False with an error set that says what to do.
+  bool Open(PyObject* object, const char* function) {
+    if (!PyObject_CheckBuffer(object)) {
+      PyErr_Format(PyExc_TypeError, "%s() needs a bytes-like object, not '%.200s'%s", function,
+                   Py_TYPE(object)->tp_name,
+                   PyUnicode_Check(object) ? "; encode it first, with str.encode()" : "");
+      return false;
+    }
+    if (PyObject_GetBuffer(object, &view_, PyBUF_SIMPLE) == 0) return true;
+    view_.obj = nullptr;
+    if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+      PyErr_Clear();
+      PyErr_Format(PyExc_BufferError,
+                   "%s() needs contiguous bytes; copy the object first, with bytes()", function);
+    }
+    return false;
+  }
+  [[nodiscard]] std::string_view bytes() const {
+    return {static_cast<const char*>(view_.buf), static_cast<std::size_t>(view_.len)};
+  }
+
+ private:
+  Py_buffer view_{};
+};
+
+PyObject* Send(PyObject* self, PyObject* argument) {
+  if (RefuseInForkedChild()) return nullptr;
+  try {
+    if (PyBytes_CheckExact(argument)) {
+      const char* data = PyBytes_AS_STRING(argument);
+      const Py_ssize_t size = PyBytes_GET_SIZE(argument);
+      if (size < kShareFrom) return Answer(Of(self).Send(data, static_cast<std::size_t>(size)));
+      Py_INCREF(argument);
+      const SendResult result = Of(self).Send(SharedBytes{
+          data, static_cast<std::size_t>(size),
+          [](void* owner) { Py_DECREF(static_cast<PyObject*>(owner)); }, argument});
+      if (result != SendResult::kAccepted) Py_DECREF(argument);
+      return Answer(result);
+    }
+    View view;
+    if (!view.Open(argument, "send")) return nullptr;
+    return Answer(Of(self).Send(view.bytes().data(), view.bytes().size()));
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+}
+
+PyObject* WriteLines(PyObject* self, PyObject* argument) {
+  if (RefuseInForkedChild()) return nullptr;
+  const py::object list = py::reinterpret_steal<py::object>(
+      PySequence_Fast(argument, "writelines() needs an iterable of bytes-like objects"));
+  if (!list) return nullptr;
+  try {
+    std::vector<View> views;
+    std::vector<std::string_view> pieces;
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(list.ptr());
+    views.reserve(static_cast<std::size_t>(count));
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      views.emplace_back();
+      // The list may change while a buffer is asked for.
+      if (i >= PySequence_Fast_GET_SIZE(list.ptr())) break;
+      const auto item = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(list.ptr(), i));
+      if (!views.back().Open(item.ptr(), "writelines")) return nullptr;
+      pieces.push_back(views.back().bytes());
+    }
+    return Answer(Of(self).Send(pieces.data(), pieces.size()));
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+}
+
+template <void (Connection::*kFunction)()>
+PyObject* Call(PyObject* self, PyObject*) {
+  if (RefuseInForkedChild()) return nullptr;
+  (Of(self).*kFunction)();
+  Py_RETURN_NONE;
+}
+
+PyObject* AbortForHookError(PyObject* self, PyObject*) {
+  if (RefuseInForkedChild()) return nullptr;
+  Of(self).Abort(CloseReason::kHookError);
+  Py_RETURN_NONE;
+}
+
+PyObject* GetId(PyObject* self, void*) { return PyLong_FromUnsignedLongLong(Of(self).id()); }
+
+PyObject* AddressTuple(const Address& address) {
+  const std::string host = address.Host();
+  return Py_BuildValue("(s#i)", host.data(), static_cast<Py_ssize_t>(host.size()),
+                       static_cast<int>(address.port));
+}
+PyObject* GetRemoteAddress(PyObject* self, void*) {
+  return AddressTuple(Of(self).remote_address());
+}
+PyObject* GetLocalAddress(PyObject* self, void*) { return AddressTuple(Of(self).local_address()); }
+PyObject* GetIsOpen(PyObject* self, void*) {
+  return PyBool_FromLong(!InForkedChild() && Of(self).is_open());
+}
+PyObject* GetSendBacklog(PyObject* self, void*) {
+  return PyLong_FromSize_t(Of(self).send_backlog());
+}
+PyObject* GetBytesReceived(PyObject* self, void*) {
+  return PyLong_FromUnsignedLongLong(Of(self).bytes_received());
+}
+PyObject* GetBytesSent(PyObject* self, void*) {
+  return PyLong_FromUnsignedLongLong(Of(self).bytes_sent());
+}
+PyObject* GetData(PyObject* self, void*) {
+  PyObject* data = Self(self)->data;
+  if (data == nullptr) Py_RETURN_NONE;
+  Py_INCREF(data);
+  return data;
+}
+int SetData(PyObject* self, PyObject* value, void*) {
+  Py_XINCREF(value);
+  PyObject* before = std::exchange(Self(self)->data, value);
+  Py_XDECREF(before);
+  return 0;
+}
+
+PyObject* Represent(PyObject* self) {
+  const Connection& connection = Of(self);
+  return PyUnicode_FromFormat("<iocp_bind.Connection %llu from %s port %d, %s>",
+                              static_cast<unsigned long long>(connection.id()),
+                              connection.remote_address().Host().c_str(),
+                              static_cast<int>(connection.remote_address().port),
+                              connection.is_open() ? "open" : "closed");
+}
+
+int Traverse(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Self(self)->data);
+  Py_VISIT(Py_TYPE(self));
+  return 0;
+}
+
+int Clear(PyObject* self) {
+  Py_CLEAR(Self(self)->data);
+  return 0;
+}
+
+void Deallocate(PyObject* self) {
+  PyObject_GC_UnTrack(self);
+  if (Self(self)->weak_references != nullptr) PyObject_ClearWeakRefs(self);
+  Clear(self);
+  Self(self)->connection->DropReference();
+  PyTypeObject* type = Py_TYPE(self);
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+PyMethodDef methods[] = {
+    {"send", &Send, METH_O,
+     "send($self, data, /)\n--\n\n"
+     "Queue bytes to be sent; never blocks. Any thread, in a hook or not.\n\n"
+     "`data` is a contiguous bytes-like object of any length. What is accepted is written in\n"
+     "full, in the order in which send() returned, or the connection is reported closed;\n"
+     "on_write_completed tells when its last byte is with the system.\n\n"
+     "Returns:\n    True when accepted, False when the connection is closing or closed.\n\n"
+     "Raises:\n    SendBacklogFull: the backlog is at its limit already; nothing was queued.\n"
+     "    TypeError: not a bytes-like object.\n    BufferError: not contiguous."},
+    {"writelines", &WriteLines, METH_O,
+     "writelines($self, lines, /)\n--\n\n"
+     "Send several bytes-like objects as one send: contiguous, one on_write_completed.\n\n"
+     "Returns and raises what send() does."},
+    {"close", &Call<&Connection::Close>, METH_NOARGS,
+     "close($self, /)\n--\n\n"
+     "Send what is queued, end the stream, wait for the peer at most close_timeout, close.\n\n"
+     "What the peer still sends is discarded. Any thread, any number of times."},
+    {"abort", &Call<&Connection::Abort>, METH_NOARGS,
+     "abort($self, /)\n--\n\n"
+     "Reset the connection now; what is queued is dropped. Any thread, any number of times."},
+    {"pause_reading", &Call<&Connection::PauseReading>, METH_NOARGS,
+     "pause_reading($self, /)\n--\n\n"
+     "Call on_read_completed no more until resume_reading(); the peer is slowed down."},
+    {"resume_reading", &Call<&Connection::ResumeReading>, METH_NOARGS,
+     "resume_reading($self, /)\n--\n\n"
+     "Undo pause_reading(); what had come meanwhile is delivered, nothing is lost."},
+    {"_abort_for_hook_error", &AbortForHookError, METH_NOARGS,
+     "abort() with CloseReason.HOOK_ERROR, for Server.on_hook_error."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyGetSetDef attributes[] = {
+    {"id", &GetId, nullptr, "A number of its own, never reused in this process.", nullptr},
+    {"remote_address", &GetRemoteAddress, nullptr, "The client's (host, port).", nullptr},
+    {"local_address", &GetLocalAddress, nullptr, "The server's (host, port) for this client.",
+     nullptr},
+    {"is_open", &GetIsOpen, nullptr, "True exactly when send() would not return False.", nullptr},
+    {"send_backlog", &GetSendBacklog, nullptr,
+     "Bytes accepted by send() that the system has not taken yet.", nullptr},
+    {"bytes_received", &GetBytesReceived, nullptr, "Bytes received from the client so far.",
+     nullptr},
+    {"bytes_sent", &GetBytesSent, nullptr, "Bytes that the system has taken so far.", nullptr},
+    {"data", &GetData, &SetData, "Yours: any object, None at first.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+PyMemberDef members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(ConnectionObject, weak_references), READONLY,
+     nullptr},
+    {nullptr, 0, 0, 0, nullptr},
+};
+
+}  // namespace
+
+PyObject* WrapConnection(Connection& connection, bool in_hook) {
+  if (connection.user_data != nullptr) {
+    auto* existing = static_cast<PyObject*>(connection.user_data);
+    Py_INCREF(existing);
+    return existing;
+  }
+  auto* object = PyObject_GC_New(ConnectionObject, connection_type);
+  if (object == nullptr) return nullptr;
+  // Making an object may collect garbage, and so run Python code that asks for this very one.
+  if (connection.user_data != nullptr) {
+    PyObject_GC_Del(object);
+    Py_DECREF(connection_type);
+    return WrapConnection(connection, in_hook);
+  }
+  connection.AddReference();
+  object->connection = &connection;
+  object->data = nullptr;
+  object->weak_references = nullptr;
+  auto* result = reinterpret_cast<PyObject*>(object);
+  bool attached = in_hook;
+  if (in_hook) {
+    connection.user_data = result;
+  } else {
+    attached = connection.AttachUserData(result);
+  }
+  if (attached) Py_INCREF(result);
+  PyObject_GC_Track(result);
+  return result;
+}
+
+void ReleaseConnection(Connection& connection) {
+  auto* object = static_cast<PyObject*>(std::exchange(connection.user_data, nullptr));
+  Py_XDECREF(object);
+}
+
+Connection* UnwrapConnection(PyObject* object) {
+  if (Py_TYPE(object) == connection_type) return Self(object)->connection;
+  PyErr_Format(PyExc_TypeError, "an iocp_bind.Connection is needed, not '%.200s'",
+               Py_TYPE(object)->tp_name);
+  return nullptr;
+}
+
+void RegisterConnection(py::module_& module) {
+  PyType_Slot slots[] = {
+      {Py_tp_dealloc, reinterpret_cast<void*>(&Deallocate)},
+      {Py_tp_traverse, reinterpret_cast<void*>(&Traverse)},
+      {Py_tp_clear, reinterpret_cast<void*>(&Clear)},
+      {Py_tp_doc, const_cast<char*>(
+                      "One client. Made by the server, the same object in every hook; hashable.\n\n"
+                      "Safe to keep and to use from any thread: after the connection is closed it\n"
+                      "is a dead handle, whose send() returns False.")},
+      {Py_tp_repr, reinterpret_cast<void*>(&Represent)},
+      {Py_tp_methods, methods},
+      {Py_tp_getset, attributes},
+      {Py_tp_members, members},
+      {0, nullptr},
+  };
+  PyType_Spec spec = {"iocp_bind.Connection", sizeof(ConnectionObject), 0,
+                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                      slots};
+  PyObject* type = PyType_FromSpec(&spec);
+  if (type == nullptr) throw py::error_already_set();
+  connection_type = reinterpret_cast<PyTypeObject*>(type);
+  module.attr("Connection") = py::handle(type);
+}
+
+}  // namespace iocp::python

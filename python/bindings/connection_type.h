@@ -1,0 +1,25 @@
+// iocp_bind.Connection. Written against the C API of Python, not with pybind11: it is on the path of
+// every message, and there is one for each of thousands of clients.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "iocp.h"
+
+namespace iocp::python {
+
+// The one Python object of `connection`: a new reference, or null with an error set. `in_hook` says that
+// a hook of this connection is running. The object and the connection hold each other until
+// ReleaseConnection; after that the object is a dead handle that a user may keep. GIL.
+PyObject* WrapConnection(Connection& connection, bool in_hook);
+
+// After the connection's last hook: it lets go of its Python object. GIL.
+void ReleaseConnection(Connection& connection);
+
+// The connection inside a Connection object; null with TypeError set for any other object.
+Connection* UnwrapConnection(PyObject* object);
+
+// Adds the type to the module.
+void RegisterConnection(pybind11::module_& module);
+
+}  // namespace iocp::python

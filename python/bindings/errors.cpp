@@ -1,0 +1,90 @@
+#include "errors.h"
+
+#include <atomic>
+#include <system_error>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+namespace py = pybind11;
+
+namespace iocp::python {
+namespace {
+
+PyObject* backend_unavailable = nullptr;
+PyObject* send_backlog_full = nullptr;
+std::atomic<int> running_servers{0};
+std::atomic<bool> forked_while_running{false};
+
+PyObject* NewException(py::module_& module, const char* name, PyObject* base, const char* doc) {
+  const std::string qualified = std::string("iocp_bind.") + name;
+  PyObject* type = PyErr_NewExceptionWithDoc(qualified.c_str(), doc, base, nullptr);
+  if (type == nullptr) throw py::error_already_set();
+  module.attr(name) = py::handle(type);
+  return type;  // for the life of the process
+}
+
+}  // namespace
+
+PyObject* BackendUnavailableType() { return backend_unavailable; }
+PyObject* SendBacklogFullType() { return send_backlog_full; }
+
+PyObject* MakeOSError(const Error& error) {
+  const std::string message = std::generic_category().message(error.code);
+  return PyObject_CallFunction(PyExc_OSError, "is", error.code, message.c_str());
+}
+
+void RaiseStatus(const Status& status) {
+  switch (status.problem) {
+    case Status::Problem::kBadOption:
+      PyErr_SetString(PyExc_ValueError, status.message.c_str());
+      break;
+    case Status::Problem::kAlreadyRunning:
+      PyErr_SetString(PyExc_RuntimeError, status.message.c_str());
+      break;
+    case Status::Problem::kNoBackend:
+      PyErr_SetString(backend_unavailable, status.message.c_str());
+      break;
+    case Status::Problem::kNone:
+    case Status::Problem::kSystem: {
+      // Resolver codes are no errno; Python has an OSError of their own for them.
+      const bool resolver = status.error.code < 0;
+      py::object type = resolver ? py::module_::import("socket").attr("gaierror")
+                                 : py::reinterpret_borrow<py::object>(PyExc_OSError);
+      const py::object exception = type(status.error.code, status.message);
+      PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+      break;
+    }
+  }
+  throw py::error_already_set();
+}
+
+bool InForkedChild() { return forked_while_running.load(std::memory_order_relaxed); }
+
+bool RefuseInForkedChild() {
+  if (!InForkedChild()) return false;
+  PyErr_SetString(PyExc_RuntimeError,
+                  "iocp_bind cannot be used here: this process was forked while a server ran, and "
+                  "its threads stayed in the parent. Start the child with the 'spawn' method, or "
+                  "fork before the server is started");
+  return true;
+}
+
+void CountRunningServers(int change) { running_servers.fetch_add(change); }
+
+void RegisterErrors(py::module_& module) {
+  backend_unavailable = NewException(
+      module, "BackendUnavailable", PyExc_RuntimeError,
+      "The backend asked for cannot run here; the message says why and what to do.");
+  send_backlog_full = NewException(
+      module, "SendBacklogFull", PyExc_RuntimeError,
+      "The connection's backlog is at send_backlog_limit or max_pending_sends; nothing was queued.");
+#ifndef _WIN32
+  ::pthread_atfork(nullptr, nullptr, [] {
+    if (running_servers.load() > 0) forked_while_running.store(true);
+  });
+#endif
+}
+
+}  // namespace iocp::python

@@ -1,0 +1,34 @@
+// Errors of the engine as Python exceptions, and the process-wide state that every call looks at.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "iocp.h"
+
+namespace iocp::python {
+
+// The exceptions of the package, made in errors.cpp. Borrowed references, alive with the module.
+PyObject* BackendUnavailableType();
+PyObject* SendBacklogFullType();
+
+// A Python error is set, and this travels to where it is reported.
+struct PythonErrorSet {};
+
+// Sets the exception that `status` stands for and throws pybind11::error_already_set.
+[[noreturn]] void RaiseStatus(const Status& status);
+
+// OSError, of the subclass that belongs to the code. A new reference, or null with an error set.
+PyObject* MakeOSError(const Error& error);
+
+// True exactly when a running server was inherited through fork: its threads are not in this process,
+// and nothing of it can be used here.
+bool InForkedChild();
+// Sets RuntimeError and answers true in such a child.
+bool RefuseInForkedChild();
+
+// Servers that run, so that a fork knows whether it inherits one.
+void CountRunningServers(int change);
+
+void RegisterErrors(pybind11::module_& module);
+
+}  // namespace iocp::python

@@ -1,0 +1,170 @@
+#include "hooked_server.h"
+
+#include <utility>
+
+#include "connection_type.h"
+#include "errors.h"
+#include "receive_view.h"
+
+namespace py = pybind11;
+
+namespace iocp::python {
+namespace {
+
+// This thread's state while it is a worker.
+thread_local PyThreadState* thread_state = nullptr;
+
+// Calls target(connection, argument...). Steals `argument`, which may be null with an error set.
+void Call(const HookTable::Target& target, Connection& connection, PyObject* argument,
+          bool has_argument) {
+  const py::object wrapped =
+      py::reinterpret_steal<py::object>(WrapConnection(connection, true));
+  const py::object owned = py::reinterpret_steal<py::object>(argument);
+  if (!wrapped || (has_argument && !owned)) throw PythonErrorSet{};
+  // The first place is for the callee to use, as PY_VECTORCALL_ARGUMENTS_OFFSET promises.
+  PyObject* arguments[4] = {nullptr, target.self.ptr(), wrapped.ptr(), owned.ptr()};
+  PyObject** first = target.self ? &arguments[1] : &arguments[2];
+  const std::size_t count = (target.self ? 2U : 1U) + (has_argument ? 1U : 0U);
+  PyObject* result = PyObject_Vectorcall(target.function.ptr(), first,
+                                         count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+  if (result == nullptr) throw PythonErrorSet{};
+  Py_DECREF(result);
+}
+
+const char* HookName(Hook hook) {
+  switch (hook) {
+    case kHookEstablished:
+      return "on_connection_established";
+    case kHookRead:
+      return "on_read_completed";
+    case kHookWrite:
+      return "on_write_completed";
+    case kHookError:
+      return "on_connection_error";
+    case kHookClosing:
+      return "on_connection_closing";
+    case kHookAll:
+      break;
+  }
+  return "";
+}
+
+// The Python error that is set, as an object with its traceback; clears it.
+py::object TakeError() {
+  PyObject* type = nullptr;
+  PyObject* value = nullptr;
+  PyObject* traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  if (traceback != nullptr && value != nullptr) PyException_SetTraceback(value, traceback);
+  Py_XDECREF(type);
+  Py_XDECREF(traceback);
+  return py::reinterpret_steal<py::object>(value);
+}
+
+}  // namespace
+
+unsigned HookedServer::WantedHooks() const {
+  unsigned wanted = 0;
+  if (hooks_->established) wanted |= kHookEstablished;
+  if (hooks_->read) wanted |= kHookRead;
+  if (hooks_->write) wanted |= kHookWrite;
+  if (hooks_->error) wanted |= kHookError;
+  if (hooks_->closing) wanted |= kHookClosing;
+  return wanted;
+}
+
+void HookedServer::OnWorkerBegin() {
+  // One for the worker's life: to make one for each batch would cost more than many a hook.
+  thread_state = PyThreadState_New(PyInterpreterState_Main());
+}
+
+void HookedServer::OnWorkerEnd() {
+  PyEval_RestoreThread(thread_state);
+  PyThreadState_Clear(thread_state);
+  PyThreadState_DeleteCurrent();
+  thread_state = nullptr;
+}
+
+void HookedServer::OnBatchBegin() { PyEval_RestoreThread(thread_state); }
+
+void HookedServer::OnBatchEnd() { PyEval_SaveThread(); }
+
+void HookedServer::OnStopped() {
+  const PyGILState_STATE state = PyGILState_Ensure();
+  {
+    // The table holds the Python server: when nobody else does, this object goes with it.
+    const std::unique_ptr<HookTable> hooks = std::move(hooks_);
+    CountRunningServers(-1);
+    PyObject* result = PyObject_CallNoArgs(hooks->stopped.ptr());
+    if (result == nullptr) PyErr_WriteUnraisable(hooks->stopped.ptr());
+    Py_XDECREF(result);
+  }
+  PyGILState_Release(state);
+}
+
+void HookedServer::OnConnectionEstablished(Connection& connection) {
+  Call(hooks_->established, connection, nullptr, false);
+}
+
+void HookedServer::OnReadCompleted(Connection& connection, Buffer& buffer) {
+  if (!hooks_->zero_copy) {
+    PyObject* bytes =
+        PyBytes_FromStringAndSize(buffer.data(), static_cast<Py_ssize_t>(buffer.size()));
+    Call(hooks_->read, connection, bytes, true);
+    return;
+  }
+  PyObject* view = MakeReceiveView(std::move(buffer));
+  if (view == nullptr) throw PythonErrorSet{};
+  Py_INCREF(view);
+  try {
+    Call(hooks_->read, connection, view, true);
+  } catch (const PythonErrorSet&) {
+    ReleaseReceiveView(view);
+    throw;
+  }
+  ReleaseReceiveView(view);
+}
+
+void HookedServer::OnWriteCompleted(Connection& connection, std::size_t bytes) {
+  Call(hooks_->write, connection, PyLong_FromSize_t(bytes), true);
+}
+
+void HookedServer::OnConnectionError(Connection& connection, Error error) {
+  Call(hooks_->error, connection, MakeOSError(error), true);
+}
+
+void HookedServer::OnConnectionClosing(Connection& connection, CloseReason reason) {
+  PyObject* member = hooks_->reasons[static_cast<std::size_t>(reason)].ptr();
+  Py_INCREF(member);
+  Call(hooks_->closing, connection, member, true);
+}
+
+void HookedServer::OnHookError(Connection& connection, Hook hook, std::exception_ptr) {
+  const py::object exception = TakeError();
+  const py::object wrapped =
+      py::reinterpret_steal<py::object>(WrapConnection(connection, true));
+  const py::object name = py::reinterpret_steal<py::object>(PyUnicode_FromString(HookName(hook)));
+  PyObject* result = nullptr;
+  if (exception && wrapped && name) {
+    result = PyObject_CallFunctionObjArgs(hooks_->hook_error.ptr(), wrapped.ptr(), name.ptr(),
+                                          exception.ptr(), nullptr);
+  }
+  if (result == nullptr) {
+    // The handler of errors failed itself: nothing is left to tell but the interpreter's last resort.
+    PyErr_WriteUnraisable(hooks_->hook_error.ptr());
+    connection.Abort(CloseReason::kHookError);
+  }
+  Py_XDECREF(result);
+}
+
+void HookedServer::OnConnectionReleased(Connection& connection) { ReleaseConnection(connection); }
+
+void HookedServer::OnWarning(const std::string& message) {
+  PyObject* result = PyObject_CallFunction(hooks_->warn.ptr(), "s#", message.data(),
+                                           static_cast<Py_ssize_t>(message.size()));
+  if (result == nullptr) PyErr_WriteUnraisable(hooks_->warn.ptr());
+  Py_XDECREF(result);
+}
+
+}  // namespace iocp::python

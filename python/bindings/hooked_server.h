@@ -1,0 +1,63 @@
+// The engine's Server whose hooks are Python functions. Knows the GIL; knows nothing of pybind11 classes.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+
+#include "iocp.h"
+
+namespace iocp::python {
+
+// What a run calls, looked up once by start. Owned references, or null for a hook that is not
+// overridden. Make, change and destroy it under the GIL.
+struct HookTable {
+  // A callable taken apart: a bound method's function and its self, or the callable and null.
+  struct Target {
+    pybind11::object function;
+    pybind11::object self;
+
+    explicit operator bool() const { return static_cast<bool>(function); }
+  };
+
+  Target established, read, write, error, closing;
+  pybind11::object hook_error;  // (connection, hook name, exception)
+  pybind11::object warn;        // (message)
+  pybind11::object stopped;     // ()
+  std::array<pybind11::object, kCloseReasons> reasons;
+  bool zero_copy = false;
+};
+
+// A worker takes the GIL once for each batch of hooks, with one thread state for its whole life.
+class HookedServer final : public Server {
+ public:
+  HookedServer() = default;
+  ~HookedServer() override = default;
+
+  // Under the GIL, which Start itself must not hold. The table holds the Python server, so a server that
+  // runs stays alive; OnStopped lets go of it.
+  void SetHooks(std::unique_ptr<HookTable> hooks) { hooks_ = std::move(hooks); }
+  // After a Start that failed. Under the GIL.
+  void ClearHooks() { hooks_.reset(); }
+
+ protected:
+  [[nodiscard]] unsigned WantedHooks() const override;
+  void OnWorkerBegin() override;
+  void OnWorkerEnd() override;
+  void OnBatchBegin() override;
+  void OnBatchEnd() override;
+  void OnStopped() override;
+  void OnConnectionEstablished(Connection& connection) override;
+  void OnReadCompleted(Connection& connection, Buffer& buffer) override;
+  void OnWriteCompleted(Connection& connection, std::size_t bytes) override;
+  void OnConnectionError(Connection& connection, Error error) override;
+  void OnConnectionClosing(Connection& connection, CloseReason reason) override;
+  void OnHookError(Connection& connection, Hook hook, std::exception_ptr exception) override;
+  void OnConnectionReleased(Connection& connection) override;
+  void OnWarning(const std::string& message) override;
+
+ private:
+  std::unique_ptr<HookTable> hooks_;
+};
+
+}  // namespace iocp::python

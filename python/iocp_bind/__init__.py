@@ -1,0 +1,36 @@
+"""TCP servers on completion ports: subclass `Server`, override `on_*` hooks, start.
+
+Native threads do the I/O without the GIL, on I/O completion ports (Windows), io_uring or
+epoll (Linux); the GIL is taken only around hooks, once for a whole batch of them.
+
+    import iocp_bind
+
+    class Echo(iocp_bind.Server):
+        def on_read_completed(self, conn, data):
+            conn.send(data)
+
+    with Echo() as server:
+        server.start("127.0.0.1", 4567)
+        server.serve_forever()
+"""
+
+from iocp_bind._core import (
+    BackendUnavailable,
+    Connection,
+    SendBacklogFull,
+    __version__,
+)
+from iocp_bind._server import Server
+from iocp_bind._types import BackendInfo, CloseReason, Stats, backends
+
+__all__ = [
+    "BackendInfo",
+    "BackendUnavailable",
+    "CloseReason",
+    "Connection",
+    "SendBacklogFull",
+    "Server",
+    "Stats",
+    "__version__",
+    "backends",
+]

@@ -1,0 +1,1 @@
+"""What ``python -m iocp_bind`` can do, one module a command."""

@@ -1,0 +1,75 @@
+"""``python -m iocp_bind echo``: the original's test program."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from types import FrameType
+
+import iocp_bind
+from iocp_bind import CloseReason, Connection
+
+
+class EchoServer(iocp_bind.Server):
+    """Sends back what it receives."""
+
+    def on_read_completed(self, conn: Connection, data: bytes) -> None:
+        """Echo."""
+        conn.send(data)
+
+
+class ReportingEchoServer(EchoServer):
+    """Prints each event as well."""
+
+    def _report(self, conn: Connection, event: str) -> None:
+        host, port = conn.remote_address
+        moment = time.strftime("%H:%M:%S")
+        print(f"{moment} #{conn.id} {host} port {port}: {event}", flush=True)
+
+    def on_connection_established(self, conn: Connection) -> None:
+        """Report."""
+        self._report(conn, f"connected ({self.connection_count} now)")
+
+    def on_read_completed(self, conn: Connection, data: bytes) -> None:
+        """Report and echo."""
+        self._report(conn, f"received {len(data)} bytes")
+        super().on_read_completed(conn, data)
+
+    def on_write_completed(self, conn: Connection, nbytes: int) -> None:
+        """Report."""
+        self._report(conn, f"sent {nbytes} bytes")
+
+    def on_connection_error(self, conn: Connection, error: OSError) -> None:
+        """Report."""
+        self._report(conn, f"error: {error}")
+
+    def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
+        """Report."""
+        self._report(conn, f"closed: {reason.name}")
+
+
+def run(host: str, port: int, backend: str, workers: int | None, quiet: bool) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    server = EchoServer() if quiet else ReportingEchoServer()
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        with server:
+            server.start(host, port, backend=backend, workers=workers)  # type: ignore[arg-type]
+            bound_host, bound_port = server.address
+            print(
+                f"echo server listening on {bound_host}:{bound_port} with {server.backend}; "
+                "Ctrl-C ends it",
+                flush=True,
+            )
+            server.serve_forever()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    except (OSError, ValueError, iocp_bind.BackendUnavailable) as error:
+        print(f"iocp_bind echo: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,315 @@
+"""The server: options, hooks, life cycle."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from iocp_bind import _core
+from iocp_bind._hooks import overridden_hooks
+from iocp_bind._types import CloseReason, Stats
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from typing_extensions import Buffer, Self
+
+    from iocp_bind._core import Connection
+
+logger = logging.getLogger("iocp_bind")
+
+# Servers that run. Each is kept alive by its own threads anyway.
+_running: set[Server] = set()
+
+# What clients get to take their leave when the user is impatient enough to press Ctrl-C.
+_INTERRUPTED_TIMEOUT = 0.5
+
+
+class Server(_core.Server):
+    """A TCP server. Subclass it, override the hooks you need, call `start`.
+
+    A subclass with an `__init__` of its own calls `super().__init__()`. Hooks run on the
+    server's native threads, in this order for each connection:
+
+        on_connection_established -> (on_read_completed | on_write_completed)*
+            -> [on_connection_error] -> on_connection_closing
+
+    with exactly one closing, last, for each established. Hooks of one connection never
+    overlap. A hook that is not overridden costs nothing, not even the GIL. Keep hooks
+    short: while one runs, other clients of the same worker wait. A hook may call anything
+    here, `shutdown` included.
+
+    Every method may be called from any thread at any time.
+    """
+
+    # ---- Hooks, to be overridden.
+
+    def on_connection_established(self, conn: Connection) -> None:
+        """Tell of a new client. With ``established_on="first_data"``, of its first data."""
+
+    def on_read_completed(self, conn: Connection, data: Any) -> None:
+        """Tell of received bytes: any number, wherever the network cut the stream.
+
+        Args:
+            conn: the client.
+            data: `bytes`; with ``zero_copy=True`` a read-only `memoryview` of the receive
+                buffer, released when the hook returns.
+        """
+
+    def on_write_completed(self, conn: Connection, nbytes: int) -> None:
+        """Tell that the last byte of an accepted send is with the system.
+
+        Args:
+            conn: the client.
+            nbytes: the length of that send; called once for each, in order.
+        """
+
+    def on_connection_error(self, conn: Connection, error: OSError) -> None:
+        """Tell what broke the connection; `on_connection_closing` follows."""
+
+    def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
+        """Tell that the connection has ended: the last hook of `conn`.
+
+        It no longer counts in `connection_count`; its `data` is still there.
+        """
+
+    def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
+        """Decide what follows when an exception leaves a hook; it never ends a worker.
+
+        The default logs it with its traceback (logger ``iocp_bind``, level ERROR) and aborts
+        the connection, which is then closed with `CloseReason.HOOK_ERROR`.
+        """
+        logger.error("%s of %r failed; the connection is aborted", hook, conn, exc_info=exc)
+        conn._abort_for_hook_error()
+
+    # ---- Life cycle.
+
+    def start(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 4567,
+        *,
+        backend: Literal["auto", "io_uring", "epoll", "iocp"] = "auto",
+        workers: int | None = None,
+        max_connections: int = 2000,
+        at_capacity: Literal["refuse", "wait"] = "refuse",
+        listen_backlog: int = 1024,
+        initial_accepts: int = 10,
+        max_accepts: int = 100,
+        initial_reads: int = 4,
+        buffer_size: int = 65536,
+        max_free_buffers: int = 200,
+        max_free_contexts: int = 100,
+        send_backlog_limit: int = 1024 * 1024,
+        max_pending_sends: int | None = None,
+        write_high_water: int = 64 * 1024,
+        write_low_water: int = 16 * 1024,
+        flow_control: bool = True,
+        established_on: Literal["connect", "first_data"] = "connect",
+        first_data_timeout: float | None = 120.0,
+        idle_timeout: float | None = None,
+        write_timeout: float | None = None,
+        close_timeout: float = 5.0,
+        keepalive: tuple[float, float] | None = (5.0, 1.0),
+        no_delay: bool = True,
+        reuse_port: bool = False,
+        dual_stack: bool = True,
+        zero_copy: bool = False,
+    ) -> None:
+        """Start serving; returns when clients can connect. Durations are seconds, None is off.
+
+        Args:
+            host: a name or an address of this machine. ``""`` and ``"0.0.0.0"`` are all of
+                IPv4, ``"::"`` is all of IPv6 and, with `dual_stack`, of IPv4.
+            port: 0 to 65535; 0 lets the system pick one, which `address` tells.
+            backend: ``"auto"`` takes the environment variable ``IOCP_BIND_BACKEND``, else
+                the best one that can run here; see `iocp_bind.backends`.
+            workers: native threads; None is 1 with a GIL and the number of CPUs without.
+            max_connections: clients at once.
+            at_capacity: what happens to the next one: ``"refuse"`` resets it, ``"wait"``
+                leaves it in the system's backlog until there is room.
+            listen_backlog: clients the system queues before they are accepted.
+            initial_accepts: accepts posted ahead (Windows).
+            max_accepts: the most accepts posted (Windows), or taken in one turn (Linux).
+            initial_reads: reads posted for each connection (Windows); 0 posts empty ones.
+            buffer_size: bytes of a receive buffer: the most one hook gets.
+            max_free_buffers: receive buffers kept for reuse.
+            max_free_contexts: connection objects kept for reuse.
+            send_backlog_limit: bytes; at or above it `Connection.send` raises.
+            max_pending_sends: the same, by number of sends.
+            write_high_water: bytes; a client with more to read than this is not read from
+            write_low_water: until it has at most this much.
+            flow_control: whether the two marks count.
+            established_on: when `on_connection_established` is called. A client that never
+                speaks is never told of with ``"first_data"``.
+            first_data_timeout: how long a client may be silent after connecting. Turn it
+                off for protocols in which clients only listen.
+            idle_timeout: how long nothing may be received and nothing sent.
+            write_timeout: how long a client may take no byte of what is queued.
+            close_timeout: how long a graceful close waits for the client.
+            keepalive: (idle, interval) of TCP keep-alive probes.
+            no_delay: TCP_NODELAY.
+            reuse_port: SO_REUSEPORT: several processes share the port.
+            dual_stack: whether ``"::"`` takes IPv4 clients.
+            zero_copy: whether `on_read_completed` gets a memoryview instead of bytes.
+
+        Raises:
+            OSError: with errno, and a message that names the step and the address.
+            ValueError: an option is out of its range.
+            TypeError: an option or a hook is of the wrong kind.
+            RuntimeError: the server is running, or this is a forked child.
+            BackendUnavailable: the back-end cannot run here, and why.
+        """
+        options = {name: value for name, value in locals().items() if name in _OPTION_NAMES}
+        options["workers"] = _default_workers() if workers is None else workers
+        options["backend"] = _chosen_backend(backend)
+        if not isinstance(zero_copy, bool):
+            raise TypeError(f"zero_copy must be a bool, not {type(zero_copy).__name__}")
+        hooks: dict[str, object] = dict(overridden_hooks(self, Server))
+        hooks["on_hook_error"] = self.on_hook_error
+        hooks["warn"] = logger.warning
+        stopped = threading.Event()
+        hooks["stopped"] = lambda: self._on_stopped(stopped)
+        _running.add(self)
+        try:
+            self._start(options, hooks, tuple(CloseReason), zero_copy)
+        except BaseException:
+            if not self._running():
+                _running.discard(self)
+            raise
+        self._stopped = stopped
+
+    def _on_stopped(self, stopped: threading.Event) -> None:
+        _running.discard(self)
+        stopped.set()
+
+    def serve_forever(self) -> None:
+        """Block until `shutdown`. Signals get through at once: Ctrl-C raises KeyboardInterrupt.
+
+        Raises:
+            RuntimeError: the server was never started.
+        """
+        stopped: threading.Event | None = getattr(self, "_stopped", None)
+        if stopped is None:
+            raise RuntimeError("the server was never started; call start() first")
+        stopped.wait()
+
+    def shutdown(self, timeout: float = 5.0) -> None:
+        """Stop: accept no more, close all gracefully, abort what is left after `timeout`.
+
+        After it no hook runs, and `start` works again. Idempotent. From a hook it returns at
+        once, and the shutdown goes on behind it. It waits for hooks that are running.
+
+        Args:
+            timeout: seconds; 0 aborts at once.
+
+        Raises:
+            ValueError: `timeout` is negative.
+            RuntimeError: this is a forked child.
+        """
+        self._shutdown(timeout)
+
+    def __enter__(self) -> Self:
+        """Return the server; leaving the block shuts it down."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Shut down; quickly when the block is left by Ctrl-C or sys.exit."""
+        hurry = kind is not None and not issubclass(kind, Exception)
+        self.shutdown(_INTERRUPTED_TIMEOUT if hurry else 5.0)
+
+    # ---- Connections.
+
+    def close_connection(self, conn: Connection) -> None:
+        """Close one connection gracefully, as `Connection.close` does."""
+        self._close_connection(conn)
+
+    def close_all_connections(self) -> None:
+        """Close every connection gracefully; the server goes on accepting."""
+        self._close_all_connections()
+
+    def broadcast(self, data: Buffer, exclude: Connection | None = None) -> int:
+        """Send `data` to every open connection but `exclude`; copied once for all.
+
+        Returns:
+            How many accepted it: a connection that is closing, or whose backlog is full,
+            does not.
+        """
+        return self._broadcast(data, exclude)
+
+    def connections(self) -> list[Connection]:
+        """Return the established connections: a snapshot."""
+        return self._connections()
+
+    # ---- What can be seen.
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The (host, port) really bound; that of the last run when not running."""
+        address = self._address()
+        if address is None:
+            raise RuntimeError("the server has no address before start()")
+        return address
+
+    @property
+    def backend(self) -> str:
+        """``"iocp"``, ``"io_uring"`` or ``"epoll"``; ``""`` before `start`."""
+        return self._backend()
+
+    @property
+    def running(self) -> bool:
+        """True from a `start` that succeeded until the last worker has left."""
+        return self._running()
+
+    @property
+    def connection_count(self) -> int:
+        """Connections now."""
+        return self._connection_count()
+
+    def stats(self) -> Stats:
+        """Return the counters since `start`."""
+        values = self._stats()
+        closed = dict(zip(CloseReason, values.pop("closed"), strict=True))
+        return Stats(closed=closed, **values)
+
+
+_OPTION_NAMES = frozenset(Server.start.__kwdefaults__) - {"zero_copy"} | {"host", "port"}
+
+
+def _default_workers() -> int:
+    is_gil_enabled = getattr(sys, "_is_gil_enabled", lambda: True)
+    return 1 if is_gil_enabled() else (os.cpu_count() or 1)
+
+
+def _chosen_backend(backend: str) -> str:
+    """Resolve ``"auto"`` with the environment, and refuse what the environment misspells."""
+    from_environment = os.environ.get("IOCP_BIND_BACKEND", "")
+    if backend != "auto" or not from_environment:
+        return backend
+    known = ["auto", *(name for name, _, _ in _core._backends())]
+    if from_environment not in known:
+        raise ValueError(
+            f"the environment variable IOCP_BIND_BACKEND must be one of {', '.join(known)}, "
+            f"not {from_environment!r}"
+        )
+    return from_environment
+
+
+def _stop_all() -> None:
+    """Stop every server before the interpreter goes: no thread may ask for its GIL then."""
+    for server in list(_running):
+        if server._running():
+            server._shutdown(0.0)
+
+
+atexit.register(_stop_all)
