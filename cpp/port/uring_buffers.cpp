@@ -124,8 +124,8 @@ Buffer UringBuffers::Consume(std::uint32_t cqe_flags, std::size_t size) {
     free_bytes_ -= size;
     usual_size_ = (7 * usual_size_ + size) / 8;
   }
-  // An end of stream uses nothing up, although some kernels (seen with 6.15 and later) leave the flag out
-  // for it: taking them at their word would free a block that they go on to write to.
+  // An end of stream uses nothing up, although some kernels leave the flag out for it (6.19, see
+  // axboe/liburing #1545): taking them at their word would free a block that they go on to write to.
   const bool used_up =
       !incremental_ || (size > 0 && (cqe_flags & IORING_CQE_F_BUF_MORE) == 0);
   if (used_up) {

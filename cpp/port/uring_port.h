@@ -11,7 +11,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "completion_port.h"
 #include "posting_queue.h"
@@ -73,8 +72,6 @@ class UringPort final : public CompletionPort {
   struct Link;
   struct Gather;
   struct Batch;
-  template <Link* Link::*kNext, bool Link::*kListed>
-  class List;
   struct Lists;
 
   Link* TakeLink();
@@ -107,11 +104,10 @@ class UringPort final : public CompletionPort {
   void OnSendResult(Link& link, int result, Batch& batch);
   void OnCancelResult(Link& link, int result, bool of_send);
   // True when the operation is to be tried again, and has been put where that happens.
-  bool TryAgain(Link& link, int error_number);
+  bool TryAgain(Link& link, int error_number, bool cancelled);
   void SetArmed(Link& link, bool armed);
   void EndReceive(Link& link, Error error, Batch& batch);
   void EndSend(Link& link, Error error, std::size_t bytes, Batch& batch);
-  void DropGather(Link& link);
 
   const PortOptions options_;
   const UringTuning tuning_;
@@ -133,7 +129,7 @@ class UringPort final : public CompletionPort {
 
   std::unique_ptr<Lists> lists_;
   TimePoint delayed_until_{};  // when the operations that the kernel had no memory for are tried again
-  std::vector<std::unique_ptr<Link>> links_;  // all of them
+  Link* all_links_ = nullptr;
   Link* free_links_ = nullptr;
   Gather* free_gathers_ = nullptr;
   UringCounters counters_;

@@ -1,0 +1,123 @@
+// Inside of UringPort: what it remembers. For uring_port.cpp and uring_results.cpp only.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "uring_port.h"
+
+namespace iocp {
+
+// What a completion is about: the low bits of its user_data; the rest is the address of a Link.
+enum UringTag : std::uint64_t {
+  kReceiveTag,  // an accept or a receive
+  kSendTag,
+  kCancelReceiveTag,
+  kCancelSendTag,
+  kWakeTag,  // without a link
+  kTagMask = 7,
+};
+
+// How long to wait before the kernel is asked again for what it had no memory for.
+inline constexpr auto kUringMemoryRetry = std::chrono::milliseconds(10);
+
+inline int DescriptorOf(const Socket& socket) { return static_cast<int>(socket.handle); }
+
+// First in, first out, through the objects themselves; an object is in it at most once.
+template <class T, T* T::*kNext, bool T::*kListed>
+class UringFifo {
+ public:
+  void Push(T& item) {
+    if (item.*kListed) return;
+    item.*kListed = true;
+    item.*kNext = nullptr;
+    if (first_ == nullptr) {
+      first_ = &item;
+    } else {
+      last_->*kNext = &item;
+    }
+    last_ = &item;
+  }
+  T& Pop() {
+    T& item = *first_;
+    first_ = item.*kNext;
+    item.*kListed = false;
+    return item;
+  }
+  [[nodiscard]] T& front() const { return *first_; }
+  [[nodiscard]] bool empty() const { return first_ == nullptr; }
+
+ private:
+  T* first_ = nullptr;
+  T* last_ = nullptr;
+};
+
+// The pieces of a gathered send, which the kernel may look at until it has ended.
+struct UringPort::Gather {
+  Gather* next = nullptr;
+  msghdr message{};
+  iovec pieces[kMaxPieces];
+};
+
+// What the port knows of a socket. Completions name the link, not the socket: the answer to a cancellation
+// may come when the socket is long closed and freed, and the link stays until then.
+struct UringPort::Link {
+  Socket* socket = nullptr;  // null exactly when closed
+  unsigned answers_due = 0;  // submissions whose last completion has not been seen
+
+  bool listener = false;        // true exactly when it accepts instead of receiving
+  bool receiving = false;       // true exactly when Accept or Receive has not ended
+  bool paused = false;          // true exactly from Pause, or an exhaustion, to Resume
+  bool cancel_receive = false;  // true exactly when Cancel has to end what is receiving
+  bool armed = false;           // true exactly when the kernel has the accept or receive
+  bool disarming = false;       // true exactly when the kernel was asked to end it, and did not refuse
+
+  bool sending = false;         // true exactly when Send has not ended
+  bool cancel_send = false;     // true exactly when Cancel has to end what is sending
+  bool send_submitted = false;  // true exactly when the kernel has the send
+  bool stopping_send = false;   // true exactly when the kernel was asked to end it, and did not refuse
+  // True exactly when a send found the connection broken. That took the error off the socket, so that a
+  // receive would see an end of stream where there was none (R7).
+  bool broken = false;
+  Gather* gather = nullptr;  // of a send with several pieces
+  iovec piece{};             // of a send with one
+
+  bool changed = false;  // true exactly when in Lists::changed
+  bool starved = false;  // true exactly when in Lists::starved: not to be armed
+  bool delayed = false;  // true exactly when in Lists::delayed: nothing to be submitted
+  Link* next_changed = nullptr;
+  Link* next_starved = nullptr;
+  Link* next_delayed = nullptr;
+  Link* next_free = nullptr;
+  Link* next_in_all = nullptr;
+};
+
+struct UringPort::Lists {
+  UringFifo<Link, &Link::next_changed, &Link::changed> changed;  // to be settled
+  UringFifo<Link, &Link::next_starved, &Link::starved> starved;  // found no buffer
+  UringFifo<Link, &Link::next_delayed, &Link::delayed> delayed;  // the kernel had no memory
+};
+
+// What one Wait hands out.
+struct UringPort::Batch {
+  Completion* completions;
+  std::size_t capacity;
+  std::size_t max_bytes;
+  std::size_t count = 0;
+  std::size_t bytes = 0;
+
+  [[nodiscard]] bool full() const { return count == capacity; }
+  // An empty completion of the caller's, to be filled in.
+  Completion& Add(Operation operation, Socket* socket) {
+    Completion& completion = completions[count++];
+    completion = Completion{};
+    completion.operation = operation;
+    completion.socket = socket;
+    return completion;
+  }
+};
+
+}  // namespace iocp

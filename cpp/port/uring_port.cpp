@@ -1,0 +1,386 @@
+#include "uring_port.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+#include <thread>
+#include <utility>
+
+#include "posix_net.h"
+#include "uring_link.h"
+
+namespace iocp {
+namespace {
+
+// How long to wait when it takes no submissions and has no completions either.
+constexpr auto kPushBackNap = std::chrono::milliseconds(1);
+constexpr auto kLongestSleep = std::chrono::hours(1);
+// The length of one send is 32 bits wide for the kernel. More than that is a short send.
+constexpr std::size_t kMostPerSend = std::size_t{1} << 30U;
+
+}  // namespace
+
+UringPort::UringPort(const PortOptions& options, const UringTuning& tuning)
+    : options_(options), tuning_(tuning), lists_(std::make_unique<Lists>()) {}
+
+UringPort::~UringPort() {
+  assert(operations_in_flight_ == 0 && "operations were never ended");
+  // What the ring still has touches no memory of ours: the watch on wake_, answers to cancellations.
+  if (has_ring_) io_uring_queue_exit(&ring_);
+  if (wake_ >= 0) ::close(wake_);
+  while (all_links_ != nullptr) delete std::exchange(all_links_, all_links_->next_in_all);
+  while (free_gathers_ != nullptr) delete std::exchange(free_gathers_, free_gathers_->next);
+}
+
+Error UringPort::Open() {
+  const int refused = SetUpRing(&ring_, tuning_.set_up);
+  if (refused < 0) return ErrorFromErrno(-refused);
+  has_ring_ = true;
+  const int no_buffers =
+      buffers_.Register(&ring_, options_.pool, tuning_.incremental_buffers, tuning_.blocks);
+  if (no_buffers < 0) return ErrorFromErrno(-no_buffers);
+  wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake_ < 0) return ErrorFromErrno(errno);
+  // The listener's, because Accept cannot fail.
+  Link* link = TakeLink();
+  if (link == nullptr) return ErrorFromErrno(ENOMEM);
+  ReleaseIfUnused(*link);
+  return {};
+}
+
+// Null when there is no memory.
+UringPort::Link* UringPort::TakeLink() {
+  if (free_links_ != nullptr) {
+    Link* link = std::exchange(free_links_, free_links_->next_free);
+    Link* const next_in_all = link->next_in_all;
+    *link = Link{};
+    link->next_in_all = next_in_all;
+    return link;
+  }
+  auto* link = new (std::nothrow) Link;
+  if (link != nullptr) link->next_in_all = std::exchange(all_links_, link);
+  return link;
+}
+
+void UringPort::ReleaseIfUnused(Link& link) {
+  if (link.socket != nullptr || link.answers_due != 0) return;
+  if (link.changed || link.starved || link.delayed) return;
+  link.next_free = std::exchange(free_links_, &link);
+}
+
+UringPort::Link& UringPort::LinkOf(const Socket& socket) {
+  return *static_cast<Link*>(socket.send_state);
+}
+
+void UringPort::MarkChanged(Link& link) { lists_->changed.Push(link); }
+
+void UringPort::Accept(Socket& listener) {
+  auto* link = static_cast<Link*>(listener.send_state);
+  if (link == nullptr) {
+    link = TakeLink();
+    if (link == nullptr) std::abort();  // not the first listener, see Open
+    listener.send_state = link;
+    link->socket = &listener;
+  }
+  link->listener = true;
+  link->receiving = true;
+  MarkChanged(*link);
+}
+
+Error UringPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
+  const Error error = EndpointsPosix(handle, local, remote);
+  if (error) return error;
+  Link* link = TakeLink();
+  if (link == nullptr) return ErrorFromErrno(ENOMEM);
+  socket = Socket{};
+  socket.handle = handle;
+  socket.send_state = link;
+  link->socket = &socket;
+  return {};
+}
+
+void UringPort::Receive(Socket& socket) {
+  LinkOf(socket).receiving = true;
+  MarkChanged(LinkOf(socket));
+}
+
+void UringPort::Pause(Socket& socket) {
+  LinkOf(socket).paused = true;
+  MarkChanged(LinkOf(socket));
+}
+
+void UringPort::Resume(Socket& socket) {
+  LinkOf(socket).paused = false;
+  MarkChanged(LinkOf(socket));
+}
+
+void UringPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
+  static_assert(sizeof(Piece) == sizeof(iovec) &&
+                offsetof(Piece, size) == offsetof(iovec, iov_len));
+  Link& link = LinkOf(socket);
+  link.sending = true;
+  MarkChanged(link);
+  if (count > 1) {
+    link.gather = free_gathers_ != nullptr ? std::exchange(free_gathers_, free_gathers_->next)
+                                           : new (std::nothrow) Gather;
+  }
+  if (link.gather == nullptr) {
+    // Without memory for the rest of them, the first piece is a short send.
+    link.piece = {const_cast<void*>(pieces->data), std::min(pieces->size, kMostPerSend)};
+    return;
+  }
+  std::transform(pieces, pieces + count, link.gather->pieces, [](const Piece& piece) {
+    return iovec{const_cast<void*>(piece.data), piece.size};
+  });
+  link.gather->message = msghdr{};
+  link.gather->message.msg_iov = link.gather->pieces;
+  link.gather->message.msg_iovlen = count;
+}
+
+void UringPort::ShutdownSend(Socket& socket) { ::shutdown(DescriptorOf(socket), SHUT_WR); }
+
+void UringPort::Cancel(Socket& socket) {
+  if (socket.send_state == nullptr) return;  // a listener that never accepted
+  Link& link = LinkOf(socket);
+  link.cancel_receive = link.receiving;
+  link.cancel_send = link.sending;
+  MarkChanged(link);
+}
+
+void UringPort::Close(Socket& socket, bool reset) {
+  if (socket.send_state != nullptr) {
+    Link& link = LinkOf(socket);
+    assert(!link.receiving && !link.sending);
+    link.socket = nullptr;
+    socket.send_state = nullptr;
+    ReleaseIfUnused(link);
+  }
+  ClosePosix(std::exchange(socket.handle, kNoSocket), reset);
+}
+
+void UringPort::Discard(NativeSocket handle, bool reset) { ClosePosix(handle, reset); }
+
+void UringPort::Post(Posting& posting) {
+  if (!posted_.Push(posting)) return;
+  const std::uint64_t one = 1;
+  // It cannot fail: the counter would have to overflow.
+  [[maybe_unused]] const auto written = ::write(wake_, &one, sizeof(one));
+}
+
+std::size_t UringPort::Wait(Completion* completions, std::size_t capacity, std::size_t max_bytes,
+                            TimePoint deadline) {
+  Batch batch{completions, capacity, max_bytes};
+  const bool postings_first = std::exchange(postings_first_, !postings_first_);
+  for (;;) {
+    if (postings_first) TakePostings(batch);
+    SettleChanges(batch);
+    EnterSystem(batch, deadline);
+    TakeResults(batch);
+    TakePostings(batch);
+    if (batch.count != 0) return batch.count;
+    if (Now() >= deadline) return 0;
+  }
+}
+
+void UringPort::TakePostings(Batch& batch) {
+  while (!batch.full()) {
+    Posting* posting = posted_.Take();
+    if (posting == nullptr) return;
+    batch.Add(Operation::kPost, nullptr).posting = posting;
+  }
+}
+
+void UringPort::SettleChanges(Batch& batch) {
+  buffers_.Refill();
+  ReleaseStarved();
+  if (!wake_watched_) SubmitWakeUp();
+  // What cannot be settled now keeps its place, and keeps Wait from sleeping.
+  while (!lists_->changed.empty() && Settle(lists_->changed.front(), batch)) {
+    ReleaseIfUnused(lists_->changed.Pop());
+  }
+}
+
+// Receives that found no buffer are armed again only as far as there are buffers now: all at once
+// would mostly find none again.
+void UringPort::ReleaseStarved() {
+  if (!lists_->starved.empty()) {
+    for (std::size_t left = buffers_.ReceivesLeft(); left > 0; --left) {
+      if (lists_->starved.empty()) break;
+      MarkChanged(lists_->starved.Pop());
+    }
+  }
+  if (lists_->delayed.empty() || Now() < delayed_until_) return;
+  while (!lists_->delayed.empty()) MarkChanged(lists_->delayed.Pop());
+}
+
+// False when it has to be tried again: no room in the batch, or in the submission queue.
+bool UringPort::Settle(Link& link, Batch& batch) {
+  if (link.receiving && !SettleReceive(link, batch)) return false;
+  return !link.sending || SettleSend(link, batch);
+}
+
+bool UringPort::SettleReceive(Link& link, Batch& batch) {
+  const bool wanted = !link.paused && !link.cancel_receive;
+  if (link.armed) {
+    if (wanted || link.disarming) return true;
+    const auto target = reinterpret_cast<std::uint64_t>(&link) | kReceiveTag;
+    link.disarming = SubmitCancel(link, kCancelReceiveTag, target);
+    return link.disarming;
+  }
+  if (link.cancel_receive) {
+    if (batch.full()) return false;
+    EndReceive(link, ErrorFromErrno(ECANCELED), batch);
+    return true;
+  }
+  if (!wanted || link.starved || link.delayed) return true;
+  return SubmitReceive(link);
+}
+
+bool UringPort::SettleSend(Link& link, Batch& batch) {
+  if (link.send_submitted) {
+    if (!link.cancel_send || link.stopping_send) return true;
+    const auto target = reinterpret_cast<std::uint64_t>(&link) | kSendTag;
+    link.stopping_send = SubmitCancel(link, kCancelSendTag, target);
+    return link.stopping_send;
+  }
+  if (link.cancel_send) {
+    if (batch.full()) return false;
+    EndSend(link, ErrorFromErrno(ECANCELED), 0, batch);
+    return true;
+  }
+  return link.delayed || SubmitSend(link);
+}
+
+// Null when the kernel takes no submissions now.
+io_uring_sqe* UringPort::NextEntry() {
+  io_uring_sqe* entry = io_uring_get_sqe(&ring_);
+  if (entry != nullptr) return entry;
+  NoteSubmission(io_uring_submit(&ring_));
+  return io_uring_get_sqe(&ring_);
+}
+
+bool UringPort::SubmitReceive(Link& link) {
+  io_uring_sqe* entry = NextEntry();
+  if (entry == nullptr) return false;
+  if (link.listener) {
+    io_uring_prep_multishot_accept(entry, DescriptorOf(*link.socket), nullptr, nullptr,
+                                   SOCK_CLOEXEC | SOCK_NONBLOCK);
+  } else {
+    io_uring_prep_recv_multishot(entry, DescriptorOf(*link.socket), nullptr, 0, 0);
+    entry->flags |= IOSQE_BUFFER_SELECT;
+    entry->buf_group = UringBuffers::kGroup;
+  }
+  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kReceiveTag);
+  ++link.answers_due;
+  SetArmed(link, true);
+  return true;
+}
+
+bool UringPort::SubmitSend(Link& link) {
+  io_uring_sqe* entry = NextEntry();
+  if (entry == nullptr) return false;
+  const int fd = DescriptorOf(*link.socket);
+  if (link.gather != nullptr) {
+    io_uring_prep_sendmsg(entry, fd, &link.gather->message, MSG_NOSIGNAL);
+  } else {
+    io_uring_prep_send(entry, fd, link.piece.iov_base, link.piece.iov_len, MSG_NOSIGNAL);
+  }
+  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kSendTag);
+  ++link.answers_due;
+  ++operations_in_flight_;
+  link.send_submitted = true;
+  return true;
+}
+
+// By the operation, not by the descriptor, which may be another connection's by the time the kernel looks.
+// An operation is armed again under its name only after the cancellations of the one before, so
+// those cannot hit it.
+bool UringPort::SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target) {
+  io_uring_sqe* entry = NextEntry();
+  if (entry == nullptr) return false;
+  io_uring_prep_cancel64(entry, target, 0);
+  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | tag);
+  ++link.answers_due;
+  return true;
+}
+
+bool UringPort::SubmitWakeUp() {
+  io_uring_sqe* entry = NextEntry();
+  if (entry == nullptr) return false;
+  io_uring_prep_poll_multishot(entry, wake_, POLLIN);
+  io_uring_sqe_set_data64(entry, kWakeTag);
+  wake_watched_ = true;
+  return true;
+}
+
+// One system call, or none. Completions of a ring with DEFER_TASKRUN only come forth in a call that asks for
+// events; a call that merely submits leaves the sockets' data with the kernel until what is at
+// hand has been dealt with.
+void UringPort::EnterSystem(const Batch& batch, TimePoint deadline) {
+  const bool overflow = io_uring_cq_has_overflow(&ring_);
+  if (overflow) ++counters_.overflows;
+  const bool busy = batch.count != 0 || io_uring_cq_ready(&ring_) != 0;
+  if (busy && !skipped_system_ && !overflow) {
+    skipped_system_ = true;
+    if (io_uring_sq_ready(&ring_) != 0) NoteSubmission(io_uring_submit(&ring_));
+    return;
+  }
+  skipped_system_ = false;
+  __kernel_timespec timeout{};
+  if (busy || !PrepareToSleep(deadline, &timeout)) {
+    NoteSubmission(io_uring_submit_and_get_events(&ring_));
+  } else {
+    io_uring_cqe* first = nullptr;
+    NoteSubmission(io_uring_submit_and_wait_timeout(&ring_, &first, 1, &timeout, nullptr));
+    posted_.Awake();
+  }
+  if (pushed_back_ && !busy && io_uring_cq_ready(&ring_) == 0) {
+    std::this_thread::sleep_for(kPushBackNap);
+  }
+}
+
+// False when there is something to do at once.
+bool UringPort::PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout) {
+  if (!lists_->changed.empty() || !posted_.empty() || !wake_watched_) return false;
+  const TimePoint now = Now();
+  if (deadline <= now) return false;
+  auto sleep = std::min<Duration>(deadline - now, kLongestSleep);
+  // Nothing tells us when another thread gives a buffer back, or the kernel has memory again.
+  if (!lists_->starved.empty() || !lists_->delayed.empty()) {
+    sleep = std::min<Duration>(sleep, kUringMemoryRetry);
+  }
+  if (!posted_.PrepareToSleep()) return false;
+  timeout->tv_sec = std::chrono::duration_cast<std::chrono::seconds>(sleep).count();
+  timeout->tv_nsec = (sleep % std::chrono::seconds(1)).count();
+  return true;
+}
+
+// Whatever the kernel did not take stays in the submission queue for the next call.
+void UringPort::NoteSubmission(int result) {
+  pushed_back_ = result < 0 && result != -ETIME && result != -EINTR;
+  if (!pushed_back_) return;
+  // EBADR is not about submitting: the kernel had no memory to keep completions for which there was no room.
+  ++(result == -EBADR ? counters_.dropped : counters_.refused_submits);
+  assert((result == -EBADR || result == -EBUSY || result == -EAGAIN || result == -ENOMEM) &&
+         "the ring was used wrongly");
+}
+
+const PortKind kUringPortKind = {
+    "io_uring",
+    WhyUringIsUnavailable,
+    [](const PortOptions& options) -> std::unique_ptr<CompletionPort> {
+      return std::make_unique<UringPort>(options);
+    },
+    ListenPosix,
+    CloseListenerPosix,
+};
+
+}  // namespace iocp

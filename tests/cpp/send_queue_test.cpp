@@ -1,0 +1,129 @@
+#include "send_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <string>
+#include <vector>
+
+namespace iocp {
+namespace {
+
+SendItem* Item(std::string_view text) { return SendItem::Copy(&text, 1); }
+
+std::string Gathered(const SendQueue& queue) {
+  Piece pieces[kMaxPieces];
+  const std::size_t count = queue.Gather(pieces);
+  std::string text;
+  for (std::size_t i = 0; i < count; ++i) {
+    EXPECT_GT(pieces[i].size, 0U);
+    text.append(static_cast<const char*>(pieces[i].data), pieces[i].size);
+  }
+  return text;
+}
+
+std::vector<std::size_t> Sizes(SendQueue& queue) {
+  std::vector<std::size_t> sizes;
+  while (SendItem* item = queue.Pop()) {
+    sizes.push_back(item->size);
+    SendItem::Destroy(item);
+  }
+  return sizes;
+}
+
+TEST(SendQueue, CopiesPiecesIntoOneSend) {
+  const std::string_view pieces[] = {"one", "", "two"};
+  SendItem* item = SendItem::Copy(pieces, 3);
+  EXPECT_EQ(std::string_view(item->data, item->size), "onetwo");
+  SendItem::Destroy(item);
+}
+
+TEST(SendQueue, GathersInOrderAndTellsOfEachSendOnce) {
+  SendQueue queue;
+  for (const char* text : {"abc", "de", "f"}) queue.Push(Item(text));
+  EXPECT_EQ(Gathered(queue), "abcdef");
+  SendQueue complete;
+  EXPECT_EQ(queue.Advance(4, complete), 1U);  // a short send, in the middle of the second
+  EXPECT_EQ(Gathered(queue), "ef");
+  EXPECT_EQ(queue.Advance(2, complete), 2U);
+  EXPECT_TRUE(queue.empty());
+  EXPECT_EQ(Sizes(complete), (std::vector<std::size_t>{3, 2, 1}));
+}
+
+TEST(SendQueue, EmptySendsCompleteInTheirPlace) {
+  SendQueue queue;
+  for (const char* text : {"", "a", "", ""}) queue.Push(Item(text));
+  SendQueue complete;
+  EXPECT_EQ(queue.Advance(1, complete), 4U);
+  EXPECT_EQ(Sizes(complete), (std::vector<std::size_t>{0, 1, 0, 0}));
+  queue.Push(Item(""));
+  EXPECT_EQ(Gathered(queue), "");
+  EXPECT_EQ(queue.Advance(0, complete), 1U);
+}
+
+TEST(SendQueue, BoundsOneGatherInPiecesAndBytes) {
+  SendQueue many;
+  for (std::size_t i = 0; i < 2 * kMaxPieces; ++i) many.Push(Item("x"));
+  EXPECT_EQ(Gathered(many).size(), kMaxPieces);
+  SendQueue large;
+  const std::string text(SendQueue::kMaxGather + 1, 'y');
+  large.Push(Item(text));
+  EXPECT_EQ(Gathered(large).size(), SendQueue::kMaxGather);
+}
+
+TEST(SendQueue, SharedBytesAreReleasedOnce) {
+  int released = 0;
+  const SharedBytes bytes{"abc", 3, [](void* owner) { ++*static_cast<int*>(owner); }, &released};
+  {
+    SendQueue queue;
+    queue.Push(SendItem::Share(bytes, true));
+    queue.Push(SendItem::Share(bytes, true));
+    SendQueue complete;
+    queue.Advance(3, complete);
+    EXPECT_EQ(released, 0) << "while its completion is still to be told";
+  }
+  EXPECT_EQ(released, 2);
+}
+
+TEST(SendQueue, AppendKeepsTheOrderOfBoth) {
+  SendQueue first;
+  SendQueue second;
+  first.Push(Item("ab"));
+  second.Push(Item("cd"));
+  SendQueue complete;
+  first.Advance(1, complete);
+  first.Append(second);
+  EXPECT_TRUE(second.empty());
+  EXPECT_EQ(Gathered(first), "bcd");
+  first.Append(second);
+  EXPECT_EQ(Gathered(first), "bcd");
+}
+
+// Random sends, taken by the system in random portions, come out as they went in.
+TEST(SendQueue, AnyPortionsKeepTheStream) {
+  std::mt19937 random(3);
+  SendQueue queue;
+  std::string expected;
+  std::string written;
+  std::size_t sends = 0;
+  std::size_t completed = 0;
+  while (sends < 2000 || !queue.empty()) {
+    if (sends < 2000 && random() % 2 == 0) {
+      std::string text(random() % 200, '\0');
+      for (char& c : text) c = static_cast<char>('a' + random() % 26);
+      queue.Push(Item(text));
+      expected += text;
+      ++sends;
+    }
+    const std::string next = Gathered(queue);
+    const std::size_t taken = next.empty() ? 0 : random() % (next.size() + 1);
+    written += next.substr(0, taken);
+    SendQueue complete;
+    completed += queue.Advance(taken, complete);
+  }
+  EXPECT_EQ(written, expected);
+  EXPECT_EQ(completed, sends);
+}
+
+}  // namespace
+}  // namespace iocp

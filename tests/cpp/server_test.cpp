@@ -1,0 +1,643 @@
+// The server on the real ports of this system. Ids such as D01 are rows of the original's list of
+// defects; see docs/testing.md.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <atomic>
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include "server_harness.h"
+
+namespace iocp {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::Client;
+using testing::Eventually;
+using testing::RecordingServer;
+
+std::string Pattern(std::size_t size, unsigned seed) {
+  std::mt19937 random(seed);
+  std::string data(size, '\0');
+  for (char& c : data) c = static_cast<char>(random());
+  return data;
+}
+
+// Ends the hooks before what they refer to goes out of scope.
+struct Stopper {
+  RecordingServer& server;
+  ~Stopper() { server.Shutdown(Duration::zero()); }
+};
+
+class ServerTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  Options On(int workers = 1) {
+    Options options;
+    options.backend = GetParam();
+    options.port = 0;
+    options.workers = workers;
+    return options;
+  }
+  void Start(const Options& options) {
+    const Status status = server_.Start(options);
+    ASSERT_TRUE(status.ok()) << status.message;
+  }
+  void StartEcho(const Options& options) {
+    server_.on_read = [](Connection& connection, Buffer& buffer) {
+      // It may be closing by now; but flow control keeps the backlog below its limit.
+      EXPECT_NE(connection.Send(buffer.data(), buffer.size()), SendResult::kBacklogFull);
+    };
+    Start(options);
+  }
+  // The record of the one connection there was.
+  RecordingServer::Record& Only() {
+    EXPECT_EQ(server_.records.size(), 1U);
+    return server_.records.begin()->second;
+  }
+  bool WaitForClosed(std::size_t count) {
+    return server_.WaitFor([&] { return server_.closed == count; });
+  }
+
+  RecordingServer server_;
+};
+
+TEST_P(ServerTest, EchoesManyClientsOnManyWorkers) {
+  StartEcho(On(4));
+  EXPECT_EQ(server_.backend(), GetParam());
+  std::vector<std::thread> threads;
+  std::atomic<int> right{0};
+  for (unsigned t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (unsigned i = 0; i < 10; ++i) {
+        const Client client(server_.address());
+        const std::string data = Pattern(1 + (t * 7919 + i * 104729) % 200'000, t * 100 + i);
+        std::thread sender([&] { client.Send(data); });
+        right += client.Receive(data.size()) == data ? 1 : 0;
+        sender.join();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(right, 80);
+  EXPECT_TRUE(WaitForClosed(80));
+  EXPECT_EQ(server_.connection_count(), 0U);
+  const Stats stats = server_.stats();
+  EXPECT_EQ(stats.bytes_received, stats.bytes_sent);
+  EXPECT_EQ(stats.buffers_in_use, 0U);
+}
+
+TEST_P(ServerTest, D01_DataBeforeTheEndOfTheStreamIsDelivered) {
+  server_.on_read = [](Connection& connection, Buffer& buffer) {
+    connection.Send(buffer.data(), buffer.size());
+  };
+  Start(On());
+  const Stopper stopper{server_};
+  const std::string data = Pattern(3'000'000, 1);
+  const Client client(server_.address());
+  std::thread sender([&] {
+    client.Send(data);
+    client.EndStream();
+  });
+  int error = 0;
+  EXPECT_EQ(client.Receive(data.size() + 1, &error), data);
+  EXPECT_EQ(error, 0);
+  sender.join();
+  ASSERT_TRUE(WaitForClosed(1));
+  EXPECT_EQ(Only().received, data);
+  EXPECT_EQ(Only().reason, CloseReason::kPeerClosed);
+}
+
+TEST_P(ServerTest, D04_D07_CloseAllClosesEachOnceAndTheCountIsTrue) {
+  Start(On(3));
+  std::vector<Client> clients;
+  for (int i = 0; i < 50; ++i) clients.emplace_back(server_.address());
+  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 50; }));
+  EXPECT_EQ(server_.connection_count(), 50U);
+  std::thread twice([&] { server_.CloseAllConnections(); });
+  server_.CloseAllConnections();
+  twice.join();
+  for (Client& client : clients) {
+    EXPECT_EQ(client.WaitForEnd(), 0);
+    client.Close();
+  }
+  ASSERT_TRUE(WaitForClosed(50));
+  EXPECT_EQ(server_.connection_count(), 0U);
+  EXPECT_EQ(server_.stats().closed[static_cast<std::size_t>(CloseReason::kLocalClose)], 50U);
+  EXPECT_TRUE(server_.running());
+  const Client next(server_.address());
+  EXPECT_TRUE(server_.WaitFor([&] { return server_.records.size() == 51; }));
+}
+
+TEST_P(ServerTest, D10_ResetsDuringAcceptDoNotMakeItDeaf) {
+  StartEcho(On());
+  for (int i = 0; i < 500; ++i) Client(server_.address()).Reset();
+  const Client client(server_.address());
+  client.Send("heard");
+  EXPECT_EQ(client.Receive(5), "heard");
+  EXPECT_TRUE(Eventually([&] {
+    const Stats stats = server_.stats();
+    return stats.established + stats.accept_errors == 501 && stats.connections == 1;
+  }));
+}
+
+TEST_P(ServerTest, D12_SilentClientsGoOnTimeUnderTraffic) {
+  Options options = On();
+  options.first_data_timeout = 300ms;
+  StartEcho(options);
+  std::atomic<bool> stop{false};
+  std::atomic<long> echoes{0};
+  std::thread traffic([&] {
+    const Client busy(server_.address());
+    while (!stop) {
+      busy.Send("x");
+      if (busy.Receive(1) != "x") break;
+      ++echoes;
+    }
+  });
+  const auto began = std::chrono::steady_clock::now();
+  std::vector<Client> silent;
+  for (int i = 0; i < 100; ++i) silent.emplace_back(server_.address());
+  for (const Client& client : silent) EXPECT_EQ(client.WaitForEnd(), 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, 2s);
+  stop = true;
+  traffic.join();
+  EXPECT_GT(echoes, 10);
+  ASSERT_TRUE(WaitForClosed(101));
+  EXPECT_EQ(server_.stats().closed[static_cast<std::size_t>(CloseReason::kFirstDataTimeout)],
+            100U);
+}
+
+TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
+  std::atomic<Connection*> first_connection{nullptr};
+  std::atomic<int> closings{0};
+  std::atomic<bool> seen{false};
+  server_.on_established = [&](Connection& connection) {
+    Connection* expected = nullptr;
+    if (first_connection.compare_exchange_strong(expected, &connection)) connection.AddReference();
+  };
+  server_.on_read = [&](Connection&, Buffer&) {
+    first_connection.load()->Close();
+    seen = Eventually([&] { return closings == 1; });
+  };
+  server_.on_closing = [&](Connection&, CloseReason) { ++closings; };
+  Start(On(2));
+  const Stopper stopper{server_};
+  Client first(server_.address());
+  ASSERT_TRUE(Eventually([&] { return first_connection.load() != nullptr; }));
+  const Client second(server_.address());
+  second.Send("close the first");
+  EXPECT_EQ(first.WaitForEnd(), 0);
+  first.Close();
+  EXPECT_TRUE(Eventually([&] { return seen.load(); }));
+  first_connection.load()->DropReference();
+}
+
+TEST_P(ServerTest, D20_AFailedStartLeavesNothingBehind) {
+  Start(On());
+  const auto descriptors = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  Options taken = On();
+  taken.port = server_.address().port;
+  RecordingServer second;
+  ASSERT_FALSE(second.Start(taken).ok());
+  const auto before = descriptors();
+  for (int i = 0; i < 20; ++i) {
+    const Status status = second.Start(taken);
+    EXPECT_EQ(status.error.kind, ErrorKind::kAddressInUse);
+    EXPECT_NE(status.message.find("bind"), std::string::npos) << status.message;
+    EXPECT_NE(status.message.find(std::to_string(taken.port)), std::string::npos);
+  }
+  EXPECT_EQ(descriptors(), before);
+  EXPECT_FALSE(second.running());
+  EXPECT_EQ(server_.Start(On()).problem, Status::Problem::kAlreadyRunning);
+}
+
+TEST_P(ServerTest, D21_StartsAndStopsAnyNumberOfTimes) {
+  for (int i = 0; i < 50; ++i) {
+    StartEcho(On(1 + i % 3));
+    Client client(server_.address());
+    client.Send("again");
+    ASSERT_EQ(client.Receive(5), "again");
+    std::thread end([&] {
+      EXPECT_EQ(client.WaitForEnd(), 0);
+      client.Close();
+    });
+    server_.Shutdown();
+    end.join();
+    ASSERT_FALSE(server_.running());
+    ASSERT_EQ(server_.connection_count(), 0U);
+  }
+  EXPECT_EQ(server_.closed, 50U);
+}
+
+TEST_P(ServerTest, D23_TheLimitsAreExactAndToldFromAClosedConnection) {
+  Options options = On();
+  options.max_pending_sends = 3;
+  options.send_backlog_limit = 1000;
+  std::vector<SendResult> results;
+  server_.on_established = [&](Connection& connection) {
+    for (int i = 0; i < 4; ++i) results.push_back(connection.Send("1234567890", 10));
+    connection.Close();
+    results.push_back(connection.Send("x", 1));
+  };
+  Start(options);
+  const Stopper stopper{server_};
+  const Client client(server_.address());
+  EXPECT_EQ(client.Receive(100).size(), 30U);
+  EXPECT_EQ(results, (std::vector{SendResult::kAccepted, SendResult::kAccepted,
+                                  SendResult::kAccepted, SendResult::kBacklogFull,
+                                  SendResult::kClosed}));
+}
+
+TEST_P(ServerTest, D24_D25_OneSendOfAnyLengthArrivesWhole) {
+  const std::string data = Pattern(8'000'000, 2);
+  server_.on_established = [&](Connection& connection) {
+    EXPECT_EQ(connection.Send(data.data(), data.size()), SendResult::kAccepted);
+    EXPECT_EQ(connection.send_backlog(), data.size());
+  };
+  Start(On());
+  const Stopper stopper{server_};
+  const Client client(server_.address());
+  EXPECT_EQ(client.Receive(data.size()), data);
+  ASSERT_TRUE(server_.WaitFor([&] { return Only().written.size() == 1; }));
+  EXPECT_EQ(Only().written.front(), data.size());
+}
+
+TEST_P(ServerTest, D26_SendsOfManyThreadsAreContiguousAndInOrder) {
+  constexpr int kThreads = 8;
+  constexpr std::uint32_t kSends = 500;
+  std::atomic<Connection*> target{nullptr};
+  server_.on_established = [&](Connection& connection) {
+    connection.AddReference();
+    target = &connection;
+  };
+  Options options = On(2);
+  options.send_backlog_limit = 1U << 30U;
+  Start(options);
+  const Stopper stopper{server_};
+  const Client client(server_.address());
+  ASSERT_TRUE(Eventually([&] { return target.load() != nullptr; }));
+  struct Message {
+    std::uint32_t thread, number, check[6];
+  };
+  std::vector<std::thread> threads;
+  for (std::uint32_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (std::uint32_t i = 0; i < kSends; ++i) {
+        Message message{t, i, {t ^ i, t ^ i, t ^ i, t ^ i, t ^ i, t ^ i}};
+        ASSERT_EQ(target.load()->Send(&message, sizeof(message)), SendResult::kAccepted);
+      }
+    });
+  }
+  std::vector<std::uint32_t> next(kThreads, 0);
+  for (std::uint32_t i = 0; i < kThreads * kSends; ++i) {
+    const std::string bytes = client.Receive(sizeof(Message));
+    ASSERT_EQ(bytes.size(), sizeof(Message));
+    Message message;
+    bytes.copy(reinterpret_cast<char*>(&message), sizeof(message));
+    ASSERT_LT(message.thread, static_cast<std::uint32_t>(kThreads));
+    ASSERT_EQ(message.number, next[message.thread]++);
+    for (const std::uint32_t check : message.check) {
+      ASSERT_EQ(check, message.thread ^ message.number);
+    }
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(server_.WaitFor([&] { return Only().written.size() == kThreads * kSends; }));
+  target.load()->DropReference();
+}
+
+TEST_P(ServerTest, D27_TheServerMaySpeakFirst) {
+  server_.on_established = [](Connection& connection) { connection.Send("220 hello", 9); };
+  Start(On());
+  const Stopper stopper{server_};
+  EXPECT_EQ(Client(server_.address()).Receive(9), "220 hello");
+}
+
+TEST_P(ServerTest, EstablishedOnFirstDataIsNeverToldOfASilentClient) {
+  Options options = On();
+  options.established_on = EstablishedOn::kFirstData;
+  StartEcho(options);
+  { const Client silent(server_.address()); }
+  const Client client(server_.address());
+  client.Send("first");
+  EXPECT_EQ(client.Receive(5), "first");
+  ASSERT_TRUE(Eventually([&] { return server_.connection_count() == 1; }));
+  EXPECT_EQ(server_.records.size(), 1U);
+  EXPECT_EQ(server_.stats().accepted, 2U);
+  EXPECT_EQ(server_.stats().established, 1U);
+}
+
+TEST_P(ServerTest, D28_CloseFlushesEverythingAndNeverResets) {
+  const std::string data = Pattern(4'000'000, 3);
+  server_.on_read = [&](Connection& connection, Buffer&) {
+    connection.Send(data.data(), data.size());
+    connection.Close();
+  };
+  Start(On());
+  const Stopper stopper{server_};
+  for (int i = 0; i < 20; ++i) {
+    const Client client(server_.address());
+    // More than the server reads before it closes: unread data must not turn the end into a reset.
+    client.Send(std::string(100'000, 'q'));
+    int error = 0;
+    EXPECT_EQ(client.Receive(data.size() + 1, &error), data);
+    EXPECT_EQ(error, 0);
+  }
+}
+
+TEST_P(ServerTest, AbortResets) {
+  server_.on_read = [](Connection& connection, Buffer&) { connection.Abort(); };
+  Start(On());
+  const Stopper stopper{server_};
+  const Client client(server_.address());
+  client.Send("x");
+  EXPECT_EQ(client.WaitForEnd(), ECONNRESET);
+  ASSERT_TRUE(WaitForClosed(1));
+  EXPECT_EQ(Only().reason, CloseReason::kLocalAbort);
+}
+
+TEST_P(ServerTest, AResetIsAnErrorAndNotAnEnd) {
+  StartEcho(On());
+  Client client(server_.address());
+  client.Send("x");
+  client.Receive(1);
+  client.Reset();
+  ASSERT_TRUE(WaitForClosed(1));
+  EXPECT_EQ(Only().reason, CloseReason::kError);
+  EXPECT_EQ(Only().error.kind, ErrorKind::kReset);
+}
+
+TEST_P(ServerTest, D33_AtCapacityRefusesWithAResetAndCounts) {
+  Options options = On();
+  options.max_connections = 2;
+  StartEcho(options);
+  std::vector<Client> clients;
+  for (int i = 0; i < 2; ++i) clients.emplace_back(server_.address());
+  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 2; }));
+  EXPECT_EQ(Client(server_.address()).WaitForEnd(), ECONNRESET);
+  EXPECT_EQ(server_.stats().refused, 1U);
+  clients.pop_back();
+  ASSERT_TRUE(WaitForClosed(1));
+  const Client next(server_.address());
+  next.Send("room");
+  EXPECT_EQ(next.Receive(4), "room");
+}
+
+TEST_P(ServerTest, D33_AtCapacityWaitsUntilThereIsRoom) {
+  Options options = On();
+  options.max_connections = 3;
+  options.at_capacity = AtCapacity::kWait;
+  StartEcho(options);
+  std::vector<Client> clients;
+  for (int i = 0; i < 30; ++i) {
+    clients.emplace_back(server_.address());
+    clients.back().Send("patience");
+  }
+  for (Client& client : clients) {
+    EXPECT_EQ(client.Receive(8), "patience");
+    EXPECT_LE(server_.connection_count(), 3U);
+    client.Close();
+  }
+  EXPECT_TRUE(WaitForClosed(30));
+  EXPECT_EQ(server_.stats().refused, 0U);
+}
+
+TEST_P(ServerTest, PausedReadingDeliversNothingAndLosesNothing) {
+  std::atomic<Connection*> target{nullptr};
+  server_.on_read = [&](Connection& connection, Buffer&) {
+    if (target.load() != nullptr) return;
+    connection.PauseReading();
+    connection.AddReference();
+    target = &connection;
+  };
+  Start(On());
+  const Stopper stopper{server_};
+  const std::string data = Pattern(2'000'000, 4);
+  const Client client(server_.address());
+  std::thread sender([&] {
+    client.Send(data);
+    client.EndStream();
+  });
+  ASSERT_TRUE(Eventually([&] { return target.load() != nullptr; }));
+  const std::size_t seen = Only().received.size();
+  const std::uint64_t reads = server_.stats().hook_calls;
+  // Another client's round trip: time in which a mistake would have shown.
+  { const Client other(server_.address()); }
+  EXPECT_TRUE(WaitForClosed(1));
+  EXPECT_EQ(server_.records.begin()->second.received.size(), seen);
+  EXPECT_EQ(server_.stats().hook_calls, reads + 2);
+  target.load()->ResumeReading();
+  sender.join();
+  ASSERT_TRUE(WaitForClosed(2));
+  EXPECT_EQ(server_.records.begin()->second.received, data);
+  target.load()->DropReference();
+}
+
+TEST_P(ServerTest, AClientThatNeverReadsIsNotReadFrom) {
+  StartEcho(On());
+  const Client greedy(server_.address());
+  timeval soon{0, 200'000};
+  ::setsockopt(greedy.fd(), SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof(soon));
+  EXPECT_FALSE(greedy.Send(std::string(64'000'000, 'g'))) << "somebody buffered all of it";
+  const Client other(server_.address());
+  other.Send("served");
+  EXPECT_EQ(other.Receive(6), "served");
+  const auto connections = server_.connections();
+  for (const ConnectionPtr& connection : connections) {
+    EXPECT_LE(connection->send_backlog(), 64U * 1024 + On().buffer_size);
+  }
+}
+
+TEST_P(ServerTest, IdleAndWriteTimeouts) {
+  Options options = On();
+  options.idle_timeout = 200ms;
+  StartEcho(options);
+  const Client idle(server_.address());
+  idle.Send("x");
+  EXPECT_EQ(idle.WaitForEnd(), 0);
+  ASSERT_TRUE(WaitForClosed(1));
+  EXPECT_EQ(Only().reason, CloseReason::kIdleTimeout);
+  server_.Shutdown(1s);
+
+  const std::string data(50'000'000, 'w');
+  RecordingServer writer;
+  options.idle_timeout.reset();
+  options.write_timeout = 200ms;
+  options.send_backlog_limit = 1U << 30U;
+  writer.on_established = [&](Connection& connection) {
+    connection.Send(data.data(), data.size());
+  };
+  ASSERT_TRUE(writer.Start(options).ok());
+  const Client stuck(writer.address());
+  ASSERT_TRUE(writer.WaitFor([&] { return writer.closed == 1; }));
+  EXPECT_EQ(writer.records.begin()->second.reason, CloseReason::kWriteTimeout);
+}
+
+TEST_P(ServerTest, ShutdownUnderLoadIsBoundedAndClosesEachOnce) {
+  StartEcho(On(3));
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  std::atomic<int> connected{0};
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      std::vector<Client> clients;
+      for (int i = 0; i < 50; ++i) clients.emplace_back(server_.address());
+      connected += 50;
+      const std::string data(10'000, 'l');
+      while (!stop) {
+        for (const Client& client : clients) {
+          if (client.Send(data)) client.Receive(data.size());
+        }
+      }
+    });
+  }
+  ASSERT_TRUE(Eventually([&] { return connected == 200; }));
+  const auto began = std::chrono::steady_clock::now();
+  server_.Shutdown(1s);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, 2s);
+  const std::size_t established = server_.records.size();
+  EXPECT_EQ(server_.closed, established);
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(server_.closed, established) << "a hook after shutdown";
+}
+
+TEST_P(ServerTest, ShutdownFromAHookReturnsAtOnceAndGoesOnBehindIt) {
+  std::atomic<bool> returned{false};
+  server_.on_read = [&](Connection&, Buffer&) {
+    server_.Shutdown(1s);
+    returned = true;
+  };
+  Start(On(2));
+  const Stopper stopper{server_};
+  Client client(server_.address());
+  client.Send("stop");
+  EXPECT_EQ(client.WaitForEnd(), 0);
+  client.Close();
+  EXPECT_TRUE(server_.WaitUntilStopped(testing::kDeadline));
+  EXPECT_TRUE(returned);
+  EXPECT_EQ(Only().reason, CloseReason::kShutdown);
+  server_.on_read = nullptr;
+  Start(On());
+}
+
+TEST_P(ServerTest, ShutdownFromManyThreadsAtOnce) {
+  StartEcho(On(2));
+  const Client client(server_.address());
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) threads.emplace_back([&] { server_.Shutdown(500ms); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_FALSE(server_.running());
+  server_.Shutdown();
+}
+
+TEST_P(ServerTest, AnExceptionInAHookEndsThatConnectionOnly) {
+  server_.on_read = [](Connection& connection, Buffer& buffer) {
+    if (buffer.view() == "bad") throw std::runtime_error("a user's mistake");
+    connection.Send(buffer.data(), buffer.size());
+  };
+  Start(On());
+  const Stopper stopper{server_};
+  const Client good(server_.address());
+  const Client bad(server_.address());
+  bad.Send("bad");
+  EXPECT_EQ(bad.WaitForEnd(), ECONNRESET);
+  good.Send("good");
+  EXPECT_EQ(good.Receive(4), "good");
+  ASSERT_TRUE(WaitForClosed(1));
+  EXPECT_EQ(server_.stats().hook_errors, 1U);
+  EXPECT_EQ(server_.stats().closed[static_cast<std::size_t>(CloseReason::kHookError)], 1U);
+}
+
+TEST_P(ServerTest, ABufferMovedOutKeepsItsBytes) {
+  std::vector<Buffer> kept;
+  server_.on_read = [&](Connection& connection, Buffer& buffer) {
+    if (kept.empty()) kept.push_back(std::move(buffer));
+    connection.Send("k", 1);
+  };
+  Start(On());
+  const Stopper stopper{server_};
+  const Client client(server_.address());
+  client.Send("precious");
+  client.Receive(1);
+  for (int i = 0; i < 100; ++i) {
+    client.Send(std::string(1000, 'x'));
+    client.Receive(1);
+  }
+  EXPECT_EQ(kept.front().view(), "precious");
+  EXPECT_GE(server_.stats().buffers_in_use, 1U);
+  server_.Shutdown(0s);
+  EXPECT_EQ(kept.front().view(), "precious") << "bytes outlive the run";
+}
+
+TEST_P(ServerTest, BroadcastReachesAllButOne) {
+  Start(On(2));
+  std::vector<Client> clients;
+  for (int i = 0; i < 20; ++i) clients.emplace_back(server_.address());
+  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 20; }));
+  const auto connections = server_.connections();
+  ASSERT_EQ(connections.size(), 20U);
+  EXPECT_EQ(server_.Broadcast("all", 3, connections.front().get()), 19U);
+  server_.CloseAllConnections();
+  int heard = 0;
+  for (const Client& client : clients) heard += client.Receive(4) == "all" ? 1 : 0;
+  EXPECT_EQ(heard, 19);
+}
+
+// Descriptors run out because of clients: the server waits without burning the processor, and serves again.
+TEST_P(ServerTest, D09_OutOfDescriptorsWaitsAndRecovers) {
+  StartEcho(On());
+  { const Client warm_up(server_.address()); }
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  std::vector<Client> clients;
+  for (int i = 0; i < 5; ++i) clients.emplace_back(server_.address());
+  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 6; }));
+  // A client that is connecting while the limit leaves no descriptor for the server's end of it.
+  const int probe = ::dup(0);
+  ::close(probe);
+  Client late = [&] {
+    const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+    ::close(fd);
+    rlimit tight = before;
+    tight.rlim_cur = static_cast<rlim_t>(probe) + 1;
+    ::setrlimit(RLIMIT_NOFILE, &tight);
+    return Client(server_.address());
+  }();
+  EXPECT_TRUE(server_.WaitFor([&] { return !server_.warnings.empty(); }));
+  EXPECT_TRUE(Eventually([&] { return server_.stats().accept_errors >= 2; }));
+  EXPECT_LT(server_.stats().accept_errors, 10U) << "a busy loop";
+  ::setrlimit(RLIMIT_NOFILE, &before);
+  late.Send("at last");
+  EXPECT_EQ(late.Receive(7), "at last");
+  EXPECT_EQ(server_.warnings.size(), 1U);
+}
+
+TEST(ServerDeathTest, D19_DestroyingARunningServerIsRefused) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        Server server;
+        Options options;
+        options.port = 0;
+        static_cast<void>(server.Start(options));
+      },
+      "call Shutdown in the destructor of the most derived class");
+}
+
+std::vector<std::string> AvailableBackends() {
+  std::vector<std::string> names;
+  for (const BackendInfo& info : Backends()) {
+    if (info.available) names.push_back(info.name);
+  }
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Ports, ServerTest, ::testing::ValuesIn(AvailableBackends()),
+                         [](const auto& test) { return test.param; });
+
+}  // namespace
+}  // namespace iocp
