@@ -13,8 +13,9 @@ namespace {
 
 constexpr std::uint16_t kIncremental = 2;  // IOU_PBUF_RING_INC, Linux 6.12
 
-// The ring goes round through all its blocks, so together they should fit into a second-level cache, next
-// to what the hooks touch, and still hold a few batches (kBatchBytes): 8 blocks of 64 KiB.
+// The ring goes round through all its blocks, so together they should fit into a second-level
+// cache, next to what the hooks touch, and still hold a few batches (kBatchBytes): 8 blocks of 64
+// KiB.
 constexpr std::size_t kIncrementalBytes = 512 * 1024;
 // Where each receive spends a whole block, there must be more of them; a small message touches only
 // the first page of its block: 32 blocks of 64 KiB.
@@ -72,8 +73,7 @@ int UringBuffers::Register(io_uring* ring, BufferPool* pool, bool want_increment
 bool UringBuffers::TryRegister(io_uring* ring, bool incremental, int* error) {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t bytes = (slots_.size() * sizeof(io_uring_buf) + page - 1) / page * page;
-  void* memory =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     *error = -errno;
     return false;
@@ -125,9 +125,9 @@ Buffer UringBuffers::Consume(std::uint32_t cqe_flags, std::size_t size) {
     usual_size_ = (7 * usual_size_ + size) / 8;
   }
   // An end of stream uses nothing up, although some kernels leave the flag out for it (6.19, see
-  // axboe/liburing #1545): taking them at their word would free a block that they go on to write to.
-  const bool used_up =
-      !incremental_ || (size > 0 && (cqe_flags & IORING_CQE_F_BUF_MORE) == 0);
+  // axboe/liburing #1545): taking them at their word would free a block that they go on to write
+  // to.
+  const bool used_up = !incremental_ || (size > 0 && (cqe_flags & IORING_CQE_F_BUF_MORE) == 0);
   if (used_up) {
     Retire(id);
     missing_.push_back(id);

@@ -1,4 +1,5 @@
-// The buffers that the kernel receives into: a few blocks of the pool in a ring that it shares with us.
+// The buffers that the kernel receives into: a few blocks of the pool in a ring that it shares with
+// us.
 //
 // A receive takes its buffer from the ring when its data is there, not before, so idle connections
 // hold none. Newer kernels (6.12) use a buffer up piece by piece, which packs small messages into

@@ -62,8 +62,8 @@ struct UringPort::Gather {
   iovec pieces[kMaxPieces];
 };
 
-// What the port knows of a socket. Completions name the link, not the socket: the answer to a cancellation
-// may come when the socket is long closed and freed, and the link stays until then.
+// What the port knows of a socket. Completions name the link, not the socket: the answer to a
+// cancellation may come when the socket is long closed and freed, and the link stays until then.
 struct UringPort::Link {
   Socket* socket = nullptr;  // null exactly when closed
   unsigned answers_due = 0;  // submissions whose last completion has not been seen
@@ -73,14 +73,16 @@ struct UringPort::Link {
   bool paused = false;          // true exactly from Pause, or an exhaustion, to Resume
   bool cancel_receive = false;  // true exactly when Cancel has to end what is receiving
   bool armed = false;           // true exactly when the kernel has the accept or receive
-  bool disarming = false;       // true exactly when the kernel was asked to end it, and did not refuse
+  // True exactly when the kernel was asked to end it, and did not refuse.
+  bool disarming = false;
 
   bool sending = false;         // true exactly when Send has not ended
   bool cancel_send = false;     // true exactly when Cancel has to end what is sending
   bool send_submitted = false;  // true exactly when the kernel has the send
-  bool stopping_send = false;   // true exactly when the kernel was asked to end it, and did not refuse
-  // True exactly when a send found the connection broken. That took the error off the socket, so that a
-  // receive would see an end of stream where there was none (R7).
+  // True exactly when the kernel was asked to end it, and did not refuse.
+  bool stopping_send = false;
+  // True exactly when a send found the connection broken. That took the error off the socket, so
+  // that a receive would see an end of stream where there was none (R7).
   bool broken = false;
   Gather* gather = nullptr;  // of a send with several pieces
   iovec piece{};             // of a send with one

@@ -33,7 +33,8 @@ UringPort::UringPort(const PortOptions& options, const UringTuning& tuning)
 
 UringPort::~UringPort() {
   assert(operations_in_flight_ == 0 && "operations were never ended");
-  // What the ring still has touches no memory of ours: the watch on wake_, answers to cancellations.
+  // What the ring still has touches no memory of ours: the watch on wake_, answers to
+  // cancellations.
   if (has_ring_) io_uring_queue_exit(&ring_);
   if (wake_ >= 0) ::close(wake_);
   while (all_links_ != nullptr) delete std::exchange(all_links_, all_links_->next_in_all);
@@ -209,10 +210,11 @@ void UringPort::SettleChanges(Batch& batch) {
 }
 
 // Receives that found no buffer are armed again only as far as there are buffers now: all at once
-// would mostly find none again.
+// would mostly find none again. What waits in the completion queue has taken its buffers already.
 void UringPort::ReleaseStarved() {
   if (!lists_->starved.empty()) {
-    for (std::size_t left = buffers_.ReceivesLeft(); left > 0; --left) {
+    const std::size_t taken = io_uring_cq_ready(&ring_);
+    for (std::size_t left = buffers_.ReceivesLeft(); left > taken; --left) {
       if (lists_->starved.empty()) break;
       MarkChanged(lists_->starved.Pop());
     }
@@ -300,9 +302,9 @@ bool UringPort::SubmitSend(Link& link) {
   return true;
 }
 
-// By the operation, not by the descriptor, which may be another connection's by the time the kernel looks.
-// An operation is armed again under its name only after the cancellations of the one before, so
-// those cannot hit it.
+// By the operation, not by the descriptor, which may be another connection's by the time the kernel
+// looks. An operation is armed again under its name only after the cancellations of the one before,
+// so those cannot hit it.
 bool UringPort::SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
@@ -321,9 +323,9 @@ bool UringPort::SubmitWakeUp() {
   return true;
 }
 
-// One system call, or none. Completions of a ring with DEFER_TASKRUN only come forth in a call that asks for
-// events; a call that merely submits leaves the sockets' data with the kernel until what is at
-// hand has been dealt with.
+// One system call, or none. Completions of a ring with DEFER_TASKRUN only come forth in a call that
+// asks for events; a call that merely submits leaves the sockets' data with the kernel until what
+// is at hand has been dealt with.
 void UringPort::EnterSystem(const Batch& batch, TimePoint deadline) {
   const bool overflow = io_uring_cq_has_overflow(&ring_);
   if (overflow) ++counters_.overflows;
@@ -367,7 +369,8 @@ bool UringPort::PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout) {
 void UringPort::NoteSubmission(int result) {
   pushed_back_ = result < 0 && result != -ETIME && result != -EINTR;
   if (!pushed_back_) return;
-  // EBADR is not about submitting: the kernel had no memory to keep completions for which there was no room.
+  // EBADR is not about submitting: the kernel had no memory to keep completions for which there was
+  // no room.
   ++(result == -EBADR ? counters_.dropped : counters_.refused_submits);
   assert((result == -EBADR || result == -EBUSY || result == -EAGAIN || result == -ENOMEM) &&
          "the ring was used wrongly");

@@ -1,9 +1,9 @@
 // The completion port on io_uring: one ring, used by one worker.
 //
 // The calls only note what is wanted of a socket and put it on a list; Wait goes through the list,
-// compares what is wanted with what the kernel was asked for, and makes up the difference with submissions.
-// So Pause and Resume in quick turns cost nothing, and a request that the kernel cannot take now, or a
-// cancellation that it missed, is simply still a difference the next time.
+// compares what is wanted with what the kernel was asked for, and makes up the difference with
+// submissions. So Pause and Resume in quick turns cost nothing, and a request that the kernel
+// cannot take now, or a cancellation that it missed, is simply still a difference the next time.
 #pragma once
 
 #include <liburing.h>
@@ -30,13 +30,13 @@ struct UringTuning {
 
 // Rare events, since Open. Read on the worker's thread.
 struct UringCounters {
-  std::uint64_t starved = 0;            // receives that found no buffer
-  std::uint64_t overflows = 0;          // turns that found the completion queue overflowing
-  std::uint64_t dropped = 0;            // times the kernel said that it lost completions
-  std::uint64_t out_of_memory = 0;      // operations tried again because the kernel had no memory
-  std::uint64_t missed_cancels = 0;     // cancellations that did not find their operation
-  std::uint64_t refused_submits = 0;    // submissions that the kernel pushed back
-  std::uint64_t invalid_accepts = 0;    // accepted descriptors that were none
+  std::uint64_t starved = 0;          // receives that found no buffer
+  std::uint64_t overflows = 0;        // turns that found the completion queue overflowing
+  std::uint64_t dropped = 0;          // times the kernel said that it lost completions
+  std::uint64_t out_of_memory = 0;    // operations tried again because the kernel had no memory
+  std::uint64_t missed_cancels = 0;   // cancellations that did not find their operation
+  std::uint64_t refused_submits = 0;  // submissions that the kernel pushed back
+  std::uint64_t invalid_accepts = 0;  // accepted descriptors that were none
 };
 
 class UringPort final : public CompletionPort {
@@ -111,7 +111,7 @@ class UringPort final : public CompletionPort {
 
   const PortOptions options_;
   const UringTuning tuning_;
-  // Before the ring in memory order: the ring goes first, by hand, in the destructor.
+  // Destroyed after the ring, which the destructor ends by hand (R10).
   UringBuffers buffers_;
   io_uring ring_{};
   bool has_ring_ = false;  // true exactly when ring_ was created and not yet destroyed
@@ -128,7 +128,8 @@ class UringPort final : public CompletionPort {
   std::size_t operations_in_flight_ = 0;  // of the system, cancellations not counted
 
   std::unique_ptr<Lists> lists_;
-  TimePoint delayed_until_{};  // when the operations that the kernel had no memory for are tried again
+  // When the operations that the kernel had no memory for are tried again.
+  TimePoint delayed_until_{};
   Link* all_links_ = nullptr;
   Link* free_links_ = nullptr;
   Gather* free_gathers_ = nullptr;

@@ -186,8 +186,8 @@ void UringPort::OnSendResult(Link& link, int result, Batch& batch) {
   }
 }
 
-// A cancellation can miss an operation that the kernel has in its hands at that moment. As long as the
-// operation has not come back, it is asked again.
+// A cancellation can miss an operation that the kernel has in its hands at that moment. As long as
+// the operation has not come back, it is asked again.
 void UringPort::OnCancelResult(Link& link, int result, bool of_send) {
   if (link.socket == nullptr) {
     ReleaseIfUnused(link);

@@ -17,11 +17,11 @@
 namespace iocp {
 namespace {
 
-// Entries of the submission queue: more than one batch of completions usually asks for. A full one costs
-// a system call, no more.
+// Entries of the submission queue: more than one batch of completions usually asks for. A full one
+// costs a system call, no more.
 constexpr unsigned kSubmissions = 512;
-// Entries of the completion queue for each one of submission. One multishot operation fills many, and a
-// queue that overflows is slow and ends multishot operations.
+// Entries of the completion queue for each one of submission. One multishot operation fills many,
+// and a queue that overflows is slow and ends multishot operations.
 constexpr unsigned kCompletionsPerSubmission = 8;
 constexpr unsigned kFewestSubmissions = 32;
 
@@ -44,7 +44,8 @@ std::string KernelRelease() {
 
 int ReadIoUringDisabled() {
   const std::unique_ptr<FILE, int (*)(FILE*)> file(
-      std::fopen("/proc/sys/kernel/io_uring_disabled", "re"), [](FILE* f) { return std::fclose(f); });
+      std::fopen("/proc/sys/kernel/io_uring_disabled", "re"),
+      [](FILE* f) { return std::fclose(f); });
   int value = -1;
   if (file == nullptr || std::fscanf(file.get(), "%d", &value) != 1) return -1;
   return value;
@@ -179,8 +180,8 @@ std::string ExplainRefusal(int error_number, int io_uring_disabled, const std::s
              "sandbox hides it; " +
              std::string(kNeeded) + ", this is " + kernel;
     case EINVAL:
-      return "this kernel's io_uring is too old (EINVAL): " + std::string(kNeeded) +
-             ", this is " + kernel;
+      return "this kernel's io_uring is too old (EINVAL): " + std::string(kNeeded) + ", this is " +
+             kernel;
     case ENOMEM:
       return "there is not enough memory for an io_uring (ENOMEM); raise the limit of locked "
              "memory (ulimit -l), or free some memory";

@@ -37,8 +37,12 @@ class Client {
     to.sin_family = AF_INET;
     to.sin_port = htons(address.port);
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (::connect(fd_, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0) {
-      throw std::runtime_error("connect: " + std::to_string(errno));
+    // An interrupted connect goes on by itself; asking again tells how it went.
+    while (::connect(fd_, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0 &&
+           errno != EISCONN) {
+      if (errno != EINTR && errno != EALREADY) {
+        throw std::runtime_error("connect: " + std::to_string(errno));
+      }
     }
   }
   Client(Client&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
@@ -51,6 +55,7 @@ class Client {
   bool Send(std::string_view data) const {
     while (!data.empty()) {
       const ssize_t sent = ::send(fd_, data.data(), data.size(), MSG_NOSIGNAL);
+      if (sent < 0 && errno == EINTR) continue;
       if (sent <= 0) return false;
       data.remove_prefix(static_cast<std::size_t>(sent));
     }
@@ -62,6 +67,7 @@ class Client {
     std::size_t have = 0;
     while (have < size) {
       const ssize_t got = ::recv(fd_, data.data() + have, size - have, 0);
+      if (got < 0 && errno == EINTR) continue;
       if (got < 0 && error != nullptr) *error = errno;
       if (got <= 0) break;
       have += static_cast<std::size_t>(got);
@@ -75,7 +81,7 @@ class Client {
     for (;;) {
       const ssize_t got = ::recv(fd_, buffer, sizeof(buffer), 0);
       if (got == 0) return 0;
-      if (got < 0) return errno;
+      if (got < 0 && errno != EINTR) return errno;
     }
   }
   void EndStream() const { ::shutdown(fd_, SHUT_WR); }

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# `pip install .` with nothing but what build isolation brings, without io_uring, in an environment of
+# its own; $1 is the Python. The package must say what it lacks, and work.
+set -euo pipefail
+python=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+"$python" -m venv "$folder/venv"
+"$folder/venv/bin/pip" install --disable-pip-version-check -v \
+  --config-settings=cmake.define.IOCP_URING=OFF --config-settings=build-dir="$folder/build" . >"$folder/log" 2>&1 || {
+  tail -n 50 "$folder/log" >&2
+  exit 1
+}
+grep -q 'building with epoll only' "$folder/log" || {
+  echo "the build did not say that io_uring is left out" >&2
+  exit 1
+}
+cd "$folder"
+venv/bin/python -m iocp_bind info | tee info
+grep -q 'io_uring *no: not compiled in: .*liburing-dev' info
+venv/bin/python -m iocp_bind demo
