@@ -23,10 +23,11 @@
 // R7  A reset is never reported as an end of stream. Errors are a closed set, ErrorKind, plus the
 //     system's own code; kCancelled is reported exactly for what Cancel ended.
 // R8  Accepting cannot die. The error of one client is a completion, and accepting goes on.
-//     Running out of descriptors or memory is a completion with kOutOfResources, and accepting
-//     is paused until Resume: never a busy loop, never an exit.
+//     Running out of descriptors or memory, or any other failure that would come again at once, is a
+//     completion with kOutOfResources and the system's code, and accepting is paused until
+//     Resume: never a busy loop, never an exit.
 // R9  Wait returns a batch, bounded in number and in received bytes, hides interruptions by signals,
-//     and honours its timeout.
+//     and honours its timeout. It may return empty-handed before that.
 // R10 A port is destroyed only with nothing in flight; the system's object goes first, memory after.
 // R11 A port says whether it is available and, if not, why, in words a user can act on.
 #pragma once
@@ -52,10 +53,9 @@ inline constexpr NativeSocket kNoSocket = -1;
 struct Socket {
   NativeSocket handle = kNoSocket;
   std::uint64_t next_sequence = 0;  // of the next receive completion
-  void* send_state = nullptr;       // what the port needs to remember of a send in flight
+  void* port_data = nullptr;        // the port's own; null before the port has seen the socket
   std::uint8_t state = 0;           // bits, each port's own
   std::uint8_t interest = 0;        // what the system was last told to watch (readiness ports)
-  std::uint8_t in_flight = 0;       // operations of the system that have not come back
 };
 
 // A piece of a gathered send. Laid out like iovec.

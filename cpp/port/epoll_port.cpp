@@ -21,6 +21,9 @@ constexpr std::uint8_t kReceiving = 1;  // true exactly when Accept or Receive h
 constexpr std::uint8_t kListener = 2;   // true exactly when it is a listener
 constexpr std::uint8_t kPaused = 4;     // true exactly from Pause to Resume
 constexpr std::uint8_t kSending = 8;    // true exactly when a send waits until it can be written
+// True exactly when a send found the connection broken. That took the error off the socket, so that a
+// receive would see an end of stream where there was none (R7).
+constexpr std::uint8_t kBroken = 16;
 
 // Socket::interest.
 constexpr std::uint8_t kWatchIn = 1;
@@ -139,14 +142,14 @@ void EpollPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
     ready_.push_back(std::move(completion));
     return;
   }
-  auto* waiting = static_cast<WaitingSend*>(socket.send_state);
+  auto* waiting = static_cast<WaitingSend*>(socket.port_data);
   if (waiting == nullptr) {
     waiting = free_sends_ != nullptr ? std::exchange(free_sends_, free_sends_->next)
                                      : new WaitingSend;
   }
   waiting->count = count;
   std::copy_n(pieces, count, waiting->pieces);
-  socket.send_state = waiting;
+  socket.port_data = waiting;
   socket.state |= kSending;
   Watch(socket);
 }
@@ -163,7 +166,7 @@ void EpollPort::Cancel(Socket& socket) {
         Ended(socket, listener ? Operation::kAccept : Operation::kReceive, cancelled));
   }
   if ((socket.state & kSending) != 0) {
-    auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.send_state, nullptr));
+    auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.port_data, nullptr));
     waiting->next = std::exchange(free_sends_, waiting);
     socket.state &= static_cast<std::uint8_t>(~kSending);
     ready_.push_back(Ended(socket, Operation::kSend, cancelled));
@@ -267,11 +270,10 @@ void EpollPort::AcceptSome(Socket& listener, Batch& batch) {
     if (fd >= 0) {
       completion.accepted = fd;
     } else {
-      completion.error = ErrorFromErrno(errno);
-      // An error of one client leaves the listener as it is. Whatever else fails would fail again at
-      // once, so it waits for Resume like exhaustion.
-      if (completion.error.kind != ErrorKind::kClientGone) {
-        completion.error.kind = ErrorKind::kOutOfResources;
+      const bool one_clients = IsOneClientsError(errno);
+      completion.error = {one_clients ? ErrorKind::kClientGone : ErrorKind::kOutOfResources, errno};
+      // Whatever else fails would fail again at once, so it waits for Resume like exhaustion.
+      if (!one_clients) {
         Pause(listener);
         Watch(listener);
       }
@@ -309,8 +311,11 @@ void EpollPort::ReceiveOnce(Socket& socket, Batch& batch) {
   } while (received < 0 && errno == EINTR);
   if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
   if (received <= 0) {
-    const Error error =
-        received == 0 ? Error{ErrorKind::kEndOfStream, 0} : ErrorFromErrno(errno);
+    Error error = ErrorFromErrno(errno);
+    if (received == 0) {
+      error = (socket.state & kBroken) != 0 ? Error{ErrorKind::kReset, ECONNRESET}
+                                            : Error{ErrorKind::kEndOfStream, 0};
+    }
     socket.state &= static_cast<std::uint8_t>(~kReceiving);
     batch.Add(Ended(socket, Operation::kReceive, error));
     return;
@@ -328,10 +333,10 @@ void EpollPort::ReceiveOnce(Socket& socket, Batch& batch) {
 }
 
 void EpollPort::FinishSend(Socket& socket, Batch& batch) {
-  auto* waiting = static_cast<WaitingSend*>(socket.send_state);
+  auto* waiting = static_cast<WaitingSend*>(socket.port_data);
   Completion completion;
   if (!TrySend(socket, waiting->pieces, waiting->count, &completion)) return;
-  socket.send_state = nullptr;
+  socket.port_data = nullptr;
   socket.state &= static_cast<std::uint8_t>(~kSending);
   waiting->next = std::exchange(free_sends_, waiting);
   batch.Add(std::move(completion));
@@ -357,6 +362,7 @@ bool EpollPort::TrySend(Socket& socket, const Piece* pieces, std::size_t count,
   completion->socket = &socket;
   if (sent < 0) {
     completion->error = ErrorFromErrno(errno);
+    socket.state |= kBroken;
   } else {
     completion->bytes = static_cast<std::size_t>(sent);
   }
@@ -395,7 +401,7 @@ void EpollPort::Watch(Socket& socket) {
       ready_.push_back(Ended(socket, Operation::kReceive, error));
     }
     if ((socket.state & kSending) != 0) {
-      auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.send_state, nullptr));
+      auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.port_data, nullptr));
       waiting->next = std::exchange(free_sends_, waiting);
       socket.state &= static_cast<std::uint8_t>(~kSending);
       ready_.push_back(Ended(socket, Operation::kSend, error));

@@ -156,7 +156,6 @@ Error ErrorFromErrno(int error_number) {
       case ETIMEDOUT:
         return ErrorKind::kTimedOut;
       case ECONNABORTED:
-      case EPROTO:
         return ErrorKind::kClientGone;
       case EMFILE:
       case ENFILE:
@@ -181,6 +180,25 @@ Error ErrorFromErrno(int error_number) {
     }
   }();
   return {kind, error_number};
+}
+
+bool IsOneClientsError(int error_number) {
+  switch (error_number) {
+    case ECONNABORTED:
+    case ECONNRESET:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case ENONET:
+    case ENOPROTOOPT:
+    case EPERM:  // a firewall rule
+    case EPROTO:
+    case ETIMEDOUT:
+      return true;
+    default:
+      return false;
+  }
 }
 
 bool IsExhaustion(int error_number) {

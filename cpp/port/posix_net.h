@@ -19,7 +19,10 @@ Error EndpointsPosix(NativeSocket handle, Address* local, Address* remote);
 // Closes a descriptor; with `reset` it sends a reset first and drops what is queued.
 void ClosePosix(NativeSocket handle, bool reset);
 
-// Classes of accept(2) errors (R8): true exactly when descriptors or memory have run out, so that trying
+// Errors of accept(2) that are of one client and leave the listener as it is (R8).
+bool IsOneClientsError(int error_number);
+
+// True exactly when descriptors or memory have run out, so that trying
 // again at once would only fail again.
 bool IsExhaustion(int error_number);
 

@@ -78,17 +78,17 @@ void UringPort::ReleaseIfUnused(Link& link) {
 }
 
 UringPort::Link& UringPort::LinkOf(const Socket& socket) {
-  return *static_cast<Link*>(socket.send_state);
+  return *static_cast<Link*>(socket.port_data);
 }
 
 void UringPort::MarkChanged(Link& link) { lists_->changed.Push(link); }
 
 void UringPort::Accept(Socket& listener) {
-  auto* link = static_cast<Link*>(listener.send_state);
+  auto* link = static_cast<Link*>(listener.port_data);
   if (link == nullptr) {
     link = TakeLink();
     if (link == nullptr) std::abort();  // not the first listener, see Open
-    listener.send_state = link;
+    listener.port_data = link;
     link->socket = &listener;
   }
   link->listener = true;
@@ -103,7 +103,7 @@ Error UringPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addr
   if (link == nullptr) return ErrorFromErrno(ENOMEM);
   socket = Socket{};
   socket.handle = handle;
-  socket.send_state = link;
+  socket.port_data = link;
   link->socket = &socket;
   return {};
 }
@@ -149,7 +149,7 @@ void UringPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
 void UringPort::ShutdownSend(Socket& socket) { ::shutdown(DescriptorOf(socket), SHUT_WR); }
 
 void UringPort::Cancel(Socket& socket) {
-  if (socket.send_state == nullptr) return;  // a listener that never accepted
+  if (socket.port_data == nullptr) return;  // a listener that never accepted
   Link& link = LinkOf(socket);
   link.cancel_receive = link.receiving;
   link.cancel_send = link.sending;
@@ -157,11 +157,11 @@ void UringPort::Cancel(Socket& socket) {
 }
 
 void UringPort::Close(Socket& socket, bool reset) {
-  if (socket.send_state != nullptr) {
+  if (socket.port_data != nullptr) {
     Link& link = LinkOf(socket);
     assert(!link.receiving && !link.sending);
     link.socket = nullptr;
-    socket.send_state = nullptr;
+    socket.port_data = nullptr;
     ReleaseIfUnused(link);
   }
   ClosePosix(std::exchange(socket.handle, kNoSocket), reset);

@@ -10,27 +10,6 @@
 
 namespace iocp {
 namespace {
-
-// Errors of accept that are one client's misfortune, see accept(2): the next one may do better.
-bool IsOneClientsError(int error_number) {
-  switch (error_number) {
-    case ECONNABORTED:
-    case EPROTO:
-    case ENETDOWN:
-    case ENOPROTOOPT:
-    case EHOSTDOWN:
-    case ENONET:
-    case EHOSTUNREACH:
-    case ENETUNREACH:
-    case ETIMEDOUT:
-    case ECONNRESET:
-    case EPERM:  // a firewall rule
-      return true;
-    default:
-      return false;
-  }
-}
-
 // Some kernels take a descriptor's O_NONBLOCK to mean that its operations must not wait for
 // readiness; for us they wait in the ring.
 void LetOperationsWait(int fd) {

@@ -1,0 +1,134 @@
+"""Fixtures. What they hand out is in support.py."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import iocp_bind
+from support import (
+    ON_LINUX,
+    Connect,
+    S,
+    Serve,
+    Target,
+    backends_of_this_system,
+    open_client,
+    thread_count,
+    uring_refusal,
+    wait_until,
+)
+
+with contextlib.suppress(ImportError):
+    import numpy as np  # noqa: F401: its threads must not be taken for the server's
+
+with contextlib.suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "here",
+        deadline=None,
+        derandomize=bool(os.environ.get("CI")),
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    settings.load_profile("here")
+
+
+@pytest.fixture(params=backends_of_this_system())
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each back-end of this system. One that it must have fails rather than skips."""
+    name: str = request.param
+    info = iocp_bind.backends()[name]
+    if info.available:
+        return name
+    if name == "io_uring":
+        refusal = uring_refusal()
+        if refusal is not None:
+            pytest.skip(f"{refusal}; {info.reason}")
+        if os.environ.get("IOCP_BIND_ALLOW_NO_URING") == "1":
+            pytest.skip(info.reason)
+    pytest.fail(f"{name} must be available on this system: {info.reason}")
+
+
+class Logs(logging.Handler):
+    """What the logger `iocp_bind` said. A test that expects something sets `expected`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.expected = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def expect(self) -> list[logging.LogRecord]:
+        self.expected = True
+        return self.records
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    """Fail the test when the package logged something nobody expected."""
+    handler = Logs()
+    logger = logging.getLogger("iocp_bind")
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+    if not handler.expected:
+        assert [record.getMessage() for record in handler.records] == []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    """Fail the test when it left threads behind: those of a server, or its own."""
+    if not ON_LINUX:
+        yield
+        return
+    before = thread_count()
+    yield
+    wait_until(lambda: thread_count() <= before, f"threads beyond {before} ending")
+
+
+@pytest.fixture
+def serve(backend: str) -> Iterator[Serve]:
+    """Start servers on free ports; shut them down after the test."""
+    started: list[iocp_bind.Server] = []
+
+    def start(server: S, **options: Any) -> S:
+        host = options.pop("host", "127.0.0.1")
+        port = options.pop("port", 0)
+        started.append(server)
+        server.start(host, port, **{"backend": backend, **options})
+        return server
+
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.shutdown(0.5)
+    assert not any(server.running for server in started)
+
+
+@pytest.fixture
+def connect(serve: Serve) -> Iterator[Connect]:
+    """Make clients; close them after the test, before the servers stop."""
+    opened: list[socket.socket] = []
+
+    def make(target: Target, *, receive_buffer: int | None = None) -> socket.socket:
+        client = open_client(target, receive_buffer=receive_buffer)
+        opened.append(client)
+        return client
+
+    try:
+        yield make
+    finally:
+        for client in opened:
+            client.close()
