@@ -45,10 +45,11 @@ void Acceptor::OnCompletion(Worker& worker, Completion& completion) {
 void Acceptor::OnExhaustion(Worker& worker, const Error& error) {
   if (back_off_ == std::chrono::milliseconds::zero()) {
     back_off_ = kFirstBackOff;
-    worker.Warn("accepting is paused: the system is out of descriptors, buffers or memory (error " +
-                std::to_string(error.code) +
-                "); trying again every 0.1 to 1 s. Raise the limit of open files (ulimit -n) or lower "
-                "max_connections");
+    worker.Warn(
+        "accepting is paused: the system is out of descriptors, buffers or memory (error " +
+        std::to_string(error.code) +
+        "); trying again every 0.1 to 1 s. Raise the limit of open files (ulimit -n) or lower "
+        "max_connections");
   } else {
     back_off_ = std::min(2 * back_off_, kLastBackOff);
   }

@@ -53,8 +53,9 @@ class BufferPool {
   // The block that came back last, so that it is still in the cache; a new one when there is none.
   // One reference, the caller's. Null when there is no memory.
   Block* Take() noexcept;
-  // For bytes that wait for long: a copy of `buffer` in a block of its own, of just that size, outside any
-  // pool. The same buffer when it uses half of its block or more, or when there is no memory.
+  // For bytes that wait for long: a copy of `buffer` in a block of its own, of just that size,
+  // outside any pool. The same buffer when it uses half of its block or more, or when there is no
+  // memory.
   static Buffer Compact(Buffer buffer) noexcept;
 
   [[nodiscard]] std::size_t block_size() const { return block_size_; }

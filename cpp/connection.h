@@ -29,11 +29,12 @@ enum class Phase : std::uint8_t {
   kFinished,    // the hooks have run: a dead handle
 };
 
-// Three kinds of state. Any thread may touch the atomics, and under `mutex` what the mutex guards. All the
-// rest belongs to the worker that holds the connection, one at a time: see Worker::Activate.
+// Three kinds of state. Any thread may touch the atomics, and under `mutex` what the mutex guards.
+// All the rest belongs to the worker that holds the connection, one at a time: see
+// Worker::Activate.
 //
-// Lives as long as it is referenced: by its shard until the closing hook has run, which is after the last
-// completion; by ConnectionPtrs; by hooks through the shard's reference.
+// Lives as long as it is referenced: by its shard until the closing hook has run, which is after
+// the last completion; by ConnectionPtrs; by hooks through the shard's reference.
 class Context final : public Connection, public Socket, public TimerNode, public Posting {
  public:
   static constexpr int kPostingTag = 1;
@@ -62,14 +63,14 @@ class Context final : public Connection, public Socket, public TimerNode, public
   std::atomic<std::uint64_t> received_bytes{0};
   std::atomic<std::uint64_t> sent_bytes{0};
   std::atomic<bool> abort_requested{false};  // written under `mutex`
-  std::atomic<bool> established{false};  // true exactly when OnConnectionEstablished was due
+  std::atomic<bool> established{false};      // true exactly when OnConnectionEstablished was due
   // Who holds the connection: 0, or a Worker* whose lowest bit is set when somebody else wants its
   // holder to look at it again.
   std::atomic<std::uintptr_t> holder{0};
 
   // --- Under `mutex`. No hook runs and no other lock is taken while it is held.
   std::mutex mutex;
-  SendQueue incoming;  // accepted, not seen by the holder yet
+  SendQueue incoming;               // accepted, not seen by the holder yet
   std::vector<Completion> mailbox;  // completions that came to a worker that does not hold it
   // What somebody asked for and the holder has not seen yet.
   bool close_requested = false;
@@ -80,7 +81,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   // --- The holder's.
   Phase phase = Phase::kOpen;
   CloseReason reason = CloseReason::kPeerClosed;
-  Error error;                   // for OnConnectionError; kNone: not called
+  Error error;                     // for OnConnectionError; kNone: not called
   bool receive_in_flight = false;  // true exactly when Receive has begun and not ended
   bool send_in_flight = false;     // true exactly when Send was called and has not completed
   bool end_received = false;       // true exactly when the peer's stream has ended, in order
@@ -93,10 +94,10 @@ class Context final : public Connection, public Socket, public TimerNode, public
   ReorderQueue reorder;
   std::vector<Buffer> held;  // received while the connection was paused
   TimePoint accepted_at;
-  TimePoint active_at;          // when bytes last moved, in or out
-  TimePoint write_progress_at;  // when bytes were last taken, or there began to be some to take
-  TimePoint close_deadline;     // from kFailing on
-  TimePoint timer_deadline;     // what its timer is armed for, while it is armed
+  TimePoint active_at;             // when bytes last moved, in or out
+  TimePoint write_progress_at;     // when bytes were last taken, or there began to be some to take
+  TimePoint close_deadline;        // from kFailing on
+  TimePoint timer_deadline;        // what its timer is armed for, while it is armed
   Context* next_active = nullptr;  // in the holder's list
 
   // --- Under the shard's mutex.
@@ -118,8 +119,8 @@ class Context final : public Connection, public Socket, public TimerNode, public
   Context* next_free_ = nullptr;
 };
 
-// Connection objects, kept for reuse up to a cap. Thread-safe; like BufferPool it goes with the last
-// of Close and the last object's return.
+// Connection objects, kept for reuse up to a cap. Thread-safe; like BufferPool it goes with the
+// last of Close and the last object's return.
 class ContextPool {
  public:
   static ContextPool* Create(std::size_t max_free) { return new ContextPool(max_free); }

@@ -22,11 +22,11 @@ struct Run {
   std::unique_ptr<Engine> engine;
   std::mutex mutex;
   std::condition_variable changed;
-  std::size_t opened = 0;          // workers whose port is open, or failed to open
-  std::size_t left = 0;            // workers that have left
-  Error open_error;                // of the first that failed
+  std::size_t opened = 0;  // workers whose port is open, or failed to open
+  std::size_t left = 0;    // workers that have left
+  Error open_error;        // of the first that failed
   enum class Start : std::uint8_t { kUndecided, kGo, kGiveUp } start = Start::kUndecided;
-  bool stopped = false;            // true exactly when all workers of a run that went have left
+  bool stopped = false;  // true exactly when all workers of a run that went have left
 };
 
 Status NoBackend(const std::string& message) {
@@ -78,10 +78,10 @@ std::vector<BackendInfo> Backends() {
 struct Server::Lifecycle {
   mutable std::mutex mutex;
   std::condition_variable changed;
-  std::shared_ptr<Run> run;           // the last one; null before the first Start
-  std::vector<std::thread> threads;   // of `run`; not joined yet
-  bool starting = false;              // true exactly while a Start is under way
-  bool joining = false;               // true exactly while a thread joins `threads`
+  std::shared_ptr<Run> run;          // the last one; null before the first Start
+  std::vector<std::thread> threads;  // of `run`; not joined yet
+  bool starting = false;             // true exactly while a Start is under way
+  bool joining = false;              // true exactly while a thread joins `threads`
   Address address;
   std::string backend;
 
@@ -171,8 +171,7 @@ Error Server::Lifecycle::OpenWorkers(Server* server, const std::shared_ptr<Run>&
   return run->open_error;
 }
 
-void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run,
-                               std::vector<std::thread>& threads) {
+void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run, std::vector<std::thread>& threads) {
   {
     const std::lock_guard lock(run->mutex);
     run->start = Run::Start::kGiveUp;
@@ -185,8 +184,10 @@ Server::Server() : lifecycle_(std::make_unique<Lifecycle>()) {}
 
 Server::~Server() {
   if (running()) {
-    std::fputs("iocp::Server destroyed while it runs: call Shutdown in the destructor of the "
-               "most derived class\n", stderr);
+    std::fputs(
+        "iocp::Server destroyed while it runs: call Shutdown in the destructor of the "
+        "most derived class\n",
+        stderr);
     std::abort();
   }
   lifecycle_->Join();
@@ -199,14 +200,16 @@ Status Server::Start(const Options& options) {
   if (kind == nullptr) return status;
 
   Lifecycle& life = *lifecycle_;
-  const Status running_already = {Status::Problem::kAlreadyRunning,
-                                  {},
-                                  "the server is running already; call shutdown first"};
-  if (life.Running()) return running_already;
+  const auto running_already = [] {
+    return Status{Status::Problem::kAlreadyRunning,
+                  {},
+                  "the server is running already; call shutdown first"};
+  };
+  if (life.Running()) return running_already();
   life.Join();  // the threads of a run that a hook shut down
   {
     const std::lock_guard lock(life.mutex);
-    if (std::exchange(life.starting, true)) return running_already;
+    if (std::exchange(life.starting, true)) return running_already();
   }
   const auto ended = [&](Status result) {
     const std::lock_guard lock(life.mutex);
@@ -317,8 +320,7 @@ std::size_t Server::Broadcast(const void* data, std::size_t size, const Connecti
   std::size_t accepted = 0;
   for (const ConnectionPtr& connection : connections()) {
     if (connection.get() == exclude) continue;
-    SendItem* item =
-        SendItem::Share({shared->bytes.data(), size, &Shared::Release, shared}, false);
+    SendItem* item = SendItem::Share({shared->bytes.data(), size, &Shared::Release, shared}, false);
     if (item == nullptr) break;
     shared->references.fetch_add(1, std::memory_order_relaxed);
     if (Context::Of(*connection).Enqueue(item) == SendResult::kAccepted) {

@@ -32,12 +32,12 @@ using Duration = std::chrono::nanoseconds;
 // What went wrong, the same on every system; Error::code holds the system's own number.
 enum class ErrorKind : std::uint8_t {
   kNone,
-  kEndOfStream,       // the peer ended its stream in order
-  kReset,             // the peer, or the network, broke the connection
-  kCancelled,         // we cancelled the operation ourselves
-  kTimedOut,          // the system gave up on a silent peer
-  kClientGone,        // a client left before its connection was accepted
-  kOutOfResources,    // descriptors, buffers or memory are exhausted for now
+  kEndOfStream,     // the peer ended its stream in order
+  kReset,           // the peer, or the network, broke the connection
+  kCancelled,       // we cancelled the operation ourselves
+  kTimedOut,        // the system gave up on a silent peer
+  kClientGone,      // a client left before its connection was accepted
+  kOutOfResources,  // descriptors, buffers or memory are exhausted for now
   kAddressInUse,
   kAddressUnavailable,
   kAccessDenied,
@@ -152,10 +152,10 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Queues bytes; never blocks. The order on the wire is the order in which Send returned. OnWriteCompleted
-  // tells when the last byte of this send is with the system. A send of any size is taken while
-  // the backlog is below Options::send_backlog_limit. `Send(data, size)` copies; the form with
-  // SharedBytes does not, and takes `bytes` over only when it answers kAccepted.
+  // Queues bytes; never blocks. The order on the wire is the order in which Send returned.
+  // OnWriteCompleted tells when the last byte of this send is with the system. A send of any size
+  // is taken while the backlog is below Options::send_backlog_limit. `Send(data, size)` copies; the
+  // form with SharedBytes does not, and takes `bytes` over only when it answers kAccepted.
   SendResult Send(const void* data, std::size_t size);
   SendResult Send(const SharedBytes& bytes);
   // Several pieces as one send: contiguous on the wire, one OnWriteCompleted. Copies.
@@ -237,7 +237,8 @@ enum class AtCapacity : std::uint8_t {
 
 enum class EstablishedOn : std::uint8_t {
   kConnect,    // OnConnectionEstablished at once: a server may speak first
-  kFirstData,  // with the first data, as the original did; a client that never speaks is never told of
+  kFirstData,  // with the first data, as the original did; a client that never speaks is never told
+               // of
 };
 
 struct KeepAlive {
@@ -247,10 +248,11 @@ struct KeepAlive {
 
 // Start refuses, with a sentence that says which and why, what is out of its range.
 struct Options {
-  std::string host = "127.0.0.1";  // a name or an address; "" and "0.0.0.0" are all of IPv4, "::" all of both
-  int port = 4567;                 // 0 lets the system pick; Server::address tells
-  std::string backend = "auto";    // "auto", "io_uring", "epoll", "iocp"; see Backends()
-  int workers = 1;                 // threads, 1 to 1024
+  std::string host =
+      "127.0.0.1";  // a name or an address; "" and "0.0.0.0" are all of IPv4, "::" all of both
+  int port = 4567;  // 0 lets the system pick; Server::address tells
+  std::string backend = "auto";  // "auto", "io_uring", "epoll", "iocp"; see Backends()
+  int workers = 1;               // threads, 1 to 1024
 
   int max_connections = 2000;
   AtCapacity at_capacity = AtCapacity::kRefuse;
@@ -265,9 +267,10 @@ struct Options {
 
   std::size_t send_backlog_limit = 1024 * 1024;  // bytes; at or above it Send answers kBacklogFull
   std::optional<int> max_pending_sends;          // the same by number of sends
-  std::size_t write_high_water = 64 * 1024;  // bytes; a connection with more to send is not read from
-  std::size_t write_low_water = 16 * 1024;   // until it has at most this much
-  bool flow_control = true;                  // the two marks above
+  std::size_t write_high_water =
+      64 * 1024;  // bytes; a connection with more to send is not read from
+  std::size_t write_low_water = 16 * 1024;  // until it has at most this much
+  bool flow_control = true;                 // the two marks above
 
   EstablishedOn established_on = EstablishedOn::kConnect;
   std::optional<Duration> first_data_timeout = std::chrono::seconds(120);
@@ -282,10 +285,10 @@ struct Options {
 
 // Counters since Start; taken without stopping anything, so they may be a moment apart.
 struct Stats {
-  std::uint64_t accepted = 0;       // connections taken from the system
-  std::uint64_t refused = 0;        // of those, reset because the server was full
-  std::uint64_t accept_errors = 0;  // accepts that failed, for whatever reason
-  std::uint64_t established = 0;    // OnConnectionEstablished was due
+  std::uint64_t accepted = 0;             // connections taken from the system
+  std::uint64_t refused = 0;              // of those, reset because the server was full
+  std::uint64_t accept_errors = 0;        // accepts that failed, for whatever reason
+  std::uint64_t established = 0;          // OnConnectionEstablished was due
   std::uint64_t closed[kCloseReasons]{};  // OnConnectionClosing was due, by CloseReason
   std::uint64_t connections = 0;          // now
   std::uint64_t reads = 0;                // receives that brought data
@@ -294,9 +297,9 @@ struct Stats {
   std::uint64_t bytes_sent = 0;
   std::uint64_t hook_calls = 0;
   std::uint64_t hook_errors = 0;
-  std::uint64_t hook_batches = 0;  // OnBatchBegin .. OnBatchEnd
-  double gil_wait_seconds = 0;     // spent in OnBatchBegin
-  double hook_seconds = 0;         // spent between OnBatchBegin and OnBatchEnd
+  std::uint64_t hook_batches = 0;    // OnBatchBegin .. OnBatchEnd
+  double gil_wait_seconds = 0;       // spent in OnBatchBegin
+  double hook_seconds = 0;           // spent between OnBatchBegin and OnBatchEnd
   std::uint64_t buffers_in_use = 0;  // receive buffers that hold data not yet let go
   std::uint64_t free_buffers = 0;
   std::uint64_t free_contexts = 0;
@@ -335,10 +338,10 @@ class Server {
   // Returns when clients can connect. On failure nothing is left behind.
   [[nodiscard]] Status Start(const Options& options);
 
-  // Stops accepting, closes every connection gracefully, aborts what is left after `timeout`, joins the
-  // workers. After it no hook runs, and the server can be started again. Idempotent; safe from
-  // several threads. From a hook it returns at once, and the shutdown goes on behind it. It waits for
-  // hooks that are running: a hook that never returns is never left behind.
+  // Stops accepting, closes every connection gracefully, aborts what is left after `timeout`, joins
+  // the workers. After it no hook runs, and the server can be started again. Idempotent; safe from
+  // several threads. From a hook it returns at once, and the shutdown goes on behind it. It waits
+  // for hooks that are running: a hook that never returns is never left behind.
   void Shutdown(Duration timeout = std::chrono::seconds(5));
 
   // Blocks until the server is stopped, or `timeout` has passed; true when it is stopped.
@@ -367,7 +370,7 @@ class Server {
   virtual void OnConnectionError(Connection&, Error) {}
   virtual void OnConnectionClosing(Connection&, CloseReason) {}
   // An exception left a hook. The default aborts the connection with kHookError.
-  virtual void OnHookError(Connection& connection, Hook, std::exception_ptr) {
+  virtual void OnHookError(Connection& connection, Hook, const std::exception_ptr&) {
     connection.Abort(CloseReason::kHookError);
   }
 
@@ -386,8 +389,8 @@ class Server {
   // First and last call on each worker thread, outside any batch.
   virtual void OnWorkerBegin() {}
   virtual void OnWorkerEnd() {}
-  // The very last call of a run, on the last worker to leave, outside any batch: no connection is left and
-  // `running` is false. The server may be destroyed in it.
+  // The very last call of a run, on the last worker to leave, outside any batch: no connection is
+  // left and `running` is false. The server may be destroyed in it.
   virtual void OnStopped() {}
 
  private:

@@ -1,4 +1,5 @@
-// The worker's third step: what follows for each connection it holds. All changes of Phase are here.
+// The worker's third step: what follows for each connection it holds. All changes of Phase are
+// here.
 #include <algorithm>
 #include <utility>
 
@@ -206,8 +207,7 @@ void Worker::CompleteSends(Context& context, SendQueue& ended) {
 void Worker::UpdateReading(Context& context) {
   if (!context.receive_in_flight) return;
   // Only when data came that could not be delivered: most pauses end before the peer sends more.
-  const bool pause =
-      context.phase <= Phase::kFailing && !context.held.empty() && Blocked(context);
+  const bool pause = context.phase <= Phase::kFailing && !context.held.empty() && Blocked(context);
   // From kFlushing on, what comes is discarded, so that the end of the peer's stream is seen.
   const bool resume =
       context.phase > Phase::kFailing || (context.held.empty() && !Blocked(context));
@@ -258,8 +258,8 @@ void Worker::CheckDeadlines(Context& context) {
   }
 }
 
-// Ends the stream without waiting for a peer that has not shown itself; only bytes that it did not take
-// make it a reset.
+// Ends the stream without waiting for a peer that has not shown itself; only bytes that it did not
+// take make it a reset.
 void Worker::TimeOut(Context& context, CloseReason reason) {
   context.reason = reason;
   BeginCancel(context, !context.sending.empty());

@@ -43,8 +43,8 @@ class SendQueue {
   // Takes over all of `later`, behind what is here.
   void Append(SendQueue& later);
 
-  // The bytes to send next, up to kMaxPieces pieces and kMaxGather bytes. How many pieces; 0 when there
-  // are only empty sends.
+  // The bytes to send next, up to kMaxPieces pieces and kMaxGather bytes. How many pieces; 0 when
+  // there are only empty sends.
   std::size_t Gather(Piece* pieces) const;
   // `bytes` of what Gather gave are out: moves the sends that are complete, empty ones
   // at the front included, to `complete`. How many.

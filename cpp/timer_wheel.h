@@ -23,9 +23,9 @@ class TimerNode {
   std::uint16_t slot_ = 0;
 };
 
-// A hierarchical timing wheel after Varghese and Lauck (1987), as in many kernels: four levels of 64
-// slots; a slot of one level spans the whole level below. A timer moves down as its time comes near, so
-// arming, disarming and each tick take constant time. Not thread-safe.
+// A hierarchical timing wheel after Varghese and Lauck (1987), as in many kernels: four levels of
+// 64 slots; a slot of one level spans the whole level below. A timer moves down as its time comes
+// near, so arming, disarming and each tick take constant time. Not thread-safe.
 class TimerWheel {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -71,7 +71,7 @@ class TimerWheel {
   void Unlink(TimerNode& node);
 
   const TimePoint start_;
-  std::uint64_t current_ = 0;  // ticks since start_ that are done with
+  std::uint64_t current_ = 0;                      // ticks since start_ that are done with
   std::array<std::uint64_t, kLevels> occupied_{};  // a bit per slot that is not empty
   std::array<TimerNode*, kLevels * kSlots> slots_{};
 };

@@ -229,7 +229,8 @@ void Worker::StopConnections() {
   for (const ConnectionPtr& connection : connections) {
     Context& context = Context::Of(*connection);
     context.RequestClose(CloseReason::kShutdown);
-    // It may be closing already, with more time than is left now: its deadlines are looked at again.
+    // It may be closing already, with more time than is left now: its deadlines are looked at
+    // again.
     Activate(context);
   }
 }

@@ -48,8 +48,8 @@ class Worker {
   // The worker whose turn this thread is in; null outside.
   static Worker* Current();
 
-  // Makes this worker look at the connection in this turn. When another worker holds it, that one is
-  // made to look again, and the answer is false. On the worker's thread.
+  // Makes this worker look at the connection in this turn. When another worker holds it, that one
+  // is made to look again, and the answer is false. On the worker's thread.
   bool Activate(Context& context);
   // Takes an accepted socket, for which a slot is taken, as a connection of this shard.
   void Adopt(NativeSocket handle);
@@ -126,8 +126,8 @@ class Worker {
   Context* last_active_ = nullptr;
   bool in_batch_ = false;  // true exactly between OnBatchBegin and OnBatchEnd
   TimePoint batch_began_;
-  bool stop_seen_ = false;       // true exactly when its connections were told to close
-  bool stop_enforced_ = false;   // true exactly when they were told that the time is up
+  bool stop_seen_ = false;      // true exactly when its connections were told to close
+  bool stop_enforced_ = false;  // true exactly when they were told that the time is up
 };
 
 }  // namespace iocp

@@ -6,14 +6,15 @@
 //
 // Rules. Each is a case of the conformance suite, which runs over every port.
 //
-// R1  Every operation ends exactly once, and everything about it comes out of Wait, never out of the
+// R1  Every operation ends exactly once, and everything about it comes out of Wait, never out of
+// the
 //     call that started it. Accept and Receive are long-lived: they yield any number of
 //     completions and then one with `last` set. Send has one completion, always `last`.
 // R2  The operation's memory, buffer and socket stay alive until the `last` completion came,
 //     cancelled or not.
 // R3  The port picks the receive buffer, from the pool, as late as the system lets it: an idle
-//     connection holds none. Every receive completion has its `sequence` in the stream, 0, 1, 2, ...,
-//     the end of the stream included; where several reads are outstanding they come in any
+//     connection holds none. Every receive completion has its `sequence` in the stream, 0, 1, 2,
+//     ..., the end of the stream included; where several reads are outstanding they come in any
 //     order, and the server puts them in order.
 // R4  One send per socket is in flight, gathered from several pieces. A short send is normal: the
 //     server sends the rest. Only the port's workers call it; the exceptions are Post and Now.
@@ -23,13 +24,14 @@
 // R7  A reset is never reported as an end of stream. Errors are a closed set, ErrorKind, plus the
 //     system's own code; kCancelled is reported exactly for what Cancel ended.
 // R8  Accepting cannot die. The error of one client is a completion, and accepting goes on.
-//     Running out of descriptors or memory, or any other failure that would come again at once, is a
-//     completion with kOutOfResources and the system's code, and accepting is paused until
+//     Running out of descriptors or memory, or any other failure that would come again at once, is
+//     a completion with kOutOfResources and the system's code, and accepting is paused until
 //     Resume: never a busy loop, never an exit.
-// R9  Wait returns a batch, bounded in number and in received bytes, hides interruptions by signals,
+// R9  Wait returns a batch, bounded in number and in received bytes, hides interruptions by
+// signals,
 //     and honours its timeout. It may return empty-handed before that.
-// R10 A port is destroyed only with nothing in flight; the system's object goes first, memory after.
-// R11 A port says whether it is available and, if not, why, in words a user can act on.
+// R10 A port is destroyed only with nothing in flight; the system's object goes first, memory
+// after. R11 A port says whether it is available and, if not, why, in words a user can act on.
 #pragma once
 
 #include <cstddef>
@@ -75,14 +77,14 @@ enum class Operation : std::uint8_t { kAccept, kReceive, kSend, kPost };
 
 struct Completion {
   Operation operation = Operation::kPost;
-  bool last = true;   // the operation has ended
-  Error error;        // kNone: it succeeded
-  Socket* socket = nullptr;          // the listener, for kAccept
+  bool last = true;                   // the operation has ended
+  Error error;                        // kNone: it succeeded
+  Socket* socket = nullptr;           // the listener, for kAccept
   NativeSocket accepted = kNoSocket;  // kAccept without error: the receiver owns it
-  std::uint64_t sequence = 0;        // kReceive
-  std::size_t bytes = 0;             // kSend: bytes that the system took
-  Buffer buffer;                     // kReceive without error
-  Posting* posting = nullptr;        // kPost
+  std::uint64_t sequence = 0;         // kReceive
+  std::size_t bytes = 0;              // kSend: bytes that the system took
+  Buffer buffer;                      // kReceive without error
+  Posting* posting = nullptr;         // kPost
 };
 
 // Enough for one batch, and for its data to be still in the cache when hooks look at it.
@@ -126,12 +128,13 @@ class CompletionPort {
   virtual Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) = 0;
   // Begins to receive, once in a socket's life.
   virtual void Receive(Socket& socket) = 0;
-  // For flow control, on a listener or a connection that accepts or receives. After Pause a few more
-  // completions may come, of what the system already had in hand; then none until Resume. The operation stays
-  // in flight. Neither has a completion. Idempotent.
+  // For flow control, on a listener or a connection that accepts or receives. After Pause a few
+  // more completions may come, of what the system already had in hand; then none until Resume. The
+  // operation stays in flight. Neither has a completion. Idempotent.
   virtual void Pause(Socket& socket) = 0;
   virtual void Resume(Socket& socket) = 0;
-  // `pieces` (1 to kMaxPieces, none empty) need to live only during the call, the bytes until the completion.
+  // `pieces` (1 to kMaxPieces, none empty) need to live only during the call, the bytes until the
+  // completion.
   virtual void Send(Socket& socket, const Piece* pieces, std::size_t count) = 0;
   // Ends the stream towards the peer. No send is in flight.
   virtual void ShutdownSend(Socket& socket) = 0;
@@ -143,9 +146,9 @@ class CompletionPort {
 
   virtual void Post(Posting& posting) = 0;
 
-  // Up to `capacity` completions, whose buffers hold at most `max_bytes` (but one receive always fits).
-  // Blocks until there is one or until `deadline`; not at all when that has passed.
-  // Submits what the calls above have started.
+  // Up to `capacity` completions, whose buffers hold at most `max_bytes` (but one receive always
+  // fits). Blocks until there is one or until `deadline`; not at all when that has passed. Submits
+  // what the calls above have started.
   virtual std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
                            TimePoint deadline) = 0;
 

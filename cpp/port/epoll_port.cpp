@@ -21,8 +21,8 @@ constexpr std::uint8_t kReceiving = 1;  // true exactly when Accept or Receive h
 constexpr std::uint8_t kListener = 2;   // true exactly when it is a listener
 constexpr std::uint8_t kPaused = 4;     // true exactly from Pause to Resume
 constexpr std::uint8_t kSending = 8;    // true exactly when a send waits until it can be written
-// True exactly when a send found the connection broken. That took the error off the socket, so that a
-// receive would see an end of stream where there was none (R7).
+// True exactly when a send found the connection broken. That took the error off the socket, so that
+// a receive would see an end of stream where there was none (R7).
 constexpr std::uint8_t kBroken = 16;
 
 // Socket::interest.
@@ -144,8 +144,8 @@ void EpollPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   }
   auto* waiting = static_cast<WaitingSend*>(socket.port_data);
   if (waiting == nullptr) {
-    waiting = free_sends_ != nullptr ? std::exchange(free_sends_, free_sends_->next)
-                                     : new WaitingSend;
+    waiting =
+        free_sends_ != nullptr ? std::exchange(free_sends_, free_sends_->next) : new WaitingSend;
   }
   waiting->count = count;
   std::copy_n(pieces, count, waiting->pieces);
@@ -162,8 +162,7 @@ void EpollPort::Cancel(Socket& socket) {
     const bool listener = (socket.state & kListener) != 0;
     if (listener) accepting_.store(0, std::memory_order_relaxed);
     socket.state &= static_cast<std::uint8_t>(~kReceiving);
-    ready_.push_back(
-        Ended(socket, listener ? Operation::kAccept : Operation::kReceive, cancelled));
+    ready_.push_back(Ended(socket, listener ? Operation::kAccept : Operation::kReceive, cancelled));
   }
   if ((socket.state & kSending) != 0) {
     auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.port_data, nullptr));
@@ -228,8 +227,7 @@ void EpollPort::PollSystem(TimePoint deadline, bool may_sleep) {
   int timeout = 0;
   if (may_sleep) timeout = MillisecondsUntil(deadline);
   if (timeout != 0 && !posted_.PrepareToSleep()) timeout = 0;
-  const int found =
-      ::epoll_wait(epoll_, events_.data(), static_cast<int>(events_.size()), timeout);
+  const int found = ::epoll_wait(epoll_, events_.data(), static_cast<int>(events_.size()), timeout);
   if (timeout != 0) posted_.Awake();
   // An interruption by a signal is a wake-up with nothing to tell.
   next_event_ = 0;
@@ -345,7 +343,8 @@ void EpollPort::FinishSend(Socket& socket, Batch& batch) {
 // False when it would block.
 bool EpollPort::TrySend(Socket& socket, const Piece* pieces, std::size_t count,
                         Completion* completion) {
-  static_assert(sizeof(Piece) == sizeof(iovec) && offsetof(Piece, size) == offsetof(iovec, iov_len));
+  static_assert(sizeof(Piece) == sizeof(iovec) &&
+                offsetof(Piece, size) == offsetof(iovec, iov_len));
   ssize_t sent = 0;
   do {
     if (count == 1) {
@@ -380,7 +379,8 @@ void EpollPort::Watch(Socket& socket) {
     return;
   }
   epoll_event event{};
-  event.events = ((wanted & kWatchIn) != 0 ? EPOLLIN : 0U) | ((wanted & kWatchOut) != 0 ? EPOLLOUT : 0U);
+  event.events =
+      ((wanted & kWatchIn) != 0 ? EPOLLIN : 0U) | ((wanted & kWatchOut) != 0 ? EPOLLOUT : 0U);
   event.data.ptr = &socket;
   const int what = (socket.interest & kRegistered) != 0 ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
   if (::epoll_ctl(epoll_, what, Descriptor(socket), &event) != 0) {
@@ -429,7 +429,7 @@ std::unique_ptr<CompletionPort> CreateEpollPort(const PortOptions& options) {
 
 }  // namespace
 
-const PortKind kEpollPortKind = {"epoll", &EpollAvailable, &CreateEpollPort, &ListenPosix,
+constinit const PortKind kEpollPortKind = {"epoll", &EpollAvailable, &CreateEpollPort, &ListenPosix,
                                  &CloseListenerPosix};
 
 }  // namespace iocp

@@ -100,8 +100,7 @@ bool Configure(int fd, int family, const ListenOptions& options) {
 // One resolved address: socket, options, bind, listen. Ok, or the step that failed.
 Status ListenOn(const addrinfo& info, const ListenOptions& options, NativeSocket* listener,
                 Address* bound) {
-  const int fd =
-      ::socket(info.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
+  const int fd = ::socket(info.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
   if (fd < 0) return Failure("cannot create a socket for", options, errno);
   Status status;
   sockaddr_storage storage{};

@@ -8,8 +8,8 @@ namespace iocp {
 // The one table from errno to ErrorKind. `error_number` is positive.
 Error ErrorFromErrno(int error_number);
 
-// PortKind::listen and PortKind::close_listener. The listener is non-blocking and close-on-exec; TCP_NODELAY
-// and keep-alive are set on it, and Linux lets accepted sockets inherit them.
+// PortKind::listen and PortKind::close_listener. The listener is non-blocking and close-on-exec;
+// TCP_NODELAY and keep-alive are set on it, and Linux lets accepted sockets inherit them.
 Status ListenPosix(const ListenOptions& options, NativeSocket* listener, Address* bound);
 void CloseListenerPosix(NativeSocket listener);
 

@@ -16,8 +16,8 @@ class PostingQueue {
     do {
       posting.next = head;
     } while (!head_.compare_exchange_weak(head, &posting, std::memory_order_seq_cst));
-    // Either this load sees the worker's `sleeping_`, or the worker's look at `head_` after it set the flag
-    // sees this posting: both orders are sequentially consistent, so no wake-up is lost.
+    // Either this load sees the worker's `sleeping_`, or the worker's look at `head_` after it set
+    // the flag sees this posting: both orders are sequentially consistent, so no wake-up is lost.
     return sleeping_.load(std::memory_order_seq_cst) &&
            sleeping_.exchange(false, std::memory_order_seq_cst);
   }

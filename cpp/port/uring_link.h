@@ -27,7 +27,7 @@ inline constexpr auto kUringMemoryRetry = std::chrono::milliseconds(10);
 inline int DescriptorOf(const Socket& socket) { return static_cast<int>(socket.handle); }
 
 // First in, first out, through the objects themselves; an object is in it at most once.
-template <class T, T* T::*kNext, bool T::*kListed>
+template <class T, T* T::* kNext, bool T::* kListed>
 class UringFifo {
  public:
   void Push(T& item) {

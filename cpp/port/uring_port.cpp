@@ -376,7 +376,7 @@ void UringPort::NoteSubmission(int result) {
          "the ring was used wrongly");
 }
 
-const PortKind kUringPortKind = {
+constinit const PortKind kUringPortKind = {
     "io_uring",
     WhyUringIsUnavailable,
     [](const PortOptions& options) -> std::unique_ptr<CompletionPort> {

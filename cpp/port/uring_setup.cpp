@@ -6,10 +6,9 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <iterator>
-#include <memory>
 #include <system_error>
 
 #include "uring_buffers.h"
@@ -43,12 +42,9 @@ std::string KernelRelease() {
 }
 
 int ReadIoUringDisabled() {
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(
-      std::fopen("/proc/sys/kernel/io_uring_disabled", "re"),
-      [](FILE* f) { return std::fclose(f); });
+  std::ifstream file("/proc/sys/kernel/io_uring_disabled");
   int value = -1;
-  if (file == nullptr || std::fscanf(file.get(), "%d", &value) != 1) return -1;
-  return value;
+  return file >> value ? value : -1;
 }
 
 std::string TooOld() {

@@ -67,7 +67,8 @@ class View {
     }
     if (PyObject_GetBuffer(object, &view_, PyBUF_SIMPLE) == 0) return true;
     view_.obj = nullptr;
-    if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+    // NumPy says ValueError.
+    if (PyErr_ExceptionMatches(PyExc_BufferError) || PyErr_ExceptionMatches(PyExc_ValueError)) {
       PyErr_Clear();
       PyErr_Format(PyExc_BufferError,
                    "%s() needs contiguous bytes; copy the object first, with bytes()", function);
@@ -90,9 +91,9 @@ PyObject* Send(PyObject* self, PyObject* argument) {
       const Py_ssize_t size = PyBytes_GET_SIZE(argument);
       if (size < kShareFrom) return Answer(Of(self).Send(data, static_cast<std::size_t>(size)));
       Py_INCREF(argument);
-      const SendResult result = Of(self).Send(SharedBytes{
-          data, static_cast<std::size_t>(size),
-          [](void* owner) { Py_DECREF(static_cast<PyObject*>(owner)); }, argument});
+      const SendResult result = Of(self).Send(
+          SharedBytes{data, static_cast<std::size_t>(size),
+                      [](void* owner) { Py_DECREF(static_cast<PyObject*>(owner)); }, argument});
       if (result != SendResult::kAccepted) Py_DECREF(argument);
       return Answer(result);
     }
@@ -179,11 +180,10 @@ int SetData(PyObject* self, PyObject* value, void*) {
 
 PyObject* Represent(PyObject* self) {
   const Connection& connection = Of(self);
-  return PyUnicode_FromFormat("<iocp_bind.Connection %llu from %s port %d, %s>",
-                              static_cast<unsigned long long>(connection.id()),
-                              connection.remote_address().Host().c_str(),
-                              static_cast<int>(connection.remote_address().port),
-                              connection.is_open() ? "open" : "closed");
+  return PyUnicode_FromFormat(
+      "<iocp_bind.Connection %llu from %s port %d, %s>",
+      static_cast<unsigned long long>(connection.id()), connection.remote_address().Host().c_str(),
+      static_cast<int>(connection.remote_address().port), connection.is_open() ? "open" : "closed");
 }
 
 int Traverse(PyObject* self, visitproc visit, void* arg) {

@@ -1,5 +1,5 @@
-// iocp_bind.Connection. Written against the C API of Python, not with pybind11: it is on the path of
-// every message, and there is one for each of thousands of clients.
+// iocp_bind.Connection. Written against the C API of Python, not with pybind11: it is on the path
+// of every message, and there is one for each of thousands of clients.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,8 +8,8 @@
 
 namespace iocp::python {
 
-// The one Python object of `connection`: a new reference, or null with an error set. `in_hook` says that
-// a hook of this connection is running. The object and the connection hold each other until
+// The one Python object of `connection`: a new reference, or null with an error set. `in_hook` says
+// that a hook of this connection is running. The object and the connection hold each other until
 // ReleaseConnection; after that the object is a dead handle that a user may keep. GIL.
 PyObject* WrapConnection(Connection& connection, bool in_hook);
 

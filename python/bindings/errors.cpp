@@ -74,12 +74,12 @@ bool RefuseInForkedChild() {
 void CountRunningServers(int change) { running_servers.fetch_add(change); }
 
 void RegisterErrors(py::module_& module) {
-  backend_unavailable = NewException(
-      module, "BackendUnavailable", PyExc_RuntimeError,
-      "The backend asked for cannot run here; the message says why and what to do.");
-  send_backlog_full = NewException(
-      module, "SendBacklogFull", PyExc_RuntimeError,
-      "The connection's backlog is at send_backlog_limit or max_pending_sends; nothing was queued.");
+  backend_unavailable =
+      NewException(module, "BackendUnavailable", PyExc_RuntimeError,
+                   "The backend asked for cannot run here; the message says why and what to do.");
+  send_backlog_full = NewException(module, "SendBacklogFull", PyExc_RuntimeError,
+                                   "The connection's backlog is at send_backlog_limit or "
+                                   "max_pending_sends; nothing was queued.");
 #ifndef _WIN32
   ::pthread_atfork(nullptr, nullptr, [] {
     if (running_servers.load() > 0) forked_while_running.store(true);

@@ -20,8 +20,8 @@ struct PythonErrorSet {};
 // OSError, of the subclass that belongs to the code. A new reference, or null with an error set.
 PyObject* MakeOSError(const Error& error);
 
-// True exactly when a running server was inherited through fork: its threads are not in this process,
-// and nothing of it can be used here.
+// True exactly when a running server was inherited through fork: its threads are not in this
+// process, and nothing of it can be used here.
 bool InForkedChild();
 // Sets RuntimeError and answers true in such a child.
 bool RefuseInForkedChild();

@@ -17,8 +17,7 @@ thread_local PyThreadState* thread_state = nullptr;
 // Calls target(connection, argument...). Steals `argument`, which may be null with an error set.
 void Call(const HookTable::Target& target, Connection& connection, PyObject* argument,
           bool has_argument) {
-  const py::object wrapped =
-      py::reinterpret_steal<py::object>(WrapConnection(connection, true));
+  const py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, true));
   const py::object owned = py::reinterpret_steal<py::object>(argument);
   if (!wrapped || (has_argument && !owned)) throw PythonErrorSet{};
   // The first place is for the callee to use, as PY_VECTORCALL_ARGUMENTS_OFFSET promises.
@@ -140,10 +139,9 @@ void HookedServer::OnConnectionClosing(Connection& connection, CloseReason reaso
   Call(hooks_->closing, connection, member, true);
 }
 
-void HookedServer::OnHookError(Connection& connection, Hook hook, std::exception_ptr) {
+void HookedServer::OnHookError(Connection& connection, Hook hook, const std::exception_ptr&) {
   const py::object exception = TakeError();
-  const py::object wrapped =
-      py::reinterpret_steal<py::object>(WrapConnection(connection, true));
+  const py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, true));
   const py::object name = py::reinterpret_steal<py::object>(PyUnicode_FromString(HookName(hook)));
   PyObject* result = nullptr;
   if (exception && wrapped && name) {
@@ -151,7 +149,8 @@ void HookedServer::OnHookError(Connection& connection, Hook hook, std::exception
                                           exception.ptr(), nullptr);
   }
   if (result == nullptr) {
-    // The handler of errors failed itself: nothing is left to tell but the interpreter's last resort.
+    // The handler of errors failed itself: nothing is left to tell but the interpreter's last
+    // resort.
     PyErr_WriteUnraisable(hooks_->hook_error.ptr());
     connection.Abort(CloseReason::kHookError);
   }

@@ -1,4 +1,5 @@
-// The engine's Server whose hooks are Python functions. Knows the GIL; knows nothing of pybind11 classes.
+// The engine's Server whose hooks are Python functions. Knows the GIL; knows nothing of pybind11
+// classes.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -34,8 +35,8 @@ class HookedServer final : public Server {
   HookedServer() = default;
   ~HookedServer() override = default;
 
-  // Under the GIL, which Start itself must not hold. The table holds the Python server, so a server that
-  // runs stays alive; OnStopped lets go of it.
+  // Under the GIL, which Start itself must not hold. The table holds the Python server, so a server
+  // that runs stays alive; OnStopped lets go of it.
   void SetHooks(std::unique_ptr<HookTable> hooks) { hooks_ = std::move(hooks); }
   // After a Start that failed. Under the GIL.
   void ClearHooks() { hooks_.reset(); }
@@ -52,7 +53,7 @@ class HookedServer final : public Server {
   void OnWriteCompleted(Connection& connection, std::size_t bytes) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
-  void OnHookError(Connection& connection, Hook hook, std::exception_ptr exception) override;
+  void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& exception) override;
   void OnConnectionReleased(Connection& connection) override;
   void OnWarning(const std::string& message) override;
 

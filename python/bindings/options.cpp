@@ -35,8 +35,8 @@ Number Integer(const char* name, py::handle value) {
   const long long number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
   if (overflow == 0 && number == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
   if (overflow != 0 || !std::in_range<Number>(number)) {
-    throw py::value_error(std::string(name) + " is out of range: " +
-                          py::cast<std::string>(py::str(index)));
+    throw py::value_error(std::string(name) +
+                          " is out of range: " + py::cast<std::string>(py::str(index)));
   }
   return static_cast<Number>(number);
 }
@@ -119,24 +119,17 @@ constexpr Entry kEntries[] = {
      [](Options& o, const char* n, py::handle v) { o.max_free_buffers = Integer<int>(n, v); }},
     {"max_free_contexts",
      [](Options& o, const char* n, py::handle v) { o.max_free_contexts = Integer<int>(n, v); }},
-    {"send_backlog_limit",
-     [](Options& o, const char* n, py::handle v) {
-       o.send_backlog_limit = Integer<std::size_t>(n, v);
-     }},
+    {"send_backlog_limit", [](Options& o, const char* n,
+                              py::handle v) { o.send_backlog_limit = Integer<std::size_t>(n, v); }},
     {"max_pending_sends",
      [](Options& o, const char* n, py::handle v) {
        o.max_pending_sends = OrNone<int>(n, v, &Integer<int>);
      }},
-    {"write_high_water",
-     [](Options& o, const char* n, py::handle v) {
-       o.write_high_water = Integer<std::size_t>(n, v);
-     }},
-    {"write_low_water",
-     [](Options& o, const char* n, py::handle v) {
-       o.write_low_water = Integer<std::size_t>(n, v);
-     }},
-    {"flow_control",
-     [](Options& o, const char* n, py::handle v) { o.flow_control = Truth(n, v); }},
+    {"write_high_water", [](Options& o, const char* n,
+                            py::handle v) { o.write_high_water = Integer<std::size_t>(n, v); }},
+    {"write_low_water", [](Options& o, const char* n,
+                           py::handle v) { o.write_low_water = Integer<std::size_t>(n, v); }},
+    {"flow_control", [](Options& o, const char* n, py::handle v) { o.flow_control = Truth(n, v); }},
     {"established_on",
      [](Options& o, const char* n, py::handle v) {
        o.established_on = Choice(n, v, "connect", EstablishedOn::kConnect, "first_data",
@@ -146,14 +139,10 @@ constexpr Entry kEntries[] = {
      [](Options& o, const char* n, py::handle v) {
        o.first_data_timeout = OrNone<Duration>(n, v, &Seconds);
      }},
-    {"idle_timeout",
-     [](Options& o, const char* n, py::handle v) {
-       o.idle_timeout = OrNone<Duration>(n, v, &Seconds);
-     }},
-    {"write_timeout",
-     [](Options& o, const char* n, py::handle v) {
-       o.write_timeout = OrNone<Duration>(n, v, &Seconds);
-     }},
+    {"idle_timeout", [](Options& o, const char* n,
+                        py::handle v) { o.idle_timeout = OrNone<Duration>(n, v, &Seconds); }},
+    {"write_timeout", [](Options& o, const char* n,
+                         py::handle v) { o.write_timeout = OrNone<Duration>(n, v, &Seconds); }},
     {"close_timeout",
      [](Options& o, const char* n, py::handle v) { o.close_timeout = Seconds(n, v); }},
     {"keepalive",

@@ -8,8 +8,8 @@ namespace py = pybind11;
 namespace iocp::python {
 namespace {
 
-// Exports the bytes of one Buffer. Every Py_buffer of it holds a reference to it, so the buffer returns
-// to its pool when the last of them is released: nobody ever sees recycled bytes.
+// Exports the bytes of one Buffer. Every Py_buffer of it holds a reference to it, so the buffer
+// returns to its pool when the last of them is released: nobody ever sees recycled bytes.
 struct ReceiveBufferObject {
   PyObject ob_base;
   Buffer buffer;

@@ -10,8 +10,8 @@ namespace iocp::python {
 // A read-only memoryview that owns `buffer`; a new reference, or null with an error set. GIL.
 PyObject* MakeReceiveView(Buffer buffer);
 
-// The hook has returned: `view` becomes useless, and the buffer goes back to its pool. What was made
-// from the view and still lives, a NumPy array or a slice, keeps the buffer until it lets go.
+// The hook has returned: `view` becomes useless, and the buffer goes back to its pool. What was
+// made from the view and still lives, a NumPy array or a slice, keeps the buffer until it lets go.
 // Takes over the reference to `view`. Keeps a Python error that is set. GIL.
 void ReleaseReceiveView(PyObject* view);
 

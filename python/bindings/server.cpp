@@ -40,8 +40,8 @@ HookTable::Target TakeApart(const py::object& callable) {
   return {callable, py::object()};
 }
 
-// The part of a server that is C++: holds the engine's server, so that it can be left behind in a forked
-// child, where its threads do not exist and nothing of it may be touched.
+// The part of a server that is C++: holds the engine's server, so that it can be left behind in a
+// forked child, where its threads do not exist and nothing of it may be touched.
 class PyServer {
  public:
   PyServer() : server_(std::make_unique<HookedServer>()) { RefuseAfterFork(); }
@@ -62,11 +62,13 @@ class PyServer {
     const Options parsed = OptionsFromDict(options);
     std::unique_ptr<HookTable> table = MakeTable(hooks, reasons, zero_copy);
     if (server_->running() || std::exchange(starting_, true)) {
-      RaiseStatus({Status::Problem::kAlreadyRunning, {},
+      RaiseStatus({Status::Problem::kAlreadyRunning,
+                   {},
                    "the server is running already; call shutdown() first"});
     }
     {
-      // The run before may have been ended by a hook: its last worker must have let go of the hooks.
+      // The run before may have been ended by a hook: its last worker must have let go of the
+      // hooks.
       const py::gil_scoped_release release;
       server_->Shutdown(Duration::zero());
     }
@@ -126,8 +128,7 @@ class PyServer {
     RefuseAfterFork();
     py::list list;
     for (const ConnectionPtr& connection : server_->connections()) {
-      py::object wrapped =
-          py::reinterpret_steal<py::object>(WrapConnection(*connection, false));
+      py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(*connection, false));
       if (!wrapped) throw py::error_already_set();
       list.append(std::move(wrapped));
     }

@@ -34,8 +34,7 @@ TEST(ReorderQueue, EveryOrderOfArrivalIsDeliveredInOrder) {
     ReorderQueue queue;
     std::vector<std::uint64_t> delivered;
     for (const std::uint64_t sequence : arrival) {
-      queue.Push(Numbered(sequence),
-                 [&](Received&& next) { delivered.push_back(next.sequence); });
+      queue.Push(Numbered(sequence), [&](Received&& next) { delivered.push_back(next.sequence); });
     }
     ASSERT_TRUE(std::is_sorted(delivered.begin(), delivered.end()));
     ASSERT_EQ(delivered.size(), arrival.size());

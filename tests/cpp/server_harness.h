@@ -61,7 +61,8 @@ class Client {
     }
     return true;
   }
-  // Up to `size` bytes; fewer only at the end of the stream. `error` is errno if that was no orderly end.
+  // Up to `size` bytes; fewer only at the end of the stream. `error` is errno if that was no
+  // orderly end.
   std::string Receive(std::size_t size, int* error = nullptr) const {
     std::string data(size, '\0');
     std::size_t have = 0;
@@ -175,8 +176,7 @@ class RecordingServer : public Server {
   // One hook of one connection: none other of it runs, and none after closing.
   class Scope {
    public:
-    Scope(RecordingServer& server, Connection& connection)
-        : server_(server), id_(connection.id()) {
+    Scope(RecordingServer& server, Connection& connection) : server_(server), id_(connection.id()) {
       const std::lock_guard lock(server_.mutex_);
       Record& record = server_.records[id_];
       EXPECT_FALSE(std::exchange(record.in_hook, true)) << "hooks of one connection overlap";

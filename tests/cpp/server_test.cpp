@@ -165,8 +165,7 @@ TEST_P(ServerTest, D12_SilentClientsGoOnTimeUnderTraffic) {
   traffic.join();
   EXPECT_GT(echoes, 10);
   ASSERT_TRUE(WaitForClosed(101));
-  EXPECT_EQ(server_.stats().closed[static_cast<std::size_t>(CloseReason::kFirstDataTimeout)],
-            100U);
+  EXPECT_EQ(server_.stats().closed[static_cast<std::size_t>(CloseReason::kFirstDataTimeout)], 100U);
 }
 
 TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
@@ -247,9 +246,9 @@ TEST_P(ServerTest, D23_TheLimitsAreExactAndToldFromAClosedConnection) {
   const Stopper stopper{server_};
   const Client client(server_.address());
   EXPECT_EQ(client.Receive(100).size(), 30U);
-  EXPECT_EQ(results, (std::vector{SendResult::kAccepted, SendResult::kAccepted,
-                                  SendResult::kAccepted, SendResult::kBacklogFull,
-                                  SendResult::kClosed}));
+  EXPECT_EQ(results,
+            (std::vector{SendResult::kAccepted, SendResult::kAccepted, SendResult::kAccepted,
+                         SendResult::kBacklogFull, SendResult::kClosed}));
 }
 
 TEST_P(ServerTest, D24_D25_OneSendOfAnyLengthArrivesWhole) {
@@ -320,7 +319,9 @@ TEST_P(ServerTest, EstablishedOnFirstDataIsNeverToldOfASilentClient) {
   Options options = On();
   options.established_on = EstablishedOn::kFirstData;
   StartEcho(options);
-  { const Client silent(server_.address()); }
+  {
+    const Client silent(server_.address());
+  }
   const Client client(server_.address());
   client.Send("first");
   EXPECT_EQ(client.Receive(5), "first");
@@ -425,7 +426,9 @@ TEST_P(ServerTest, PausedReadingDeliversNothingAndLosesNothing) {
   const std::size_t seen = Only().received.size();
   const std::uint64_t reads = server_.stats().hook_calls;
   // Another client's round trip: time in which a mistake would have shown.
-  { const Client other(server_.address()); }
+  {
+    const Client other(server_.address());
+  }
   EXPECT_TRUE(WaitForClosed(1));
   EXPECT_EQ(server_.records.begin()->second.received.size(), seen);
   EXPECT_EQ(server_.stats().hook_calls, reads + 2);
@@ -587,7 +590,8 @@ TEST_P(ServerTest, BroadcastReachesAllButOne) {
   EXPECT_EQ(heard, 19);
 }
 
-// Descriptors run out because of clients: the server waits without burning the processor, and serves again.
+// Descriptors run out because of clients: the server waits without burning the processor, and
+// serves again.
 TEST_P(ServerTest, D09_OutOfDescriptorsWaitsAndRecovers) {
   rlimit before{};
   ::getrlimit(RLIMIT_NOFILE, &before);
@@ -598,7 +602,9 @@ TEST_P(ServerTest, D09_OutOfDescriptorsWaitsAndRecovers) {
   // Before the start: io_uring takes the limit as it was when the accept was posted.
   ::setrlimit(RLIMIT_NOFILE, &tight);
   StartEcho(On());
-  { const Client warm_up(server_.address()); }
+  {
+    const Client warm_up(server_.address());
+  }
   ASSERT_TRUE(WaitForClosed(1));
   std::vector<int> hoard;
   for (int fd = ::dup(0); fd >= 0; fd = ::dup(0)) hoard.push_back(fd);

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-import iocp_bind
 from support import (
     ON_LINUX,
     Connect,
+    Logs,
     S,
     Serve,
     Target,
@@ -25,8 +24,10 @@ from support import (
     wait_until,
 )
 
+import iocp_bind
+
 with contextlib.suppress(ImportError):
-    import numpy as np  # noqa: F401: its threads must not be taken for the server's
+    import numpy as np  # noqa: F401  its threads must not be taken for the server's
 
 with contextlib.suppress(ImportError):
     from hypothesis import HealthCheck, settings
@@ -54,22 +55,6 @@ def backend(request: pytest.FixtureRequest) -> str:
         if os.environ.get("IOCP_BIND_ALLOW_NO_URING") == "1":
             pytest.skip(info.reason)
     pytest.fail(f"{name} must be available on this system: {info.reason}")
-
-
-class Logs(logging.Handler):
-    """What the logger `iocp_bind` said. A test that expects something sets `expected`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-        self.expected = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    def expect(self) -> list[logging.LogRecord]:
-        self.expected = True
-        return self.records
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from typing import Any
 
+from support import Echo, descriptor_count, resident_bytes, thread_count
+
 import iocp_bind
 from iocp_bind import CloseReason, Connection
-from support import Echo, descriptor_count, resident_bytes, thread_count
 
 
 class Counting(iocp_bind.Server):

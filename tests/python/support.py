@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import queue
 import random
@@ -21,12 +22,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import pytest
 
 import iocp_bind
 from iocp_bind import CloseReason, Connection
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Seconds after which a wait has failed. Long: it is only ever used up by a failure.
 DEADLINE = 20.0
@@ -52,6 +56,25 @@ class Connect(Protocol):
     """The fixture `connect`: a client socket with a timeout, closed after the test."""
 
     def __call__(self, target: Target, *, receive_buffer: int | None = None) -> socket.socket: ...
+
+
+class Logs(logging.Handler):
+    """The fixture `logs`: what the logger `iocp_bind` said.
+
+    A test during which it says something calls `expect`; any other fails then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.expected = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def expect(self) -> list[logging.LogRecord]:
+        self.expected = True
+        return self.records
 
 
 # ---- A server that records.
@@ -446,7 +469,7 @@ class Child:
     def pid(self) -> int:
         return self.process.pid
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -522,7 +545,7 @@ class ServerChild(Child):
         super().__init__([sys.executable, program, mode, json.dumps(options)])
         self.address: Address = ("", 0)
 
-    def __enter__(self) -> ServerChild:
+    def __enter__(self) -> Self:
         host, port = json.loads(self.line())
         self.address = (host, port)
         return self

@@ -13,9 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-import iocp_bind
-from iocp_bind import CloseReason, Connection
 from support import (
     Connect,
     Echo,
@@ -30,6 +27,9 @@ from support import (
     reset,
     saw_reset,
 )
+
+import iocp_bind
+from iocp_bind import CloseReason, Connection
 
 # ---- What can be sent.
 
@@ -76,7 +76,8 @@ def test_send_takes_a_numpy_array(serve: Serve, connect: Connect) -> None:
     values = np.arange(10_000, dtype=np.float64).reshape(100, 100)
     assert conn.send(values)
     assert recv_exact(client, values.nbytes) == values.tobytes()
-    with pytest.raises(BufferError):
+    # NumPy itself answers ValueError where others answer BufferError.
+    with pytest.raises((BufferError, ValueError), match="contiguous"):
         conn.send(values[:, ::2])
 
 
@@ -283,7 +284,7 @@ def test_connections_are_hashable_and_equal_only_to_themselves(
     a, b = connect(server), connect(server)
     server.wait_count("established", 2)
     first, second = (event.conn for event in server.of("established"))
-    assert first == first  # noqa: PLR0124
+    assert first == first
     assert first != second
     assert {first: 1, second: 2}[first] == 1
     a.close()

@@ -1,0 +1,261 @@
+"""What is limited, exactly where the limit is, and what happens there."""
+
+from __future__ import annotations
+
+import pytest
+from support import (
+    Connect,
+    Echo,
+    Recorder,
+    Serve,
+    ask,
+    clients_of,
+    echo_back,
+    pattern,
+    recv_exact,
+    recv_to_end,
+    saw_reset,
+)
+
+import iocp_bind
+from iocp_bind import Connection, SendBacklogFull
+
+# ---- Connections.
+
+
+def test_refuse_resets_the_newcomer_and_counts(serve: Serve, connect: Connect) -> None:
+    server = serve(Recorder(read=echo_back), max_connections=3)
+    clients = [connect(server) for _ in range(3)]
+    server.wait_count("established", 3)
+    for turn in range(1, 6):
+        assert saw_reset(connect(server))
+        server.wait_for(lambda n=turn: server.stats().refused == n)
+    assert server.connection_count == 3
+    assert [ask(client, b"still here") for client in clients] == [b"still here"] * 3
+    # One leaves, one may come.
+    clients[0].close()
+    server.wait_count("closing")
+    newcomer = connect(server)
+    assert ask(newcomer, b"room") == b"room"
+    assert saw_reset(connect(server))
+    stats = server.stats()
+    assert stats.established == len(server.of("established")) == 4
+    assert stats.refused == 6
+    assert stats.accepted == 10
+
+
+def test_wait_leaves_the_newcomer_in_the_backlog(serve: Serve, connect: Connect) -> None:
+    server = serve(Recorder(read=echo_back), max_connections=3, at_capacity="wait")
+    clients = [connect(server) for _ in range(3)]
+    server.wait_count("established", 3)
+    waiting = [connect(server) for _ in range(3)]
+    for index, client in enumerate(waiting):
+        client.sendall(b"turn %d" % index)
+    for client in clients:
+        assert ask(client, b"still here") == b"still here"
+    assert len(server.of("established")) == 3
+    assert server.connection_count == 3
+    for index, client in enumerate(waiting):
+        clients[index].close()
+        assert recv_exact(client, 6) == b"turn %d" % index
+    stats = server.stats()
+    assert stats.refused == 0
+    assert stats.established == 6
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_wait_never_has_more_than_allowed_and_serves_all(
+    serve: Serve, connect: Connect, workers: int
+) -> None:
+    most = 0
+
+    def established(conn: Connection) -> None:
+        nonlocal most
+        most = max(most, server.connection_count)
+
+    server = serve(
+        Recorder(established=established, read=echo_back),
+        max_connections=7,
+        at_capacity="wait",
+        workers=workers,
+    )
+    with clients_of(server, 100) as clients:
+        for client in clients:
+            client.sendall(b"one of many")
+        for client in clients:
+            # They are taken in the order in which they came: nobody waits for a later one.
+            assert recv_exact(client, 11) == b"one of many"
+            client.close()
+    server.wait_count("closing", 100)
+    assert most <= 7
+    assert server.stats().refused == 0
+
+
+def test_refuse_in_a_rush_never_has_more_than_allowed(serve: Serve, connect: Connect) -> None:
+    most = 0
+
+    def established(conn: Connection) -> None:
+        nonlocal most
+        most = max(most, server.connection_count)
+
+    server = serve(Recorder(established=established, read=echo_back), max_connections=5, workers=3)
+    with clients_of(server, 60):
+        server.wait_for(lambda: server.stats().accepted == 60)
+        assert server.connection_count == 5
+    server.wait_for(lambda: server.connection_count == 0)
+    stats = server.stats()
+    assert (stats.refused, stats.established, most) == (55, 5, 5)
+    # And the server is not deaf after it (D10).
+    assert ask(connect(server), b"well?") == b"well?"
+
+
+# ---- Sends.
+
+
+def test_below_the_limit_any_size_is_taken_at_it_nothing_is(serve: Serve, connect: Connect) -> None:
+    """D23: exact. In a hook nothing is written until the batch is over, so it can be counted."""
+    seen: list[object] = []
+
+    def established(conn: Connection) -> None:
+        seen.append(conn.send(b"a" * 999))
+        seen.append(conn.send(b"b"))  # reaches the limit
+        for attempt in (b"c", b"", bytes(100_000)):
+            with pytest.raises(SendBacklogFull):
+                conn.send(attempt)
+            with pytest.raises(SendBacklogFull):
+                conn.writelines([attempt])
+        seen.append(conn.send_backlog)
+        seen.append(conn.is_open)
+
+    server = serve(Recorder(established=established), send_backlog_limit=1000)
+    client = connect(server)
+    assert recv_exact(client, 1000) == b"a" * 999 + b"b"
+    assert [e.value for e in server.wait_count("write", 2)] == [999, 1]
+    assert seen == [True, True, 1000, True]
+    conn = server.wait_connection()
+    assert conn.send(b"room again")
+    assert recv_exact(client, 10) == b"room again"
+    # What was refused never comes, neither as bytes nor as a completion.
+    conn.close()
+    assert recv_to_end(client) == b""
+    assert [e.value for e in server.of("write")] == [999, 1, 10]
+
+
+def test_one_byte_below_the_limit_a_large_send_is_taken(serve: Serve, connect: Connect) -> None:
+    size = 8 << 20
+    data = pattern(size)
+    seen: list[object] = []
+
+    def established(conn: Connection) -> None:
+        seen.append(conn.send(b"a" * 999))
+        seen.append(conn.send(data))
+        with pytest.raises(SendBacklogFull):
+            conn.send(b"c")
+        seen.append(conn.send_backlog)
+
+    server = serve(Recorder(established=established), send_backlog_limit=1000)
+    client = connect(server)
+    assert recv_exact(client, 999 + size) == b"a" * 999 + data
+    assert seen == [True, True, 999 + size]
+
+
+def test_a_client_that_does_not_read_fills_the_backlog(serve: Serve, connect: Connect) -> None:
+    """From a thread, against a real socket: what was accepted comes, all of it, in order."""
+    server = serve(Recorder(), send_backlog_limit=1 << 20)
+    client = connect(server, receive_buffer=4096)
+    conn = server.wait_connection()
+    accepted = []
+    with pytest.raises(SendBacklogFull):
+        for number in range(100_000):
+            conn.send(number.to_bytes(4, "big") * 2500)
+            accepted.append(number)
+    assert conn.is_open
+    expected = b"".join(number.to_bytes(4, "big") * 2500 for number in accepted)
+    assert recv_exact(client, len(expected)) == expected
+    server.wait_count("write", len(accepted))
+    assert conn.send(b"done")
+    assert recv_exact(client, 4) == b"done"
+
+
+def test_max_pending_sends_is_exact(serve: Serve, connect: Connect) -> None:
+    seen: list[object] = []
+
+    def established(conn: Connection) -> None:
+        seen.append(conn.send(b"1"))
+        seen.append(conn.writelines([b"2", b"2"]))
+        seen.append(conn.send(b""))
+        for _ in range(3):
+            with pytest.raises(SendBacklogFull):
+                conn.send(b"4")
+        seen.append(conn.send_backlog)
+
+    server = serve(Recorder(established=established), max_pending_sends=3)
+    client = connect(server)
+    assert recv_exact(client, 3) == b"122"
+    assert [e.value for e in server.wait_count("write", 3)] == [1, 2, 0]
+    assert seen == [True, True, True, 3]
+    conn = server.wait_connection()
+    assert conn.send(b"5")
+    assert recv_exact(client, 1) == b"5"
+
+
+def test_broadcast_leaves_out_a_full_backlog(serve: Serve, connect: Connect) -> None:
+    counted: list[int] = []
+
+    def read(conn: Connection, data: bytes) -> None:
+        conn.send(b"x" * 10)
+        counted.append(server.broadcast(b"to all"))
+
+    server = serve(Recorder(read=read), send_backlog_limit=10)
+    full, other = connect(server), connect(server)
+    server.wait_count("established", 2)
+    full.sendall(b"go")
+    assert recv_exact(other, 6) == b"to all"
+    assert recv_exact(full, 10) == b"x" * 10
+    assert counted == [1]
+
+
+def test_the_exception_says_what_to_do() -> None:
+    assert issubclass(SendBacklogFull, Exception)
+    assert iocp_bind.SendBacklogFull.__module__ == "iocp_bind"
+    assert SendBacklogFull.__doc__
+
+
+# ---- Buffers and contexts kept for reuse.
+
+
+@pytest.mark.parametrize("most", [0, 3, 100])
+def test_free_contexts_are_capped(serve: Serve, connect: Connect, most: int) -> None:
+    server = serve(Echo(), max_free_contexts=most)
+    with clients_of(server, 50) as clients:
+        for client in clients:
+            ask(client, b"x")
+    waiting = Recorder()
+    waiting.wait_for(lambda: server.connection_count == 0)
+    waiting.wait_for(lambda: server.stats().free_contexts <= min(most, 50))
+    assert ask(connect(server), b"x") == b"x"
+
+
+@pytest.mark.parametrize("size", [512, 5000, 1 << 20])
+def test_no_read_is_larger_than_the_buffer(serve: Serve, connect: Connect, size: int) -> None:
+    server = serve(Recorder(), buffer_size=size)
+    client = connect(server)
+    data = pattern(3 << 20)
+    client.sendall(data)
+    conn = server.wait_connection()
+    server.wait_for(lambda: conn.bytes_received == len(data))
+    server.wait_for(lambda: server.received(conn) == data)
+    assert max(len(event.value) for event in server.of("read")) <= size
+    assert min(len(event.value) for event in server.of("read")) > 0
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_few_free_buffers_lose_nothing(serve: Serve, connect: Connect, most: int) -> None:
+    server = serve(Echo(), max_free_buffers=most, buffer_size=512)
+    data = pattern(20_000)
+    with clients_of(server, 20) as clients:
+        for client in clients:
+            client.sendall(data)
+        for client in clients:
+            assert recv_exact(client, len(data)) == data
+    Recorder().wait_for(lambda: server.stats().buffers_in_use == 0)

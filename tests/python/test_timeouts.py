@@ -1,0 +1,203 @@
+"""Clients that keep the server waiting, and for how long."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+
+import pytest
+from support import Connect, Recorder, Serve, ask, echo_back, in_threads, saw_reset
+
+from iocp_bind import CloseReason, Connection
+
+# A stalled machine must not fail a test: what comes too late is late by seconds here.
+LATE = 5.0
+
+
+def test_a_silent_client_is_closed(serve: Serve, connect: Connect) -> None:
+    server = serve(Recorder(read=echo_back), first_data_timeout=0.3)
+    began = time.monotonic()
+    silent = connect(server)
+    speaking = connect(server)
+    assert ask(speaking, b"here") == b"here"
+    assert not saw_reset(silent), "an end of stream is due, not a reset"
+    conn = next(
+        e.conn
+        for e in server.wait_count("established", 2)
+        if e.conn.remote_address == silent.getsockname()
+    )
+    assert server.wait_closed(conn) is CloseReason.FIRST_DATA_TIMEOUT
+    assert 0.25 <= time.monotonic() - began < LATE
+    assert server.hooks_of(conn) == ["established", "closing"]
+    # Who has spoken once may be silent.
+    assert not select.select([speaking], [], [], 0.6)[0]
+    assert ask(speaking, b"still") == b"still"
+
+
+def test_a_client_is_silent_even_if_it_was_sent_something(serve: Serve, connect: Connect) -> None:
+    server = serve(Recorder(established=lambda conn: conn.send(b"hello")), first_data_timeout=0.2)
+    client = connect(server)
+    assert client.recv(5) == b"hello"
+    assert server.wait_closed(server.wait_connection()) is CloseReason.FIRST_DATA_TIMEOUT
+    assert client.recv(1) == b""
+
+
+def test_no_first_data_timeout(serve: Serve, connect: Connect) -> None:
+    """The client of the one server goes while that of the other, which came first, stays."""
+    patient = serve(Recorder(), first_data_timeout=None)
+    hasty = serve(Recorder(), first_data_timeout=0.3)
+    client = connect(patient)
+    patient.wait_connection()
+    connect(hasty)
+    hasty.wait_count("closing")
+    assert patient.connection_count == 1
+    assert not select.select([client], [], [], 0.1)[0]
+
+
+def test_with_established_on_first_data_a_silent_client_is_never_told_of(
+    serve: Serve, connect: Connect
+) -> None:
+    """D27, D12: it is closed all the same, and occupies nothing meanwhile."""
+    server = serve(Recorder(read=echo_back), established_on="first_data", first_data_timeout=0.3)
+    silent = [connect(server) for _ in range(150)]  # more than max_accepts
+    speaking = connect(server)
+    assert ask(speaking, b"served") == b"served"
+    for client in silent:
+        assert not saw_reset(client)
+    server.wait_for(lambda: server.stats().connections == 1)
+    assert [event.hook for event in server.events] == ["established", "read", "write"]
+    stats = server.stats()
+    assert stats.accepted == 151
+    assert stats.established == 1
+    assert sum(stats.closed.values()) == 0
+
+
+def test_an_idle_client_is_closed(serve: Serve, connect: Connect) -> None:
+    server = serve(Recorder(read=echo_back), idle_timeout=0.4)
+    client = connect(server)
+    assert ask(client, b"x") == b"x"
+    began = time.monotonic()
+    assert not saw_reset(client)
+    assert 0.3 <= time.monotonic() - began < LATE
+    assert server.wait_closed(server.wait_connection()) is CloseReason.IDLE_TIMEOUT
+
+
+def test_traffic_keeps_a_client(serve: Serve, connect: Connect) -> None:
+    """In either direction: one client speaks, one is spoken to, a third does neither."""
+    server = serve(Recorder(), idle_timeout=1.0, first_data_timeout=None)
+    speaking, listening, idle = (connect(server) for _ in range(3))
+    conns = {e.conn.remote_address: e.conn for e in server.wait_count("established", 3)}
+    listener = conns[listening.getsockname()]
+    pause = threading.Event()
+    end = time.monotonic() + 2.2
+    while time.monotonic() < end:
+        speaking.sendall(b"x")
+        assert listener.send(b"y")
+        pause.wait(0.05)
+    assert server.wait_closed(conns[idle.getsockname()]) is CloseReason.IDLE_TIMEOUT
+    assert listener.is_open
+    assert conns[speaking.getsockname()].is_open
+    assert len(server.of("closing")) == 1
+
+
+def test_a_client_that_takes_nothing_is_closed(serve: Serve, connect: Connect) -> None:
+    server = serve(Recorder(), write_timeout=0.4, send_backlog_limit=1 << 30)
+    client = connect(server, receive_buffer=4096)
+    conn = server.wait_connection()
+    conn.send(bytes(32 << 20))
+    began = time.monotonic()
+    assert server.wait_closed(conn) is CloseReason.WRITE_TIMEOUT
+    assert 0.3 <= time.monotonic() - began < LATE
+    assert saw_reset(client), "it must be able to tell that there was more"
+
+
+def test_a_slow_reader_is_kept(serve: Serve, connect: Connect) -> None:
+    """Time counts from the last byte that the client took."""
+    server = serve(Recorder(), write_timeout=1.5, send_backlog_limit=1 << 30)
+    client = connect(server, receive_buffer=65536)
+    conn = server.wait_connection()
+    size = 24 << 20
+    conn.send(bytes(size))
+    pause = threading.Event()
+    left = size
+    began = time.monotonic()
+    while left:
+        left -= len(client.recv(min(left, 1 << 20)))
+        if time.monotonic() - began < 3:
+            pause.wait(0.05)
+    server.wait_count("write")
+    assert conn.is_open
+
+
+def test_nothing_to_write_is_no_write_timeout(serve: Serve, connect: Connect) -> None:
+    server = serve(Recorder(read=echo_back), write_timeout=0.2)
+    client = connect(server)
+    assert ask(client, b"x") == b"x"
+    assert not select.select([client], [], [], 0.6)[0]
+    assert ask(client, b"y") == b"y"
+
+
+def test_a_half_closed_client_that_does_not_read_is_not_kept(
+    serve: Serve, connect: Connect
+) -> None:
+    """What was queued at the end of the stream is flushed, for close_timeout at most."""
+    import socket
+
+    server = serve(
+        Recorder(read=lambda conn, data: conn.send(bytes(32 << 20))),
+        close_timeout=0.4,
+        send_backlog_limit=1 << 30,
+    )
+    client = connect(server, receive_buffer=4096)
+    client.sendall(b"much, please")
+    client.shutdown(socket.SHUT_WR)
+    conn = server.wait_connection()
+    began = time.monotonic()
+    server.wait_closed(conn)
+    assert time.monotonic() - began < LATE
+    assert saw_reset(client)
+
+
+@pytest.mark.parametrize("option", ["first_data_timeout", "idle_timeout"])
+def test_many_at_once(serve: Serve, connect: Connect, option: str) -> None:
+    server = serve(Recorder(), **{option: 0.5})
+    clients = [connect(server) for _ in range(300)]
+    server.wait_count("established", 300)
+    began = time.monotonic()
+    for client in clients:
+        assert not saw_reset(client)
+    server.wait_count("closing", 300)
+    assert time.monotonic() - began < LATE
+    expected = CloseReason[option.upper()]
+    assert server.reasons() == [expected] * 300
+    server.check_grammar()
+
+
+def test_a_busy_server_still_times_out(serve: Serve, connect: Connect) -> None:
+    """D12: the original looked for silent clients only when nobody came for a minute."""
+    server = serve(Recorder(read=echo_back), first_data_timeout=0.5)
+    stop = threading.Event()
+
+    def run(index: int) -> None:
+        if index == 0:
+            silent = [connect(server) for _ in range(20)]
+            began = time.monotonic()
+            for client in silent:
+                assert not saw_reset(client)
+            stop.set()
+            assert time.monotonic() - began < LATE
+            return
+        while not stop.is_set():
+            client = connect(server)
+            assert ask(client, b"busy") == b"busy"
+            client.close()
+
+    in_threads(3, run)
+    assert server.reasons().count(CloseReason.FIRST_DATA_TIMEOUT) == 20
+
+
+def test_a_pause_does_not_stop_the_clock_of_a_silent_client(serve: Serve, connect: Connect) -> None:
+    server = serve(Recorder(established=Connection.pause_reading), idle_timeout=0.3)
+    connect(server)
+    assert server.wait_closed(server.wait_connection()) is CloseReason.IDLE_TIMEOUT
