@@ -3,15 +3,20 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # Debian's Python where there is one: it is the one whose headers bootstrap.sh installs.
-PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
-VENV := build/venv
+# Another one gets a virtual environment of its own: `make test-python PYTHON=python3.13`.
+ifeq ($(origin PYTHON), undefined)
+PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
+VENV ?= build/venv
+else
+VENV ?= build/venv-$(notdir $(PYTHON))
+endif
 JOBS ?= $(shell nproc)
 BENCH_ARGS ?=
 
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help bootstrap venv demo test test-cpp test-python test-install lint format bench clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-install lint format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,16 +24,20 @@ help: ## show this
 bootstrap:
 	@tools/bootstrap.sh
 
-venv: bootstrap
-	@tools/venv.sh $(VENV) $(PYTHON)
+# A virtual environment that can build the package; with all that tests, linters and bench need.
+venv-build: bootstrap
+	@tools/venv.sh $(VENV) $(PYTHON) requirements-build.txt
+
+venv: venv-build
+	@tools/venv.sh $(VENV) $(PYTHON) requirements-dev.txt
 
 # The package in the virtual environment, built anew when a source changed.
-build/package.stamp: $(SOURCES) | venv
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
-	  --force-reinstall --config-settings=build-dir=build/package .
-	touch $@
+$(VENV)/package.stamp: $(SOURCES) | venv-build
+	$(VENV)/bin/pip install -v --disable-pip-version-check --no-build-isolation --no-deps \
+	  --force-reinstall --config-settings=build-dir='build/{wheel_tag}' .
+	@touch $@
 
-demo: venv build/package.stamp ## build, serve real clients on every back-end, show what happened
+demo: $(VENV)/package.stamp ## build, serve real clients on every back-end, show what happened
 	$(VENV)/bin/python -m iocp_bind info
 	$(VENV)/bin/python -m iocp_bind demo
 
@@ -39,26 +48,26 @@ test-cpp: bootstrap
 	cmake --build --preset dev -j $(JOBS)
 	ctest --preset dev -j $(JOBS)
 
-test-python: venv build/package.stamp
+test-python: venv $(VENV)/package.stamp
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)
 
 lint: venv ## every linter
-	cmake --preset dev -DIOCP_BUILD_PYTHON=ON -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python \
+	cmake --preset tidy -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python \
 	  -Dpybind11_DIR="$$($(VENV)/bin/python -m pybind11 --cmakedir)" >/dev/null
-	tools/lint.sh $(VENV) build/dev
+	tools/lint.sh $(VENV) build/tidy
 
 format: venv ## format everything
 	git ls-files '*.cpp' '*.h' '*.c' | xargs $(VENV)/bin/clang-format -i
 	$(VENV)/bin/ruff check --fix --quiet . || true
 	$(VENV)/bin/ruff format .
 
-bench: venv build/package.stamp ## measure, side by side; BENCH_ARGS="--help" for the options
+bench: venv $(VENV)/package.stamp ## measure, side by side; BENCH_ARGS="--help" for the options
 	cmake --preset release
 	cmake --build --preset release -j $(JOBS)
 	$(VENV)/bin/python bench/run.py $(BENCH_ARGS)
 
 clean: ## remove what was built
-	rm -rf build
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -201,9 +201,8 @@ Status Server::Start(const Options& options) {
 
   Lifecycle& life = *lifecycle_;
   const auto running_already = [] {
-    return Status{Status::Problem::kAlreadyRunning,
-                  {},
-                  "the server is running already; call shutdown first"};
+    return Status{
+        Status::Problem::kAlreadyRunning, {}, "the server is running already; call shutdown first"};
   };
   if (life.Running()) return running_already();
   life.Join();  // the threads of a run that a hook shut down

@@ -6,6 +6,10 @@ set -euo pipefail
 packages=(g++ make cmake ninja-build pkg-config liburing-dev libgtest-dev python3 python3-venv
   python3-dev)
 
+if ! command -v dpkg-query >/dev/null; then
+  echo "Not a Debian system: see to it that what Debian calls ${packages[*]} is installed." >&2
+  exit 0
+fi
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||

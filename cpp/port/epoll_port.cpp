@@ -430,6 +430,6 @@ std::unique_ptr<CompletionPort> CreateEpollPort(const PortOptions& options) {
 }  // namespace
 
 constinit const PortKind kEpollPortKind = {"epoll", &EpollAvailable, &CreateEpollPort, &ListenPosix,
-                                 &CloseListenerPosix};
+                                           &CloseListenerPosix};
 
 }  // namespace iocp

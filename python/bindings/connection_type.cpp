@@ -67,12 +67,14 @@ class View {
     }
     if (PyObject_GetBuffer(object, &view_, PyBUF_SIMPLE) == 0) return true;
     view_.obj = nullptr;
-    // NumPy says ValueError.
-    if (PyErr_ExceptionMatches(PyExc_BufferError) || PyErr_ExceptionMatches(PyExc_ValueError)) {
-      PyErr_Clear();
-      PyErr_Format(PyExc_BufferError,
-                   "%s() needs contiguous bytes; copy the object first, with bytes()", function);
-    }
+    // If it can be had at all, then it only was not contiguous. Each library has its own words, and
+    // even its own exception, for that; a user of ours gets one.
+    PyErr_Clear();
+    Py_buffer strided;
+    if (PyObject_GetBuffer(object, &strided, PyBUF_FULL_RO) != 0) return false;
+    PyBuffer_Release(&strided);
+    PyErr_Format(PyExc_BufferError,
+                 "%s() needs contiguous bytes; copy the object first, with bytes()", function);
     return false;
   }
   [[nodiscard]] std::string_view bytes() const {
@@ -146,8 +148,7 @@ PyObject* GetId(PyObject* self, void*) { return PyLong_FromUnsignedLongLong(Of(s
 
 PyObject* AddressTuple(const Address& address) {
   const std::string host = address.Host();
-  return Py_BuildValue("(s#i)", host.data(), static_cast<Py_ssize_t>(host.size()),
-                       static_cast<int>(address.port));
+  return Py_BuildValue("(si)", host.c_str(), static_cast<int>(address.port));
 }
 PyObject* GetRemoteAddress(PyObject* self, void*) {
   return AddressTuple(Of(self).remote_address());

@@ -3,6 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <exception>
+
 #include "iocp.h"
 
 namespace iocp::python {
@@ -12,7 +14,10 @@ PyObject* BackendUnavailableType();
 PyObject* SendBacklogFullType();
 
 // A Python error is set, and this travels to where it is reported.
-struct PythonErrorSet {};
+class PythonErrorSet : public std::exception {
+ public:
+  [[nodiscard]] const char* what() const noexcept override { return "a Python error is set"; }
+};
 
 // Sets the exception that `status` stands for and throws pybind11::error_already_set.
 [[noreturn]] void RaiseStatus(const Status& status);

@@ -160,8 +160,7 @@ void HookedServer::OnHookError(Connection& connection, Hook hook, const std::exc
 void HookedServer::OnConnectionReleased(Connection& connection) { ReleaseConnection(connection); }
 
 void HookedServer::OnWarning(const std::string& message) {
-  PyObject* result = PyObject_CallFunction(hooks_->warn.ptr(), "s#", message.data(),
-                                           static_cast<Py_ssize_t>(message.size()));
+  PyObject* result = PyObject_CallFunction(hooks_->warn.ptr(), "s", message.c_str());
   if (result == nullptr) PyErr_WriteUnraisable(hooks_->warn.ptr());
   Py_XDECREF(result);
 }

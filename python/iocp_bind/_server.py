@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import sys
@@ -283,7 +284,7 @@ class Server(_core.Server):
         return Stats(closed=closed, **values)
 
 
-_OPTION_NAMES = frozenset(Server.start.__kwdefaults__) - {"zero_copy"} | {"host", "port"}
+_OPTION_NAMES = frozenset(inspect.signature(Server.start).parameters) - {"self", "zero_copy"}
 
 
 def _default_workers() -> int:

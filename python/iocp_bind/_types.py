@@ -83,6 +83,4 @@ class BackendInfo:
 
 def backends() -> dict[str, BackendInfo]:
     """Return every back-end by name, the best one first."""
-    return {
-        name: BackendInfo(available, reason) for name, available, reason in _core._backends()
-    }
+    return {name: BackendInfo(available, reason) for name, available, reason in _core._backends()}

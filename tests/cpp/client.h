@@ -39,8 +39,9 @@ class LoopbackPeer final : public Peer {
     sockaddr_storage here{};
     socklen_t here_length = sizeof(here);
     ::getsockname(fd_, reinterpret_cast<sockaddr*>(&here), &here_length);
-    port_ = ntohs(here.ss_family == AF_INET ? reinterpret_cast<const sockaddr_in&>(here).sin_port
-                                            : reinterpret_cast<const sockaddr_in6&>(here).sin6_port);
+    port_ =
+        ntohs(here.ss_family == AF_INET ? reinterpret_cast<const sockaddr_in&>(here).sin_port
+                                        : reinterpret_cast<const sockaddr_in6&>(here).sin6_port);
   }
   ~LoopbackPeer() override { Close(); }
 

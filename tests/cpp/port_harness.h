@@ -2,8 +2,9 @@
 // driver, which plays the server for one port and watches over every rule it can see broken.
 //
 // No system header here. A further port joins with a World of its own and one
-// INSTANTIATE_TEST_SUITE_P(..., ConformanceTest, ...) in a file of its own; client.h is the world of
-// POSIX sockets. Nothing here blocks but CompletionPort::Wait, so a simulated world needs no threads.
+// INSTANTIATE_TEST_SUITE_P(..., ConformanceTest, ...) in a file of its own; client.h is the world
+// of POSIX sockets. Nothing here blocks but CompletionPort::Wait, so a simulated world needs no
+// threads.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -93,8 +94,8 @@ inline std::string Pattern(std::size_t size, std::uint32_t seed) {
 // Of streams, which nobody wants to see printed.
 inline ::testing::AssertionResult IsPrefix(std::string_view got, std::string_view want) {
   const std::size_t common = std::min(got.size(), want.size());
-  const auto differ = std::mismatch(got.begin(), got.begin() + static_cast<std::ptrdiff_t>(common),
-                                    want.begin());
+  const auto differ =
+      std::mismatch(got.begin(), got.begin() + static_cast<std::ptrdiff_t>(common), want.begin());
   const auto at = static_cast<std::size_t>(differ.first - got.begin());
   if (at == got.size()) return ::testing::AssertionSuccess();
   return ::testing::AssertionFailure()
@@ -154,9 +155,9 @@ struct DriverOptions {
   std::string host = "127.0.0.1";
   bool dual_stack = true;
   int max_accepts = 100;
-  bool accept = true;          // begin to accept at once
-  bool adopt = true;           // else sockets wait in newcomers()
-  bool receive = true;         // begin to receive on what was adopted
+  bool accept = true;   // begin to accept at once
+  bool adopt = true;    // else sockets wait in newcomers()
+  bool receive = true;  // begin to receive on what was adopted
   std::size_t capacity = kBatchCompletions;
   std::size_t max_bytes = kBatchBytes;
 };
@@ -326,7 +327,9 @@ class PortDriver {
       ++receives;
       bytes += batch_[i].buffer.size();
     }
-    if (receives > 1) EXPECT_LE(bytes, max_bytes);
+    if (receives > 1) {
+      EXPECT_LE(bytes, max_bytes);
+    }
     completions_ += count;
     for (std::size_t i = 0; i < count; ++i) {
       Handle(batch_[i]);
@@ -379,8 +382,8 @@ class PortDriver {
       if (!end->Idle()) Cancel(*end);
     }
     const bool idle = Until([&] {
-      return !accepting_ && std::all_of(ends_.begin(), ends_.end(),
-                                        [](const auto& end) { return end->Idle(); });
+      return !accepting_ &&
+             std::all_of(ends_.begin(), ends_.end(), [](const auto& end) { return end->Idle(); });
     });
     for (const NativeSocket handle : std::exchange(newcomers_, {})) port_->Discard(handle, true);
     if (!idle) {
@@ -455,7 +458,9 @@ class PortDriver {
     if (ends_.size() <= kMany) return EndOf(completion);
     EXPECT_NE(completion.socket, nullptr);
     auto* end = static_cast<ServerEnd*>(completion.socket);
-    if (end != nullptr) EXPECT_FALSE(end->closed) << "a completion of a closed socket";
+    if (end != nullptr) {
+      EXPECT_FALSE(end->closed) << "a completion of a closed socket";
+    }
     return end;
   }
 
@@ -488,20 +493,24 @@ class PortDriver {
   void OnReceive(ServerEnd& end, Completion& completion) {
     EXPECT_TRUE(end.receiving) << "a receive after the last one";
     EXPECT_EQ(completion.last, static_cast<bool>(completion.error));
-    EXPECT_EQ(completion.error ? completion.buffer.size() == 0 : completion.buffer.size() > 0, true);
+    EXPECT_EQ(completion.error ? completion.buffer.size() == 0 : completion.buffer.size() > 0,
+              true);
     EXPECT_LE(completion.buffer.size(), pool_->block_size());
-    EXPECT_GE(completion.sequence, end.next_in_order) << "a place in the stream for the second time";
-    const bool is_new =
-        end.early
-            .try_emplace(completion.sequence, std::string(completion.buffer.view()), completion.error)
-            .second;
+    EXPECT_GE(completion.sequence, end.next_in_order)
+        << "a place in the stream for the second time";
+    const bool is_new = end.early
+                            .try_emplace(completion.sequence, std::string(completion.buffer.view()),
+                                         completion.error)
+                            .second;
     EXPECT_TRUE(is_new) << "a place in the stream for the second time";
     if (!completion.error) ++end.receives;
     if (end.keep_buffers && !completion.error) end.kept.push_back(std::move(completion.buffer));
     if (completion.last) {
       end.receiving = false;
       EXPECT_EQ(completion.sequence, end.receives) << "the end is not behind all the data";
-      if (completion.error.kind == ErrorKind::kCancelled) EXPECT_TRUE(end.cancelled);
+      if (completion.error.kind == ErrorKind::kCancelled) {
+        EXPECT_TRUE(end.cancelled);
+      }
     }
     while (!end.early.empty() && end.early.begin()->first == end.next_in_order) {
       const auto& [bytes, error] = end.early.begin()->second;
@@ -527,7 +536,9 @@ class PortDriver {
     if (completion.error) {
       EXPECT_EQ(completion.bytes, 0U);
       EXPECT_NE(completion.error.kind, ErrorKind::kEndOfStream);
-      if (completion.error.kind == ErrorKind::kCancelled) EXPECT_TRUE(end.cancelled);
+      if (completion.error.kind == ErrorKind::kCancelled) {
+        EXPECT_TRUE(end.cancelled);
+      }
       return;
     }
     EXPECT_GT(completion.bytes, 0U);

@@ -306,6 +306,16 @@ def pattern(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def is_refused(target: Target) -> bool:
+    """Whether a newcomer is reset at once; that may be before connect() returns."""
+    try:
+        client = open_client(target)
+    except ConnectionResetError:
+        return True
+    with client:
+        return saw_reset(client)
+
+
 # ---- Threads.
 
 
@@ -380,11 +390,16 @@ def need_descriptors(count: int) -> None:
 def server_socket_of(client: socket.socket) -> socket.socket:
     """Return the server's end of `client`, which is in this process, as a socket of its own."""
     for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError, ValueError):
+        try:
             copy = socket.socket(fileno=os.dup(int(entry.name)))
+        except OSError:
+            continue  # no socket
+        try:
             if copy.getpeername() == client.getsockname():
                 return copy
-            copy.close()
+        except OSError:
+            pass  # not connected
+        copy.close()
     raise AssertionError("the server's end was not found in this process")
 
 
@@ -562,7 +577,7 @@ class ServerChild(Child):
         def idle() -> bool:
             nonlocal report
             report = self.ask("report")
-            return report["connection_count"] == 0 and report["buffers_in_use"] == 0
+            return (report["connection_count"], report["buffers_in_use"]) == (0, 0)
 
         wait_until(idle, f"the server child becoming idle ({report})")
         return report

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -189,7 +190,13 @@ def test_writelines_is_one_send(serve: Serve, connect: Connect) -> None:
     server = serve(Recorder())
     client = connect(server)
     conn = server.wait_connection()
-    pieces = [b"one", bytearray(b"two"), memoryview(b"three"), b"", array.array("B", b"four")]
+    pieces: list[Any] = [
+        b"one",
+        bytearray(b"two"),
+        memoryview(b"three"),
+        b"",
+        array.array("B", b"four"),
+    ]
     assert conn.writelines(pieces) is True
     assert recv_exact(client, 15) == b"onetwothreefour"
     assert [e.value for e in server.wait_count("write")] == [15]
@@ -742,6 +749,10 @@ def _fence(server: iocp_bind.Server, connect: Connect, turns: int = 20) -> None:
     client.close()
 
 
+def _has_events(server: Recorder, conn: Connection, count: int) -> bool:
+    return len(server.of_connection(conn)) >= count
+
+
 def _echo_unless_paused(conn: Connection, data: bytes) -> None:
     if data == b"fence":
         conn.send(data)
@@ -783,7 +794,7 @@ def test_paused_in_a_hook_nothing_comes_until_resumed(serve: Serve, connect: Con
         _fence(server, connect, 3)
         assert len(server.of_connection(conn)) == reads, "read although paused"
         conn.resume_reading()
-        server.wait_for(lambda n=reads: len(server.of_connection(conn)) > n)
+        server.wait_for(partial(_has_events, server, conn, reads + 1))
     assert server.received(conn) == data
     # The end of the stream waits with the data before it.
     _fence(server, connect)

@@ -43,7 +43,9 @@ def test_a_backlog_above_the_high_mark_stops_reading(
     sent = fill(client, 128 << 20)
     assert sent < 128 << 20, "it went on reading"
     conn = server.wait_connection()
-    assert high < conn.send_backlog <= highest <= high + BATCH
+    # It goes on below the low mark, and meanwhile the system may have taken some more.
+    assert high // 4 < conn.send_backlog
+    assert high < highest <= high + BATCH
     # Reads go on when the client reads: everything comes back.
     assert recv_exact(client, sent) == bytes(sent)
     client.sendall(b"and on")
@@ -112,11 +114,13 @@ def test_a_pause_by_the_user_and_one_by_the_mark_do_not_mix(serve: Serve, connec
     conn.resume_reading()
     assert conn.send_backlog <= 64 * KIB + BATCH
     conn.pause_reading()
-    received = conn.bytes_received
+    other = connect(server)
+    for _ in range(20):
+        ask(other, b"fence")
+    received = len(server.received(conn))
     assert received < sent
     assert recv_exact(client, received) == bytes(received)
     server.wait_for(lambda: conn.send_backlog == 0)
-    other = connect(server)
     for _ in range(20):
         ask(other, b"fence")
     assert len(server.received(conn)) == received

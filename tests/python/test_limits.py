@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
+
 import pytest
 from support import (
     Connect,
@@ -11,10 +14,12 @@ from support import (
     ask,
     clients_of,
     echo_back,
+    is_refused,
+    open_client,
     pattern,
     recv_exact,
     recv_to_end,
-    saw_reset,
+    wait_until,
 )
 
 import iocp_bind
@@ -23,13 +28,17 @@ from iocp_bind import Connection, SendBacklogFull
 # ---- Connections.
 
 
+def _has_refused(server: iocp_bind.Server, count: int) -> bool:
+    return server.stats().refused == count
+
+
 def test_refuse_resets_the_newcomer_and_counts(serve: Serve, connect: Connect) -> None:
     server = serve(Recorder(read=echo_back), max_connections=3)
     clients = [connect(server) for _ in range(3)]
     server.wait_count("established", 3)
     for turn in range(1, 6):
-        assert saw_reset(connect(server))
-        server.wait_for(lambda n=turn: server.stats().refused == n)
+        assert is_refused(server)
+        wait_until(partial(_has_refused, server, turn), "the refusal counted")
     assert server.connection_count == 3
     assert [ask(client, b"still here") for client in clients] == [b"still here"] * 3
     # One leaves, one may come.
@@ -37,7 +46,8 @@ def test_refuse_resets_the_newcomer_and_counts(serve: Serve, connect: Connect) -
     server.wait_count("closing")
     newcomer = connect(server)
     assert ask(newcomer, b"room") == b"room"
-    assert saw_reset(connect(server))
+    assert is_refused(server)
+    wait_until(partial(_has_refused, server, 6), "the refusal counted")
     stats = server.stats()
     assert stats.established == len(server.of("established")) == 4
     assert stats.refused == 6
@@ -99,7 +109,10 @@ def test_refuse_in_a_rush_never_has_more_than_allowed(serve: Serve, connect: Con
         most = max(most, server.connection_count)
 
     server = serve(Recorder(established=established, read=echo_back), max_connections=5, workers=3)
-    with clients_of(server, 60):
+    with contextlib.ExitStack() as clients:
+        for _ in range(60):
+            with contextlib.suppress(ConnectionResetError):
+                clients.enter_context(open_client(server))
         server.wait_for(lambda: server.stats().accepted == 60)
         assert server.connection_count == 5
     server.wait_for(lambda: server.connection_count == 0)

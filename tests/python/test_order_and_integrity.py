@@ -8,8 +8,11 @@ import socket
 import struct
 import threading
 from collections import defaultdict
+from functools import partial
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import (
     DEADLINE,
     Connect,
@@ -22,13 +25,12 @@ from support import (
     pattern,
     recv_exact,
     recv_to_end,
+    reset,
+    wait_until,
 )
 
 import iocp_bind
 from iocp_bind import CloseReason, Connection
-
-hypothesis = pytest.importorskip("hypothesis")
-given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 SIZES = st.lists(
     st.one_of(
@@ -41,9 +43,17 @@ SIZES = st.lists(
 )
 
 
+def _has_writes(server: Recorder, conn: Connection, count: int) -> bool:
+    return server.hooks_of(conn).count("write") >= count
+
+
+def _has_accepted(server: iocp_bind.Server, count: int) -> bool:
+    return server.stats().accepted >= count
+
+
 def _exchange(client: socket.socket, pieces: list[bytes]) -> bytes:
     """Send the pieces while reading as many bytes back."""
-    sender = threading.Thread(target=lambda: [client.sendall(piece) for piece in pieces])
+    sender = threading.Thread(target=client.sendall, args=(b"".join(pieces),))
     sender.start()
     try:
         return recv_exact(client, sum(map(len, pieces)))
@@ -168,7 +178,7 @@ def test_threads_sending_at_once(serve: Serve, connect: Connect, share: str) -> 
         conn = conns[client.getsockname()]
         on_the_wire = [HEADER.size + size for _, _, size in frames[number]]
         total = len(on_the_wire)
-        server.wait_for(lambda c=conn, n=total: server.hooks_of(c).count("write") >= n)
+        server.wait_for(partial(_has_writes, server, conn, total))
         assert [e.value for e in server.of_connection(conn) if e.hook == "write"] == on_the_wire
 
 
@@ -257,14 +267,12 @@ def test_data_that_comes_with_the_connection_is_not_lost(serve: Serve, connect: 
 
 def test_a_reset_does_not_deliver_less_than_was_read(serve: Serve, connect: Connect) -> None:
     """Data the server has counted as received was delivered before error and closing."""
-    from support import reset
-
     server = serve(Recorder(), buffer_size=512)
     for index in range(20):
         client = connect(server)
         client.sendall(pattern(20_000))
         reset(client)
-        server.wait_for(lambda n=index: server.stats().accepted > n)
+        wait_until(partial(_has_accepted, server, index + 1), "it accepted")
     server.wait_for(lambda: server.connection_count == 0)
     server.wait_for(lambda: len(server.of("closing")) == len(server.of("established")))
     for event in server.of("established"):

@@ -136,8 +136,10 @@ def _show(backend: str) -> None:
         with server.changed:
             # A connection that was reset before it could be accepted is never told of.
             gone = server.changed.wait_for(
-                lambda: server.connection_count == 0
-                and sum(server.reasons.values()) == server.established,
+                lambda: (
+                    server.connection_count == 0
+                    and sum(server.reasons.values()) == server.established
+                ),
                 DEADLINE,
             )
         if not gone:

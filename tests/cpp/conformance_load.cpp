@@ -1,0 +1,604 @@
+// The rules of completion_port.h, R5 and R8 to R10: posting, accepting, waiting, ending; and many
+// connections at once.
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <mutex>
+#include <thread>
+
+#include "port_harness.h"
+
+namespace iocp::testing {
+namespace {
+
+using std::chrono::milliseconds;
+
+// Ends the process when its scope takes too long: somebody waits without a deadline and is not
+// woken.
+class Watchdog {
+ public:
+  Watchdog() : thread_([this] { Watch(); }) {}
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+  ~Watchdog() {
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    changed_.notify_one();
+    thread_.join();
+  }
+
+ private:
+  void Watch() {
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, kPatience, [this] { return over_; })) return;
+    std::fputs("a worker that waits without a deadline was not woken\n", stderr);
+    std::abort();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool over_ = false;
+  std::thread thread_;
+};
+
+struct Numbered : Posting {
+  std::size_t thread = 0;
+  std::size_t number = 0;
+  std::atomic<int> came_out{0};
+};
+
+// Waits without a deadline, `handle`s what was posted, until that answers false.
+template <class Handle>
+void WaitForPostings(CompletionPort& port, std::size_t capacity, Handle handle) {
+  std::vector<Completion> batch(capacity);
+  for (bool go_on = true; go_on;) {
+    const std::size_t count = port.Wait(batch.data(), batch.size(), kBatchBytes, TimePoint::max());
+    for (std::size_t i = 0; i < count; ++i) {
+      ASSERT_EQ(batch[i].operation, Operation::kPost);
+      ASSERT_TRUE(batch[i].last);
+      ASSERT_FALSE(batch[i].error);
+      ASSERT_EQ(batch[i].socket, nullptr);
+      if (!handle(static_cast<Numbered&>(*batch[i].posting))) go_on = false;
+    }
+  }
+}
+
+// R5 -------------------------------------------------------------------------------------------
+
+TEST_P(ConformanceTest, R05_PostsOfManyThreadsComeOutOnceInTheirOrder) {
+  if (!real()) GTEST_SKIP() << "this world has one thread";
+  constexpr std::size_t kThreads = 4;
+  constexpr std::size_t kPosts = 10'000;
+  const Watchdog watchdog;
+  PortDriver driver(world());
+  std::vector<std::vector<Numbered>> postings;
+  for (std::size_t t = 0; t < kThreads; ++t) postings.emplace_back(kPosts);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (std::size_t i = 0; i < kPosts; ++i) {
+        postings[t][i].thread = t;
+        postings[t][i].number = i;
+        driver.port().Post(postings[t][i]);
+        // Sometimes the worker has time to fall asleep.
+        if (i % 512 == 0) std::this_thread::yield();
+      }
+    });
+  }
+  std::array<std::size_t, kThreads> next{};
+  std::size_t count = 0;
+  std::size_t out_of_order = 0;
+  WaitForPostings(driver.port(), kBatchCompletions, [&](Numbered& posting) {
+    EXPECT_EQ(posting.came_out.fetch_add(1), 0);
+    if (posting.number != next[posting.thread]) ++out_of_order;
+    next[posting.thread] = posting.number + 1;
+    return ++count < kThreads * kPosts;
+  });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(count, kThreads * kPosts);
+  EXPECT_EQ(out_of_order, 0U);
+  EXPECT_TRUE(driver.Settle());
+  EXPECT_TRUE(driver.postings().empty()) << "one came out twice";
+}
+
+TEST_P(ConformanceTest, R05_EveryPostWakesASleeper) {
+  if (!real()) GTEST_SKIP() << "this world has one thread";
+  // Each posting is posted again when it has come out, at a moment a little later each time, so
+  // that some of the moments are those in which the worker is about to sleep.
+  constexpr std::size_t kThreads = 3;
+  constexpr int kRounds = 4000;
+  const Watchdog watchdog;
+  PortDriver driver(world());
+  std::array<Numbered, kThreads> postings;
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < kRounds; ++round) {
+        for (volatile int spin = (round * 37) % 2000; spin > 0;) spin = spin - 1;
+        driver.port().Post(postings[t]);
+        postings[t].came_out.wait(round);
+      }
+    });
+  }
+  int count = 0;
+  WaitForPostings(driver.port(), kBatchCompletions, [&](Numbered& posting) {
+    posting.came_out.fetch_add(1);
+    posting.came_out.notify_one();
+    return ++count < static_cast<int>(kThreads) * kRounds;
+  });
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_P(ConformanceTest, R05_APostFromAnotherThreadEndsALongWait) {
+  if (!real()) GTEST_SKIP() << "this world has one thread";
+  const Watchdog watchdog;
+  PortDriver driver(world());
+  Posting posting;
+  EXPECT_TRUE(driver.Settle());
+  std::thread thread([&] { driver.port().Post(posting); });
+  const TimePoint begin = driver.port().Now();
+  while (driver.postings().empty()) driver.Turn(begin + std::chrono::hours(1));
+  thread.join();
+  EXPECT_EQ(driver.postings()[0], &posting);
+}
+
+TEST_P(ConformanceTest, R05_WhatTheWorkerPostsItselfComesOutOfTheNextWaits) {
+  PortDriver driver(world());
+  std::array<Posting, 3> postings;
+  for (Posting& posting : postings) driver.port().Post(posting);
+  EXPECT_TRUE(driver.postings().empty());
+  // Even of one that may not wait.
+  for (int i = 0; i < 8 && driver.postings().size() < postings.size(); ++i) {
+    driver.Turn(TimePoint::min());
+  }
+  const std::vector<Posting*> expected = {&postings[0], &postings[1], &postings[2]};
+  EXPECT_EQ(driver.postings(), expected);
+}
+
+TEST_P(ConformanceTest, R05_PostsThatNeverEndKeepNoSocketWaiting) {
+  PortDriver driver(world());
+  ServerEnd& end = driver.Connect();
+  ASSERT_NE(end.peer, nullptr);
+  std::vector<Posting> postings(2 * kBatchCompletions);
+  for (Posting& posting : postings) driver.port().Post(posting);
+  end.peer_writing = "me too";
+  driver.RunPeers();
+  std::size_t posted_again = 0;
+  for (int turn = 0; turn < 1000 && end.received.empty(); ++turn) {
+    driver.Turn(TimePoint::min());
+    for (; posted_again < driver.postings().size(); ++posted_again) {
+      driver.port().Post(*driver.postings()[posted_again]);
+    }
+  }
+  EXPECT_EQ(end.received, "me too");
+  // The rest comes out before their memory goes.
+  EXPECT_TRUE(driver.Settle());
+}
+
+// R8 -------------------------------------------------------------------------------------------
+
+TEST_P(ConformanceTest, R08_ClientsThatResetAtOnceDoNotStopAccepting) {
+  PortDriver driver(world());
+  for (int i = 0; i < 600; ++i) {
+    auto peer = driver.Dial();
+    ASSERT_NE(peer, nullptr);
+    // Some before they were accepted, some after.
+    if (i % 3 == 0) driver.Turn(TimePoint::min());
+    peer->Reset();
+    if (i % 7 == 0) driver.Turn(TimePoint::min());
+  }
+  ServerEnd& good = driver.Connect();
+  good.peer_writing = "I am serious";
+  ASSERT_TRUE(driver.Until([&] { return good.received == "I am serious"; }));
+  EXPECT_TRUE(driver.accepting());
+  EXPECT_GT(driver.port().pending_accepts(), 0);
+  for (const Error& error : driver.accept_errors()) {
+    EXPECT_EQ(error.kind, ErrorKind::kClientGone);
+  }
+  for (const auto& end : driver.ends()) {
+    if (end.get() != &good && end->ended) {
+      EXPECT_EQ(end->end.kind, ErrorKind::kReset);
+    }
+  }
+}
+
+TEST_P(ConformanceTest, R08_ExhaustionPausesAcceptingUntilResume) {
+  PortDriver driver(world());
+  ServerEnd& old = driver.Connect();
+  auto newcomer = driver.Dial();
+  world().ExhaustDescriptors(true);
+  EXPECT_TRUE(driver.Until([&] { return !driver.accept_errors().empty(); }));
+
+  // Paused: whoever waits in the backlog costs nothing.
+  const std::size_t errors = driver.accept_errors().size();
+  const TimePoint end_of_watch = driver.port().Now() + milliseconds(200);
+  const std::clock_t processor = std::clock();
+  int turns = 0;
+  while (driver.port().Now() < end_of_watch) {
+    driver.Turn(end_of_watch);
+    ++turns;
+  }
+  EXPECT_LE(turns, 20) << "a busy loop";
+  if (real()) {
+    EXPECT_LT(std::clock() - processor, CLOCKS_PER_SEC / 10) << "a busy loop";
+  }
+  EXPECT_EQ(driver.accept_errors().size(), errors);
+  EXPECT_EQ(driver.port().pending_accepts(), 0);
+
+  // Those who are in are served.
+  old.peer_writing = "still here";
+  EXPECT_TRUE(driver.Until([&] { return old.received == "still here"; }));
+  driver.Write(old, "so am I");
+  EXPECT_TRUE(driver.Until([&] { return old.peer_received == "so am I"; }));
+
+  // Too early, and again too early.
+  for (std::size_t i = 1; i <= 3; ++i) {
+    driver.port().Resume(driver.listener());
+    EXPECT_TRUE(driver.Until([&] { return driver.accept_errors().size() > errors; }));
+    EXPECT_TRUE(driver.Settle());
+    EXPECT_LE(driver.accept_errors().size(), errors + 4 * i);
+  }
+  for (const Error& error : driver.accept_errors()) {
+    EXPECT_EQ(error.kind, ErrorKind::kOutOfResources);
+    EXPECT_NE(error.code, 0);
+  }
+
+  world().ExhaustDescriptors(false);
+  EXPECT_TRUE(driver.Settle());
+  EXPECT_EQ(driver.accepts(), 1U);
+  driver.port().Resume(driver.listener());
+  ServerEnd* end = driver.Meet(std::move(newcomer));
+  ASSERT_NE(end, nullptr);
+  EXPECT_GT(driver.port().pending_accepts(), 0);
+  end->peer_writing = "at last";
+  EXPECT_TRUE(driver.Until([&] { return end->received == "at last"; }));
+}
+
+TEST_P(ConformanceTest, R08_CancelEndsAnAcceptThatExhaustionHasPaused) {
+  PortDriver driver(world());
+  auto newcomer = driver.Dial();
+  world().ExhaustDescriptors(true);
+  EXPECT_TRUE(driver.Until([&] { return !driver.accept_errors().empty(); }));
+  driver.CancelAccept();
+  EXPECT_TRUE(driver.Until([&] { return !driver.accepting(); }));
+  world().ExhaustDescriptors(false);
+}
+
+TEST_P(ConformanceTest, R08_PauseStopsAcceptingAndResumeGoesOn) {
+  PortDriver driver(world());
+  driver.port().Pause(driver.listener());
+  EXPECT_TRUE(driver.Settle());
+  // The system may have had a few accepts in hand.
+  std::vector<std::unique_ptr<Peer>> peers;
+  for (int i = 0; i < 32; ++i) peers.push_back(driver.Dial());
+  EXPECT_TRUE(driver.Settle());
+  const std::size_t in_hand = driver.accepts();
+  EXPECT_LE(in_hand, 8U);
+  for (int i = 0; i < 8; ++i) peers.push_back(driver.Dial());
+  EXPECT_TRUE(driver.Settle());
+  EXPECT_EQ(driver.accepts(), in_hand);
+  EXPECT_EQ(driver.port().pending_accepts(), 0);
+  driver.port().Resume(driver.listener());
+  EXPECT_TRUE(driver.Until([&] { return driver.accepts() == peers.size(); }));
+  EXPECT_TRUE(driver.accept_errors().empty());
+}
+
+TEST_P(ConformanceTest, R08_PauseAndResumeInQuickTurnsLoseNobody) {
+  PortDriver driver(world());
+  std::vector<std::unique_ptr<Peer>> peers;
+  for (int i = 0; i < 200; ++i) {
+    peers.push_back(driver.Dial());
+    if (i % 2 == 0) driver.port().Pause(driver.listener());
+    if (i % 5 == 0) driver.Turn(TimePoint::min());
+    if (i % 3 == 0) driver.port().Resume(driver.listener());
+  }
+  driver.port().Resume(driver.listener());
+  EXPECT_TRUE(driver.Until([&] { return driver.accepts() == peers.size(); }));
+  EXPECT_TRUE(driver.Settle());
+  EXPECT_EQ(driver.accepts(), peers.size());
+}
+
+TEST_P(ConformanceTest, R08_AcceptsMoreThanFitIntoABatchOrATurn) {
+  DriverOptions options;
+  options.capacity = 7;
+  options.max_accepts = 5;
+  PortDriver driver(world(), options);
+  std::vector<std::unique_ptr<Peer>> peers;
+  for (int i = 0; i < 300; ++i) peers.push_back(driver.Dial());
+  EXPECT_TRUE(driver.Until([&] { return driver.accepts() == peers.size(); }));
+}
+
+TEST_P(ConformanceTest, R08_CancelEndsListening) {
+  PortDriver driver(world());
+  driver.Connect();
+  driver.CancelAccept();
+  ASSERT_TRUE(driver.Until([&] { return !driver.accepting(); }));
+  EXPECT_EQ(driver.port().pending_accepts(), 0);
+  driver.port().Close(driver.listener(), false);
+  EXPECT_EQ(world().Connect(driver.bound()), nullptr) << "somebody still listens";
+}
+
+// R9 -------------------------------------------------------------------------------------------
+
+TEST_P(ConformanceTest, R09_ABatchIsBoundedInNumber) {
+  for (const std::size_t capacity : {std::size_t{1}, std::size_t{3}, std::size_t{16}}) {
+    DriverOptions options;
+    options.capacity = capacity;
+    PortDriver driver(world(), options);
+    for (int i = 0; i < 40; ++i) driver.Connect();
+    for (const auto& end : driver.ends()) {
+      end->peer_writing = Pattern(5000, end->remote.port);
+      driver.Write(*end, "greetings");
+    }
+    // The driver looks at the bound; here, that what did not fit comes later.
+    EXPECT_TRUE(driver.Until([&] {
+      return std::all_of(driver.ends().begin(), driver.ends().end(), [](const auto& end) {
+        return end->received.size() >= 5000 && end->peer_received == "greetings";
+      });
+    }));
+    for (const auto& end : driver.ends()) EXPECT_TRUE(IsSame(end->received, end->peer_writing));
+  }
+}
+
+TEST_P(ConformanceTest, R09_ABatchIsBoundedInBytesButOneReceiveFits) {
+  for (const std::size_t max_bytes : {std::size_t{0}, std::size_t{1}, std::size_t{100'000}}) {
+    DriverOptions options;
+    options.max_bytes = max_bytes;
+    options.block_size = 16 * 1024;
+    PortDriver driver(world(), options);
+    for (int i = 0; i < 20; ++i) driver.Connect();
+    for (const auto& end : driver.ends()) end->peer_writing = Pattern(40'000, end->remote.port);
+    driver.RunPeers();
+    EXPECT_TRUE(driver.Until([&] {
+      return std::all_of(driver.ends().begin(), driver.ends().end(),
+                         [](const auto& end) { return end->received.size() >= 40'000; });
+    })) << "with max_bytes "
+        << max_bytes;
+    for (const auto& end : driver.ends()) EXPECT_TRUE(IsPrefix(end->received, end->peer_writing));
+  }
+}
+
+TEST_P(ConformanceTest, R09_ADeadlineThatHasPassedDoesNotBlock) {
+  PortDriver driver(world());
+  ServerEnd& end = driver.Connect();
+  const TimePoint begin = driver.port().Now();
+  for (int i = 0; i < 100; ++i) {
+    driver.Turn(TimePoint::min());
+    driver.Turn(TimePoint{});
+    driver.Turn(begin);
+  }
+  EXPECT_LT(driver.port().Now() - begin, std::chrono::seconds(2));
+  // It looks at the system all the same.
+  EXPECT_GT(end.peer->Send("quick"), 0U);
+  EXPECT_TRUE(driver.Until([&] {
+    driver.Turn(TimePoint::min());
+    return end.received == "quick";
+  }));
+}
+
+TEST_P(ConformanceTest, R09_HonoursItsTimeout) {
+  PortDriver driver(world());
+  driver.Connect();
+  EXPECT_TRUE(driver.Settle());
+  for (const auto timeout : {milliseconds(1), milliseconds(30), milliseconds(100)}) {
+    const TimePoint begin = driver.port().Now();
+    const TimePoint deadline = begin + timeout;
+    int turns = 0;
+    // It may return early, with nothing; but it does not go round and round.
+    while (driver.port().Now() < deadline) {
+      EXPECT_EQ(driver.Turn(deadline), 0U);
+      ++turns;
+    }
+    EXPECT_LE(turns, 20);
+    EXPECT_LT(driver.port().Now() - deadline, std::chrono::seconds(1));
+  }
+}
+
+TEST_P(ConformanceTest, R09_AnIdlePortCostsNothing) {
+  if (!real()) GTEST_SKIP() << "this world has no processor";
+  PortDriver driver(world());
+  // In all the states in which something could be reported for ever: readable and paused, ended,
+  // broken, writable and nothing to write, and nothing of it wanted.
+  ServerEnd& paused = driver.Connect();
+  ServerEnd& paused_ended = driver.Connect();
+  ServerEnd& paused_broken = driver.Connect();
+  ServerEnd& ended = driver.Connect();
+  ServerEnd& broken = driver.Connect();
+  ServerEnd& waited = driver.Connect();
+  for (ServerEnd* end : {&paused, &paused_ended, &paused_broken}) driver.port().Pause(*end);
+  paused.peer_writing = "unread";
+  waited.peer_reads = false;
+  driver.Write(waited, Pattern(24 * 1024 * 1024, 1));
+  EXPECT_TRUE(driver.Settle());
+  waited.peer_reads = true;
+  for (ServerEnd* end : {&paused_ended, &ended}) end->peer->EndStream();
+  for (ServerEnd* end : {&paused_broken, &broken}) end->peer->Reset();
+  ASSERT_TRUE(driver.Until([&] { return ended.ended && broken.ended && waited.AllWritten(); }));
+  EXPECT_TRUE(driver.Settle());
+
+  const TimePoint deadline = driver.port().Now() + milliseconds(200);
+  const std::clock_t processor = std::clock();
+  int turns = 0;
+  while (driver.port().Now() < deadline) {
+    EXPECT_EQ(driver.Turn(deadline), 0U);
+    ++turns;
+  }
+  EXPECT_LE(turns, 20) << "a busy loop";
+  EXPECT_LT(std::clock() - processor, CLOCKS_PER_SEC / 10) << "a busy loop";
+}
+
+// Many at once ---------------------------------------------------------------------------------
+
+TEST_P(ConformanceTest, AThousandConnectionsEchoAtOnce) {
+  constexpr std::size_t kConnections = 1000;
+  constexpr std::size_t kBytes = 3000;
+  PortDriver driver(world());
+  std::vector<std::unique_ptr<Peer>> peers;
+  for (std::size_t i = 0; i < kConnections; ++i) {
+    peers.push_back(driver.Dial());
+    ASSERT_NE(peers.back(), nullptr);
+    if (i % 100 == 0) driver.Turn(TimePoint::min());
+  }
+  for (auto& peer : peers) ASSERT_NE(driver.Meet(std::move(peer)), nullptr);
+  for (const auto& end : driver.ends()) end->peer_writing = Pattern(kBytes, end->remote.port);
+  // Echoes what has come since the last send.
+  std::map<ServerEnd*, std::string> in_flight;
+  ASSERT_TRUE(driver.Until([&] {
+    bool done = true;
+    for (const auto& end : driver.ends()) {
+      if (!end->sending && end->sent < end->received.size()) {
+        std::string& bytes = in_flight[end.get()];
+        bytes = end->received.substr(end->sent);
+        driver.Send(*end, bytes);
+      }
+      done = done && end->peer_received.size() >= kBytes;
+    }
+    return done;
+  }));
+  for (const auto& end : driver.ends()) ASSERT_TRUE(IsSame(end->peer_received, end->peer_writing));
+  // All gone at once as well.
+  for (const auto& end : driver.ends()) end->peer->EndStream();
+  ASSERT_TRUE(driver.Until([&] {
+    return std::all_of(driver.ends().begin(), driver.ends().end(),
+                       [](const auto& end) { return end->ended; });
+  }));
+  for (const auto& end : driver.ends()) ASSERT_EQ(end->end.kind, ErrorKind::kEndOfStream);
+  EXPECT_EQ(driver.pool().in_use(), static_cast<std::size_t>(driver.pool().posted()));
+}
+
+TEST_P(ConformanceTest, APoolThatKeepsNothingLosesNothing) {
+  for (const std::size_t max_free : {std::size_t{0}, std::size_t{1}}) {
+    DriverOptions options;
+    options.block_size = 512;
+    options.max_free = max_free;
+    PortDriver driver(world(), options);
+    for (std::uint32_t i = 0; i < 50; ++i) {
+      ServerEnd& end = driver.Connect();
+      end.peer_writing = Pattern(60'000, i);
+      end.keep_buffers = i % 2 == 0;
+    }
+    // All are to be read at once: a port with a few buffers for all of them runs out.
+    driver.RunPeers();
+    ASSERT_TRUE(driver.Until([&] {
+      return std::all_of(driver.ends().begin(), driver.ends().end(),
+                         [](const auto& end) { return end->received.size() >= 60'000; });
+    }));
+    for (const auto& end : driver.ends()) {
+      EXPECT_TRUE(IsSame(end->received, end->peer_writing));
+      end->kept.clear();
+    }
+    EXPECT_TRUE(driver.Settle());
+    EXPECT_EQ(driver.pool().in_use(), static_cast<std::size_t>(driver.pool().posted()));
+    EXPECT_LE(driver.pool().free(), max_free);
+  }
+}
+
+TEST_P(ConformanceTest, NoBusyConnectionKeepsTheOthersWaiting) {
+  DriverOptions options;
+  options.capacity = 4;
+  PortDriver driver(world(), options);
+  constexpr std::size_t kBusy = 12;
+  for (std::uint32_t i = 0; i < kBusy; ++i) {
+    driver.Connect().peer_writing = Pattern(4'000'000, i);
+  }
+  ServerEnd& quiet = driver.Connect();
+  driver.RunPeers();
+  quiet.peer_writing = "me too";
+  driver.RunPeers();
+  // More turns than a fair port needs, far fewer than the busy ones take.
+  for (int turn = 0; turn < 100 && quiet.received.empty(); ++turn) {
+    driver.Turn(driver.port().Now() + milliseconds(1));
+    driver.RunPeers();
+  }
+  EXPECT_EQ(quiet.received, "me too");
+}
+
+// R10 ------------------------------------------------------------------------------------------
+
+TEST_P(ConformanceTest, R10_TeardownLeavesNothingBehind) {
+  const std::size_t before = world().OpenDescriptors();
+  for (int round = 0; round < 10; ++round) {
+    PortDriver driver(world());
+    for (int i = 0; i < 20; ++i) {
+      ServerEnd& end = driver.Connect();
+      end.peer_writing = "some data";
+      end.peer_reads = i % 2 == 0;
+      driver.Write(end, Pattern(100'000, 1));
+    }
+    driver.Turn(TimePoint::min());
+    // In every state there is: idle, sending, paused, ended, broken.
+    driver.port().Pause(*driver.ends()[1]);
+    driver.ends()[2]->peer->EndStream();
+    driver.ends()[3]->peer->Reset();
+    driver.Turn(TimePoint::min());
+    driver.Finish();  // looks at the pool
+    for (const auto& end : driver.ends()) end->peer->Close();
+    EXPECT_EQ(world().OpenDescriptors(), before);
+  }
+}
+
+TEST_P(ConformanceTest, R10_APortThatWasNeverUsedLeavesNothingBehind) {
+  const std::size_t before = world().OpenDescriptors();
+  BufferPool* pool = BufferPool::Create(4096, 10);
+  PortOptions options;
+  options.pool = pool;
+  world().kind().create(options).reset();
+  auto port = world().kind().create(options);
+  ASSERT_FALSE(port->Open());
+  port.reset();
+  EXPECT_EQ(pool->in_use(), 0U);
+  pool->Close();
+  EXPECT_EQ(world().OpenDescriptors(), before);
+}
+
+TEST_P(ConformanceTest, R10_APortThatCouldNotOpenSaysWhyAndLeavesNothingBehind) {
+  if (!real()) GTEST_SKIP() << "this world has no descriptors";
+  const std::size_t before = world().OpenDescriptors();
+  BufferPool* pool = BufferPool::Create(4096, 10);
+  PortOptions options;
+  options.pool = pool;
+  auto port = world().kind().create(options);
+  world().ExhaustDescriptors(true);
+  const Error error = port->Open();
+  world().ExhaustDescriptors(false);
+  EXPECT_EQ(error.kind, ErrorKind::kOutOfResources);
+  EXPECT_NE(error.code, 0);
+  port.reset();
+  EXPECT_EQ(pool->in_use(), 0U);
+  pool->Close();
+  EXPECT_EQ(world().OpenDescriptors(), before);
+}
+
+TEST_P(ConformanceTest, R10_TwoPortsShareNothing) {
+  // What one port accepted, another one of its kind may adopt.
+  DriverOptions options;
+  options.adopt = false;
+  PortDriver first(world(), options);
+  PortDriver second(world());
+  auto peer = first.Dial();
+  ASSERT_NE(peer, nullptr);
+  ASSERT_TRUE(first.Until([&] { return !first.newcomers().empty(); }));
+  ServerEnd* end = second.Adopt(std::exchange(first.newcomers(), {})[0]);
+  ASSERT_NE(end, nullptr);
+  EXPECT_EQ(end->remote.port, peer->port());
+  EXPECT_EQ(end->local.port, first.bound().port);
+  end->peer = std::move(peer);
+  first.Finish();
+  end->peer_writing = Pattern(300'000, 1);
+  const std::string all = Pattern(300'000, 2);
+  second.Write(*end, all);
+  ASSERT_TRUE(second.Until([&] {
+    return end->received.size() >= end->peer_writing.size() &&
+           end->peer_received.size() >= all.size();
+  }));
+  EXPECT_TRUE(IsSame(end->received, end->peer_writing));
+  EXPECT_TRUE(IsSame(end->peer_received, all));
+}
+
+}  // namespace
+}  // namespace iocp::testing

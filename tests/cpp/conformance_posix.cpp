@@ -1,0 +1,461 @@
+// The conformance suite on the ports of a POSIX system; R11 and listening; and what only such a
+// system has: signals, privileged ports, descriptors to look at.
+#include <fcntl.h>
+#include <grp.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "client.h"
+#include "port/posix_net.h"
+
+namespace iocp::testing {
+namespace {
+
+// Asks the kernel itself, not the port: a port that wrongly says that it cannot run is to be
+// caught.
+bool KernelAllowsUring() {
+  utsname name{};
+  int major = 0;
+  if (::uname(&name) != 0 || std::sscanf(name.release, "%d", &major) != 1 || major < 6)
+    return false;
+#ifdef SYS_io_uring_setup
+  alignas(8) char parameters[120]{};  // struct io_uring_params
+  const long fd = ::syscall(SYS_io_uring_setup, 8, parameters);
+  if (fd >= 0) ::close(static_cast<int>(fd));
+  return fd >= 0;
+#else
+  return false;
+#endif
+}
+
+bool IsRequired(const PortKind& kind) {
+  return std::string_view(kind.name) != "io_uring" || KernelAllowsUring();
+}
+
+std::vector<WorldParam> LoopbackWorlds() {
+  std::vector<WorldParam> worlds;
+  const PortKinds kinds = BuiltInPortKinds();
+  for (std::size_t i = 0; i < kinds.count; ++i) {
+    const PortKind* kind = kinds.first[i];
+    worlds.push_back({kind->name, [kind]() -> std::unique_ptr<World> {
+                        return std::make_unique<LoopbackWorld>(*kind, IsRequired(*kind));
+                      }});
+  }
+  return worlds;
+}
+
+INSTANTIATE_TEST_SUITE_P(Loopback, ConformanceTest, ::testing::ValuesIn(LoopbackWorlds()),
+                         [](const ::testing::TestParamInfo<WorldParam>& param) {
+                           return param.param.name;
+                         });
+
+bool Contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+// R9: signals ----------------------------------------------------------------------------------
+
+std::atomic<int> signals_handled{0};
+
+TEST_P(ConformanceTest, R09_SignalsInterruptNothing) {
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_handler = [](int) { signals_handled.fetch_add(1); };  // and no SA_RESTART
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, &before), 0);
+  signals_handled = 0;
+  {
+    PortDriver driver(world());
+    ServerEnd& end = driver.Connect();
+    const pthread_t worker = ::pthread_self();
+    Posting done;
+    std::thread sender([&] {
+      constexpr int kSignals = 200;
+      const auto give_up = std::chrono::steady_clock::now() + kPatience;
+      for (int sent = 0; sent < kSignals && std::chrono::steady_clock::now() < give_up; ++sent) {
+        ::pthread_kill(worker, SIGUSR1);
+        // Each one is handled before the next, or several would be one.
+        while (signals_handled.load() <= sent && std::chrono::steady_clock::now() < give_up) {
+          std::this_thread::yield();
+        }
+      }
+      driver.port().Post(done);
+    });
+    const std::size_t before_signals = driver.completions();
+    const TimePoint give_up = driver.port().Now() + 2 * kPatience;
+    while (driver.postings().empty() && driver.port().Now() < give_up) driver.Turn(give_up);
+    sender.join();
+    EXPECT_EQ(driver.postings().size(), 1U);
+    EXPECT_EQ(driver.completions(), before_signals + 1) << "a signal made a completion";
+    EXPECT_GE(signals_handled.load(), 200);
+    // And a signal does not make a wait longer than it was to be.
+    std::thread pest([&] {
+      for (int i = 0; i < 100; ++i) {
+        ::pthread_kill(worker, SIGUSR1);
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
+    const TimePoint deadline = driver.port().Now() + std::chrono::milliseconds(50);
+    while (driver.port().Now() < deadline) driver.Turn(deadline);
+    EXPECT_LT(driver.port().Now() - deadline, std::chrono::milliseconds(500));
+    end.peer_writing = Pattern(200'000, 1);
+    EXPECT_TRUE(driver.Until([&] { return end.received.size() >= end.peer_writing.size(); }));
+    EXPECT_TRUE(IsSame(end.received, end.peer_writing));
+    pest.join();
+  }
+  ::sigaction(SIGUSR1, &before, nullptr);
+}
+
+// R11 ------------------------------------------------------------------------------------------
+
+TEST(PortKindsTest, R11_EveryKindSaysWhetherItIsAvailableAndWhyNot) {
+  const PortKinds kinds = BuiltInPortKinds();
+  ASSERT_GT(kinds.count, 0U);
+  bool has_epoll = false;
+  for (std::size_t i = 0; i < kinds.count; ++i) {
+    const PortKind& kind = *kinds.first[i];
+    const std::string why = kind.why_unavailable();
+    EXPECT_EQ(kind.why_unavailable(), why) << "it says something else each time";
+    has_epoll = has_epoll || std::string_view(kind.name) == "epoll";
+    if (IsRequired(kind)) {
+      EXPECT_EQ(why, "") << kind.name << " has to work on this system";
+    }
+    if (!why.empty()) {
+      EXPECT_GT(why.size(), 30U) << "no reason a user could act on: " << why;
+    }
+    BufferPool* pool = BufferPool::Create(4096, 10);
+    PortOptions options;
+    options.pool = pool;
+    EXPECT_EQ(static_cast<bool>(kind.create(options)->Open()), !why.empty()) << kind.name;
+    pool->Close();
+  }
+  EXPECT_TRUE(has_epoll);
+}
+
+TEST(PortKindsTest, R11_EveryAbsentBackendHasItsReason) {
+  const PortKinds kinds = BuiltInPortKinds();
+  for (const BackendInfo& absent : AbsentBackends()) {
+    EXPECT_FALSE(absent.available) << absent.name;
+    EXPECT_GT(absent.reason.size(), 15U) << absent.name;
+    for (std::size_t i = 0; i < kinds.count; ++i) EXPECT_NE(absent.name, kinds.first[i]->name);
+  }
+}
+
+// Listening ------------------------------------------------------------------------------------
+
+// One failure, whole: nothing is left behind, and the message names the step and the address.
+void ExpectFailure(World& world, const ListenOptions& options, ErrorKind kind, int code,
+                   const char* step, const std::string& address) {
+  const std::size_t before = world.OpenDescriptors();
+  NativeSocket listener = kNoSocket;
+  Address bound;
+  const Status status = world.kind().listen(options, &listener, &bound);
+  EXPECT_EQ(world.OpenDescriptors(), before);
+  EXPECT_EQ(status.problem, Status::Problem::kSystem);
+  EXPECT_EQ(status.error.kind, kind) << status.message;
+  if (code != 0) {
+    EXPECT_EQ(status.error.code, code) << status.message;
+  }
+  EXPECT_NE(status.error.code, 0);
+  EXPECT_TRUE(Contains(status.message, step)) << status.message;
+  EXPECT_TRUE(Contains(status.message, address)) << status.message;
+  EXPECT_EQ(listener, kNoSocket);
+}
+
+TEST_P(ConformanceTest, ListenOnPortZeroTellsThePortThatTheSystemChose) {
+  PortDriver driver(world());
+  EXPECT_NE(driver.bound().port, 0);
+  EXPECT_EQ(driver.bound().Host(), "127.0.0.1");
+  ServerEnd& end = driver.Connect();
+  EXPECT_EQ(end.local.port, driver.bound().port);
+  EXPECT_EQ(end.local.Host(), "127.0.0.1");
+  EXPECT_EQ(end.remote.port, end.peer->port());
+  EXPECT_EQ(end.remote.Host(), "127.0.0.1");
+}
+
+TEST_P(ConformanceTest, ListenOnAPortInUseFails) {
+  PortDriver driver(world());
+  ListenOptions options;
+  options.host = "127.0.0.1";
+  options.port = driver.bound().port;
+  ExpectFailure(world(), options, ErrorKind::kAddressInUse, EADDRINUSE, "bind",
+                "127.0.0.1:" + std::to_string(options.port));
+}
+
+TEST_P(ConformanceTest, ListenAgainAtOnceWhereAServerHasJustStopped) {
+  ListenOptions options;
+  {
+    PortDriver driver(world());
+    options.port = driver.bound().port;
+    ServerEnd& end = driver.Connect();
+    // The one that closes first is left in TIME_WAIT.
+    driver.Cancel(end);
+    ASSERT_TRUE(driver.Until([&] { return end.Idle(); }));
+    driver.Close(end, false);
+  }
+  options.host = "127.0.0.1";
+  NativeSocket listener = kNoSocket;
+  Address bound;
+  const Status status = world().kind().listen(options, &listener, &bound);
+  ASSERT_TRUE(status.ok()) << status.message;
+  EXPECT_EQ(bound.port, options.port);
+  world().kind().close_listener(listener);
+}
+
+TEST_P(ConformanceTest, ListenOnAHostThatDoesNotResolveFails) {
+  ListenOptions options;
+  options.host = "no host has blanks";
+  options.port = 4567;
+  ExpectFailure(world(), options, ErrorKind::kAddressUnavailable, 0, "resolve",
+                "no host has blanks:4567");
+}
+
+TEST_P(ConformanceTest, ListenOnAnAddressOfAnotherMachineFails) {
+  ListenOptions options;
+  options.host = "192.0.2.1";  // kept free for documentation
+  options.port = 4567;
+  ExpectFailure(world(), options, ErrorKind::kAddressUnavailable, EADDRNOTAVAIL, "bind",
+                "192.0.2.1:4567");
+}
+
+TEST_P(ConformanceTest, ListenOnAPrivilegedPortFailsWithoutPrivileges) {
+  int first_free = 1024;
+  if (FILE* file = std::fopen("/proc/sys/net/ipv4/ip_unprivileged_port_start", "re")) {
+    if (std::fscanf(file, "%d", &first_free) != 1) first_free = 1024;
+    std::fclose(file);
+  }
+  if (first_free <= 1) GTEST_SKIP() << "this system has no privileged ports";
+  // In a child, which can give up what root may.
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    constexpr unsigned kNobody = 65534;
+    if (::geteuid() == 0 &&
+        (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) {
+      std::_Exit(2);
+    }
+    ListenOptions options;
+    options.host = "127.0.0.1";
+    options.port = 1;
+    ExpectFailure(world(), options, ErrorKind::kAccessDenied, EACCES, "bind", "127.0.0.1:1");
+    std::_Exit(HasFailure() ? 1 : 0);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 2) GTEST_SKIP() << "could not become another user";
+  EXPECT_EQ(WEXITSTATUS(status), 0) << "see above";
+}
+
+TEST_P(ConformanceTest, ListenWithoutADescriptorLeftFails) {
+  ListenOptions options;
+  options.host = "127.0.0.1";
+  NativeSocket listener = kNoSocket;
+  Address bound;
+  world().ExhaustDescriptors(true);
+  const Status status = world().kind().listen(options, &listener, &bound);
+  world().ExhaustDescriptors(false);
+  EXPECT_EQ(status.error.kind, ErrorKind::kOutOfResources) << status.message;
+  EXPECT_EQ(status.error.code, EMFILE);
+  EXPECT_TRUE(Contains(status.message, "socket")) << status.message;
+}
+
+TEST_P(ConformanceTest, ListenOnIPv6) {
+  if (!world().has_ipv6()) GTEST_SKIP() << "this system has no IPv6";
+  DriverOptions options;
+  options.host = "::1";
+  PortDriver driver(world(), options);
+  EXPECT_EQ(driver.bound().Host(), "::1");
+  ServerEnd& end = driver.Connect();
+  EXPECT_EQ(end.remote.Host(), "::1");
+  EXPECT_EQ(end.remote.family, Address::Family::kIPv6);
+  end.peer_writing = "six";
+  EXPECT_TRUE(driver.Until([&] { return end.received == "six"; }));
+  ListenOptions taken;
+  taken.host = "::1";
+  taken.port = driver.bound().port;
+  ExpectFailure(world(), taken, ErrorKind::kAddressInUse, EADDRINUSE, "bind",
+                "[::1]:" + std::to_string(taken.port));
+}
+
+Address Loopback(Address::Family family, std::uint16_t port) {
+  Address address;
+  address.family = family;
+  address.port = port;
+  if (family == Address::Family::kIPv4) {
+    address.bytes[0] = 127;
+    address.bytes[3] = 1;
+  } else {
+    address.bytes[15] = 1;
+  }
+  return address;
+}
+
+TEST_P(ConformanceTest, ListenOnAllOfBothFamilies) {
+  if (!world().has_ipv6()) GTEST_SKIP() << "this system has no IPv6";
+  DriverOptions options;
+  options.host = "::";
+  PortDriver driver(world(), options);
+  ServerEnd* four =
+      driver.Meet(world().Connect(Loopback(Address::Family::kIPv4, driver.bound().port)));
+  ServerEnd* six =
+      driver.Meet(world().Connect(Loopback(Address::Family::kIPv6, driver.bound().port)));
+  ASSERT_NE(four, nullptr);
+  ASSERT_NE(six, nullptr);
+  EXPECT_EQ(four->remote.family, Address::Family::kIPv4);
+  EXPECT_EQ(four->remote.Host(), "127.0.0.1");
+  EXPECT_EQ(four->local.Host(), "127.0.0.1");
+  EXPECT_EQ(six->remote.Host(), "::1");
+}
+
+TEST_P(ConformanceTest, ListenOnAllOfIPv6Only) {
+  if (!world().has_ipv6()) GTEST_SKIP() << "this system has no IPv6";
+  DriverOptions options;
+  options.host = "::";
+  options.dual_stack = false;
+  PortDriver driver(world(), options);
+  EXPECT_EQ(world().Connect(Loopback(Address::Family::kIPv4, driver.bound().port)), nullptr);
+  EXPECT_NE(driver.Meet(world().Connect(Loopback(Address::Family::kIPv6, driver.bound().port))),
+            nullptr);
+}
+
+TEST_P(ConformanceTest, ListenOnAllOfIPv4) {
+  for (const char* host : {"", "0.0.0.0"}) {
+    DriverOptions options;
+    options.host = host;
+    PortDriver driver(world(), options);
+    EXPECT_EQ(driver.bound().Host(), "0.0.0.0");
+    ServerEnd* end =
+        driver.Meet(world().Connect(Loopback(Address::Family::kIPv4, driver.bound().port)));
+    ASSERT_NE(end, nullptr);
+    EXPECT_EQ(end->local.Host(), "127.0.0.1");
+  }
+}
+
+TEST_P(ConformanceTest, ListenTwiceOnOnePortWhereThatIsAskedFor) {
+  ListenOptions options;
+  options.host = "127.0.0.1";
+  options.reuse_port = true;
+  NativeSocket listeners[2] = {kNoSocket, kNoSocket};
+  Address bound;
+  for (NativeSocket& listener : listeners) {
+    const Status status = world().kind().listen(options, &listener, &bound);
+    ASSERT_TRUE(status.ok()) << status.message;
+    options.port = bound.port;
+  }
+  for (const NativeSocket listener : listeners) world().kind().close_listener(listener);
+}
+
+int Option(NativeSocket handle, int level, int name) {
+  int value = -1;
+  socklen_t length = sizeof(value);
+  ::getsockopt(static_cast<int>(handle), level, name, &value, &length);
+  return value;
+}
+
+TEST_P(ConformanceTest, ListenOptionsReachTheConnections) {
+  for (const bool on : {true, false}) {
+    BufferPool* pool = BufferPool::Create(4096, 10);
+    PortOptions port_options;
+    port_options.pool = pool;
+    ListenOptions options;
+    options.host = "127.0.0.1";
+    options.no_delay = on;
+    if (on) options.keepalive = KeepAlive{std::chrono::seconds(7), std::chrono::milliseconds(1500)};
+    port_options.no_delay = options.no_delay;
+    port_options.keepalive = options.keepalive;
+    auto port = world().kind().create(port_options);
+    ASSERT_FALSE(port->Open());
+    Socket listener;
+    Address bound;
+    ASSERT_TRUE(world().kind().listen(options, &listener.handle, &bound).ok());
+    port->Accept(listener);
+    const auto peer = world().Connect(bound);
+    Socket socket;
+    Address local;
+    Address remote;
+    Completion completion;
+    const TimePoint give_up = port->Now() + kPatience;
+    while (completion.accepted == kNoSocket && port->Now() < give_up) {
+      port->Wait(&completion, 1, kBatchBytes, give_up);
+    }
+    ASSERT_FALSE(port->Adopt(socket, completion.accepted, &local, &remote));
+    EXPECT_EQ(Option(socket.handle, IPPROTO_TCP, TCP_NODELAY) != 0, on);
+    EXPECT_EQ(Option(socket.handle, SOL_SOCKET, SO_KEEPALIVE) != 0, on);
+    if (on) {
+      EXPECT_EQ(Option(socket.handle, IPPROTO_TCP, TCP_KEEPIDLE), 7);
+      EXPECT_EQ(Option(socket.handle, IPPROTO_TCP, TCP_KEEPINTVL), 2);  // whole seconds, upwards
+    }
+    // A child that somebody starts does not keep it open.
+    for (const NativeSocket handle : {socket.handle, listener.handle}) {
+      EXPECT_NE(::fcntl(static_cast<int>(handle), F_GETFD) & FD_CLOEXEC, 0);
+    }
+    port->Close(socket, true);
+    port->Cancel(listener);
+    completion = Completion{};
+    while (port->Wait(&completion, 1, kBatchBytes, give_up) == 0 && port->Now() < give_up) {
+    }
+    EXPECT_TRUE(completion.last);
+    port->Close(listener, false);
+    port.reset();
+    pool->Close();
+  }
+}
+
+// What the POSIX ports share ---------------------------------------------------------------------
+
+TEST(PosixErrorsTest, OneClientsErrorAndExhaustionAreToldApart) {
+  for (const int code : {ECONNABORTED, ECONNRESET, EPROTO, EPERM, EHOSTUNREACH}) {
+    EXPECT_TRUE(IsOneClientsError(code)) << code;
+    EXPECT_FALSE(IsExhaustion(code)) << code;
+  }
+  for (const int code : {EMFILE, ENFILE, ENOBUFS, ENOMEM}) {
+    EXPECT_FALSE(IsOneClientsError(code)) << code;
+    EXPECT_TRUE(IsExhaustion(code)) << code;
+    EXPECT_EQ(ErrorFromErrno(code).kind, ErrorKind::kOutOfResources) << code;
+  }
+  for (const int code : {EBADF, EINVAL, ENOTSOCK}) {
+    EXPECT_FALSE(IsOneClientsError(code)) << code;
+    EXPECT_FALSE(IsExhaustion(code)) << code;
+  }
+}
+
+TEST(PosixErrorsTest, EveryErrnoIsAnErrorAndKeepsItsNumber) {
+  EXPECT_FALSE(ErrorFromErrno(0));
+  for (int code = 1; code < 134; ++code) {
+    const Error error = ErrorFromErrno(code);
+    EXPECT_TRUE(error) << code;
+    EXPECT_EQ(error.code, code);
+    EXPECT_NE(error.kind, ErrorKind::kEndOfStream) << code;
+  }
+  EXPECT_EQ(ErrorFromErrno(ECONNRESET).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromErrno(EPIPE).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromErrno(ECANCELED).kind, ErrorKind::kCancelled);
+  EXPECT_EQ(ErrorFromErrno(ETIMEDOUT).kind, ErrorKind::kTimedOut);
+}
+
+TEST(AddressTest, HostIsNumericAndHasItsZone) {
+  Address address;
+  EXPECT_EQ(address.Host(), "");
+  EXPECT_EQ(Loopback(Address::Family::kIPv4, 1).Host(), "127.0.0.1");
+  address = Loopback(Address::Family::kIPv6, 1);
+  EXPECT_EQ(address.Host(), "::1");
+  address.bytes[0] = 0xfe;
+  address.bytes[1] = 0x80;
+  address.scope = 1;  // the loopback interface is the first one
+  EXPECT_EQ(address.Host(), "fe80::1%lo");
+  address.scope = 999'999;  // an interface that is gone
+  EXPECT_EQ(address.Host(), "fe80::1%999999");
+}
+
+}  // namespace
+}  // namespace iocp::testing

@@ -1,0 +1,115 @@
+"""`python -m iocp_bind`."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from support import Child, ask, linux_only, open_client
+
+import iocp_bind
+
+COMMAND = [sys.executable, "-m", "iocp_bind"]
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+def test_info_tells_of_every_backend() -> None:
+    done = _run("info")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert iocp_bind.__version__ in done.stdout
+    assert sys.version.split()[0] in done.stdout
+    for name, info in iocp_bind.backends().items():
+        (line,) = [line for line in done.stdout.splitlines() if line.split()[0] == name]
+        assert ("available" in line) if info.available else (info.reason in line)
+
+
+@linux_only
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_echo_reports_events_and_ends_cleanly(backend: str, number: signal.Signals) -> None:
+    with Child([*COMMAND, "echo", "--port", "0", "--backend", backend]) as child:
+        address = child.listening()
+        with open_client(address) as client:
+            assert ask(client, b"hello") == b"hello"
+            assert "connected" in child.line_with("#")
+            assert "5 bytes" in child.line_with("#")
+            child.process.send_signal(number)
+            done = child.finish()
+    assert done.code == 0
+    assert done.stderr == ""
+    assert done.seconds < 2
+
+
+@linux_only
+def test_echo_ends_while_clients_keep_it_busy(backend: str) -> None:
+    with Child([*COMMAND, "echo", "--port", "0", "--quiet", "--backend", backend]) as child:
+        address = child.listening()
+        with open_client(address) as client:
+            ask(client, b"x")
+            client.setblocking(False)
+            try:
+                while True:
+                    client.send(bytes(65536))
+            except BlockingIOError:
+                pass
+            child.process.send_signal(signal.SIGINT)
+            done = child.finish()
+    assert (done.code, done.stderr) == (0, "")
+    assert done.seconds < 2
+
+
+def test_echo_on_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = _run("echo", "--port", str(taken.getsockname()[1]))
+    assert done.returncode != 0
+    assert str(taken) not in done.stdout
+    assert "127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["echo", "--port", "much"],
+        ["echo", "--port", "70000"],
+        ["echo", "--backend", "nonsense", "--port", "0"],
+        ["echo", "--workers", "0", "--port", "0"],
+        ["demo", "--backend", "nonsense"],
+    ],
+)
+def test_bad_arguments_get_an_answer(arguments: list[str]) -> None:
+    done = _run(*arguments)
+    assert done.returncode != 0
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help() -> None:
+    done = _run("--help")
+    assert done.returncode == 0
+    for command in ("echo", "demo", "info"):
+        assert command in done.stdout
+
+
+def test_demo(backend: str) -> None:
+    done = _run("demo", "--backend", backend)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert backend in done.stdout
+
+
+def test_demo_of_all_backends() -> None:
+    done = _run("demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, info in iocp_bind.backends().items():
+        assert name in done.stdout
+        if not info.available:
+            assert info.reason in done.stdout

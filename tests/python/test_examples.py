@@ -1,0 +1,80 @@
+"""The programs in examples/, as a reader would run them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support import REPOSITORY, Address, Child, ask, linux_only, open_client, recv_to_end
+
+EXAMPLES = REPOSITORY / "examples"
+
+pytestmark = linux_only
+
+
+@contextmanager
+def _running(name: str, backend: str) -> Iterator[Address]:
+    """Run an example, then end it with Ctrl-C: cleanly, at once, with nothing on stderr."""
+    command = [sys.executable, str(EXAMPLES / name), "--port", "0"]
+    with Child(command, IOCP_BIND_BACKEND=backend) as child:
+        yield child.listening()
+        child.process.send_signal(signal.SIGINT)
+        done = child.finish()
+        assert (done.code, done.stderr) == (0, "")
+        assert done.seconds < 2
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"echo.py", "chat.py", "speak_first.py"}
+
+
+def test_echo(backend: str) -> None:
+    with _running("echo.py", backend) as address, open_client(address) as client:
+        assert ask(client, b"hello") == b"hello"
+
+
+def _line(client: object) -> bytes:
+    return client.readline()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_chat(backend: str) -> None:
+    with (
+        _running("chat.py", backend) as address,
+        open_client(address) as a,
+        a.makefile("rb") as from_a,
+    ):
+        assert b"welcome" in _line(from_a)
+        with open_client(address) as b, b.makefile("rb") as from_b:
+            assert b"welcome" in _line(from_b)
+            assert b"came" in _line(from_a)
+            a.sendall(b"hel")
+            a.sendall(b"lo\nsecond li")
+            a.sendall(b"ne\r\n")
+            assert _line(from_b).endswith(b": hello\n")
+            assert _line(from_b).endswith(b": second line\n")
+            b.sendall(b"and back\n")
+            assert _line(from_a).endswith(b": and back\n")
+        assert b"left" in _line(from_a)
+        # A line that never ends gets an answer, then an end.
+        a.sendall(bytes(10_000))
+        assert b"too long" in recv_to_end(a)
+
+
+def test_speak_first(backend: str) -> None:
+    with _running("speak_first.py", backend) as address:
+        for _ in range(3):
+            with open_client(address) as client:
+                answer = recv_to_end(client)
+                assert answer.endswith(b"\r\n")
+                assert len(answer) > 10
+
+
+def test_examples_are_short() -> None:
+    """They are to be read."""
+    for path in EXAMPLES.glob("*.py"):
+        text = Path(path).read_text()
+        assert text.startswith('"""'), path.name
+        assert len(text.splitlines()) < 80, path.name

@@ -1,0 +1,182 @@
+"""The types: of the package, of the examples, and of what a user writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY
+
+import iocp_bind
+
+has_mypy = importlib.util.find_spec("mypy") is not None
+needs_mypy = pytest.mark.skipif(not has_mypy, reason="mypy is not installed")
+
+
+def _mypy(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # From an empty directory and without the project's configuration: as a user sees it.
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", *arguments]
+    command += [f"--cache-dir={where / 'cache'}"]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=110, check=False, cwd=where
+    )
+
+
+@needs_mypy
+def test_the_package_is_strict(tmp_path: Path) -> None:
+    done = _mypy(tmp_path, "-p", "iocp_bind")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_mypy
+def test_the_examples_are_strict(tmp_path: Path) -> None:
+    for example in sorted((REPOSITORY / "examples").glob("*.py")):
+        done = _mypy(tmp_path, str(example))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+USER = """
+import iocp_bind
+from iocp_bind import CloseReason, Connection
+
+
+class Mine(iocp_bind.Server):
+    def on_connection_established(self, conn: Connection) -> None:
+        conn.data = {"host": conn.remote_address[0]}
+
+    def on_read_completed(self, conn: Connection, data: bytes) -> None:
+        ok: bool = conn.send(data) and conn.writelines([data, bytearray(data)])
+        reveal_type(conn.id)
+        reveal_type(ok)
+
+    def on_write_completed(self, conn: Connection, nbytes: int) -> None: ...
+
+    def on_connection_error(self, conn: Connection, error: OSError) -> None:
+        print(error.errno)
+
+    def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
+        print(reason is CloseReason.PEER_CLOSED)
+
+
+class Views(iocp_bind.Server):
+    def on_read_completed(self, conn: Connection, data: memoryview) -> None:
+        conn.send(data)
+
+
+with Mine() as server:
+    reveal_type(server)
+    server.start("127.0.0.1", 0, backend="epoll", workers=None, idle_timeout=1.5, keepalive=(5, 1))
+    reveal_type(server.address)
+    reveal_type(server.connections())
+    reveal_type(server.stats().closed[CloseReason.SHUTDOWN])
+    server.broadcast(b"x", exclude=None)
+    server.shutdown(timeout=1)
+reveal_type(iocp_bind.backends()["epoll"].available)
+reveal_type(iocp_bind.__version__)
+"""
+
+MISTAKES = """
+import iocp_bind
+
+server = iocp_bind.Server()
+server.start(backend="kqueue")
+server.start(port="80")
+server.start(max_conections=5)
+server.start(at_capacity="drop")
+for conn in server.connections():
+    conn.send("text")
+    conn.id = 5
+    conn.dta = 1
+server.on_read_complete
+"""
+
+
+@needs_mypy
+def test_a_user_sees_the_right_types(tmp_path: Path) -> None:
+    program = tmp_path / "user.py"
+    program.write_text(USER)
+    done = _mypy(tmp_path, str(program))
+    assert done.returncode == 0, done.stdout + done.stderr
+    revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    short = [text.replace("builtins.", "") for text in revealed]
+    assert short == [
+        "int",
+        "bool",
+        "user.Mine",
+        "tuple[str, int]",
+        "list[iocp_bind._core.Connection]",
+        "int",
+        "bool",
+        "str",
+    ]
+
+
+@needs_mypy
+def test_a_user_is_told_of_mistakes(tmp_path: Path) -> None:
+    program = tmp_path / "mistakes.py"
+    program.write_text(MISTAKES)
+    done = _mypy(tmp_path, str(program))
+    lines = {int(number) for number in re.findall(r"mistakes.py:(\d+): error", done.stdout)}
+    assert lines == {5, 6, 7, 8, 10, 11, 12, 13}, done.stdout
+
+
+@needs_mypy
+def test_the_stub_tells_the_truth(tmp_path: Path) -> None:
+    """stubtest compares _core.pyi with the module itself."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text("iocp_bind._core.Server\n")  # only for its metaclass, which is pybind11's
+    command = [sys.executable, "-m", "mypy.stubtest", "iocp_bind._core"]
+    command += ["--ignore-disjoint-bases", f"--allowlist={allowed}"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=110, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert iocp_bind.__file__
+    assert (Path(iocp_bind.__file__).parent / "py.typed").exists()
+
+
+def test_what_is_public_is_what_the_design_names() -> None:
+    assert set(iocp_bind.__all__) == {
+        "BackendInfo",
+        "BackendUnavailable",
+        "CloseReason",
+        "Connection",
+        "SendBacklogFull",
+        "Server",
+        "Stats",
+        "__version__",
+        "backends",
+    }
+    assert [reason.name for reason in iocp_bind.CloseReason] == [
+        "PEER_CLOSED",
+        "LOCAL_CLOSE",
+        "LOCAL_ABORT",
+        "ERROR",
+        "FIRST_DATA_TIMEOUT",
+        "IDLE_TIMEOUT",
+        "WRITE_TIMEOUT",
+        "SHUTDOWN",
+        "HOOK_ERROR",
+    ]
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", iocp_bind.__version__)
+
+
+def test_what_is_public_is_documented() -> None:
+    for name in iocp_bind.__all__:
+        value = getattr(iocp_bind, name)
+        if name == "__version__":
+            continue
+        assert inspect.getdoc(value), name
+        if inspect.isclass(value):
+            for member, thing in vars(value).items():
+                documentable = callable(thing) or inspect.isdatadescriptor(thing)
+                if not member.startswith("_") and documentable:
+                    assert inspect.getdoc(thing), f"{name}.{member}"
