@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     demo_parser.set_defaults(run=lambda args: demo.run(args.backend))
 
     info_parser = commands.add_parser("info", help="back-ends, with reasons, and versions")
-    info_parser.set_defaults(run=lambda args: info.run())
+    info_parser.set_defaults(run=lambda _: info.run())
     return parser
 
 

@@ -25,8 +25,8 @@ def check_hook(name: str, hook: object) -> Hook:
     called = f"{name}({', '.join(arguments)})"
     if not callable(hook):
         raise TypeError(f"{name} must be a function, called as {called}, not {hook!r}")
-    call = getattr(hook, "__call__", None)  # noqa: B004: an object's own async __call__
-    for function in (hook, call):
+    # An object may be callable by an async method of its own.
+    for function in (hook, inspect.getattr_static(hook, "__call__", None)):
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
                 f"{name} must be a plain function: hooks run on native threads and nothing would "

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -16,6 +17,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "port_harness.h"
 
@@ -24,16 +26,22 @@ namespace iocp::testing {
 // Connects blocking, with a deadline; does nothing else blocking.
 class LoopbackPeer final : public Peer {
  public:
-  explicit LoopbackPeer(const Address& to) {
+  // On `fd`, an IPv4 socket, or one of its own for -1.
+  LoopbackPeer(const Address& to, int fd) : fd_(fd) {
     sockaddr_storage storage{};
     const socklen_t length = ToSockaddr(to, &storage);
-    fd_ = ::socket(storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd_ < 0) fd_ = ::socket(storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd_ < 0) return;
     // For connect as well.
     const timeval limit{kPatience.count(), 0};
     ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-    if (::connect(fd_, reinterpret_cast<const sockaddr*>(&storage), length) != 0) {
+    // One that was interrupted (by a ring's work, too) goes on by itself; asking again tells how.
+    while (::connect(fd_, reinterpret_cast<const sockaddr*>(&storage), length) != 0 &&
+           errno != EISCONN) {
+      if (errno == EINTR || errno == EALREADY) continue;
+      const int error_number = errno;
       Close();
+      errno = error_number;
       return;
     }
     sockaddr_storage here{};
@@ -110,13 +118,17 @@ class LoopbackPeer final : public Peer {
 class LoopbackWorld final : public World {
  public:
   LoopbackWorld(const PortKind& kind, bool required) : kind_(kind), required_(required) {
-    // The suite holds both ends of a thousand connections.
-    ::getrlimit(RLIMIT_NOFILE, &limit_);
+    // The suite holds both ends of a thousand connections; and few enough to use all of them up.
     constexpr rlim_t kEnough = 4096;
-    limit_.rlim_cur = std::max(limit_.rlim_cur, std::min(limit_.rlim_max, kEnough));
-    ::setrlimit(RLIMIT_NOFILE, &limit_);
+    ::getrlimit(RLIMIT_NOFILE, &limit_before_);
+    rlimit limit = limit_before_;
+    limit.rlim_cur = std::min(limit.rlim_max, kEnough);
+    ::setrlimit(RLIMIT_NOFILE, &limit);
   }
-  ~LoopbackWorld() override { ExhaustDescriptors(false); }
+  ~LoopbackWorld() override {
+    ExhaustDescriptors(false);
+    ::setrlimit(RLIMIT_NOFILE, &limit_before_);
+  }
 
   [[nodiscard]] const PortKind& kind() const override { return kind_; }
   [[nodiscard]] bool required() const override { return required_; }
@@ -132,19 +144,21 @@ class LoopbackWorld final : public World {
     return has;
   }
   std::unique_ptr<Peer> Connect(const Address& to) override {
-    auto peer = std::make_unique<LoopbackPeer>(to);
+    const int reserved = std::exchange(reserved_, -1);
+    auto peer = std::make_unique<LoopbackPeer>(to, reserved);
     if (!peer->connected()) return nullptr;
     return peer;
   }
   void ExhaustDescriptors(bool exhausted) override {
-    rlimit limit = limit_;
-    if (exhausted) {
-      // A new descriptor is the lowest free one: from it on, none is allowed.
-      const int lowest = ::dup(STDERR_FILENO);
-      ::close(lowest);
-      limit.rlim_cur = static_cast<rlim_t>(lowest);
+    if (!exhausted) {
+      for (const int fd : std::exchange(filling_, {})) ::close(fd);
+      if (reserved_ >= 0) ::close(std::exchange(reserved_, -1));
+      return;
     }
-    ::setrlimit(RLIMIT_NOFILE, &limit);
+    reserved_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    // Really open, for a lower limit is not seen by what the system has already begun.
+    for (int fd = 0; (fd = ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)) >= 0;)
+      filling_.push_back(fd);
   }
   [[nodiscard]] std::size_t OpenDescriptors() const override {
     DIR* directory = ::opendir("/proc/self/fd");
@@ -158,7 +172,9 @@ class LoopbackWorld final : public World {
  private:
   const PortKind& kind_;
   const bool required_;
-  rlimit limit_{};
+  rlimit limit_before_{};
+  std::vector<int> filling_;
+  int reserved_ = -1;  // for a client that connects when there are no descriptors left
 };
 
 }  // namespace iocp::testing

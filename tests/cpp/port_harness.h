@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -66,7 +67,7 @@ class World {
   [[nodiscard]] virtual bool has_ipv6() const = 0;
   // Null when nobody listens there.
   virtual std::unique_ptr<Peer> Connect(const Address& to) = 0;
-  // From true to false, nobody gets another descriptor.
+  // From true to false nobody gets another descriptor, but one client that still connects.
   virtual void ExhaustDescriptors(bool exhausted) = 0;
   // Descriptors, or what a leak would show up in.
   [[nodiscard]] virtual std::size_t OpenDescriptors() const = 0;
@@ -223,7 +224,7 @@ class PortDriver {
   // A connected client, in the system's backlog until the port accepts it.
   std::unique_ptr<Peer> Dial() {
     auto peer = world_.Connect(bound_);
-    if (peer == nullptr) ADD_FAILURE() << "could not connect";
+    if (peer == nullptr) ADD_FAILURE() << "could not connect: errno " << errno;
     return peer;
   }
   // The server's end of it, once the port has accepted it.
@@ -340,7 +341,9 @@ class PortDriver {
   // Lets everybody work until `done`; false when that did not happen.
   template <class Done>
   bool Until(Done done) {
-    const TimePoint give_up = port_->Now() + kPatience;
+    // What has gone wrong is not waited for again and again.
+    const auto patience = ::testing::Test::HasFailure() ? std::chrono::seconds(1) : kPatience;
+    const TimePoint give_up = port_->Now() + patience;
     for (;;) {
       RunPeers();
       if (done()) return true;

@@ -64,13 +64,10 @@ class Counting(iocp_bind.Server):
             self.closed[reason.name] += 1
 
 
-def report(server: iocp_bind.Server) -> dict[str, Any]:
-    gc.collect()
+def counters(server: iocp_bind.Server) -> dict[str, Any]:
+    """What can be told without a descriptor to spare."""
     stats = server.stats()
     return {
-        "memory": resident_bytes(),
-        "descriptors": descriptor_count(),
-        "threads": thread_count(),
         "cpu": time.process_time(),
         "time": time.monotonic(),
         "connection_count": server.connection_count,
@@ -80,6 +77,15 @@ def report(server: iocp_bind.Server) -> dict[str, Any]:
         "established": stats.established,
         "closed": {reason.name: count for reason, count in stats.closed.items()},
         "bytes_received": stats.bytes_received,
+    }
+
+
+def report(server: iocp_bind.Server) -> dict[str, Any]:
+    gc.collect()
+    return counters(server) | {
+        "memory": resident_bytes(),
+        "descriptors": descriptor_count(),
+        "threads": thread_count(),
     }
 
 
@@ -99,16 +105,15 @@ def shut_down(server: iocp_bind.Server, timeout: float) -> dict[str, Any]:
     return answer
 
 
-def limit_descriptors(more: int) -> dict[str, Any]:
-    """Allow `more` descriptors than are open now."""
+def limit_descriptors(more: int | None) -> None:
+    """Allow `more` descriptors than are open now; as many as the system lets us by default."""
     if sys.platform == "win32":
-        raise NotImplementedError
+        return
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = descriptor_count() + more
+    limit = hard if more is None else descriptor_count() + more
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return {"limit": limit}
 
 
 def restart(server: iocp_bind.Server, times: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -128,11 +133,8 @@ def restart(server: iocp_bind.Server, times: int, options: dict[str, Any]) -> di
 def main() -> None:
     mode = sys.argv[1]
     options: dict[str, Any] = json.loads(sys.argv[2])
-    if sys.platform != "win32":
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Before the start: io_uring looks at the limit when an accept is posted.
+    limit_descriptors(options.pop("descriptors", None))
     server: iocp_bind.Server = {"echo": Echo, "counting": Counting}[mode]()
     if "restart" not in options:
         server.start(port=0, **options)
@@ -147,8 +149,8 @@ def main() -> None:
             answer = report(server)
         elif do == "shutdown":
             answer = shut_down(server, command["timeout"])
-        elif do == "limit":
-            answer = limit_descriptors(command["more"])
+        elif do == "counters":
+            answer = counters(server)
         elif do == "restart":
             answer = restart(server, command["times"], options)
         else:

@@ -530,6 +530,9 @@ class Child:
             return host.strip("[]"), int(port.rstrip(";,."))
         raise AssertionError("no address in the line")
 
+    def errors_so_far(self) -> str:
+        return "".join(self._errors)
+
     def tell(self, text: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(text + "\n")

@@ -22,6 +22,7 @@ from support import (
     ask,
     echo_back,
     in_threads,
+    is_refused,
     linux_only,
     pattern,
     recv_exact,
@@ -676,12 +677,14 @@ def test_a_failing_hook_costs_only_its_connection(
             write=(lambda conn, _: fail(conn)) if hook == "write" else None,
         )
     )
-    client = connect(server)
-    if hook != "established":
+    if hook == "established":
+        assert is_refused(server)
+    else:
+        client = connect(server)
         client.sendall(b"x")
+        assert saw_reset(client)
     conn = server.wait_connection()
     assert server.wait_closed(conn) is CloseReason.HOOK_ERROR
-    assert saw_reset(client)
     assert server.hooks_of(conn)[-1] == "closing"
     assert "error" not in server.hooks_of(conn)
 

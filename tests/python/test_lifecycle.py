@@ -695,6 +695,7 @@ def test_a_server_that_was_never_started_goes() -> None:
 
 @linux_only
 def test_many_servers_at_once(serve: Serve, connect: Connect) -> None:
+    gc.collect()
     threads, descriptors = thread_count(), descriptor_count()
     servers = [serve(Echo()) for _ in range(10)]
     for server in servers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import inspect
 import os
 import socket
@@ -195,6 +196,7 @@ def test_numbers_of_numpy_are_numbers(serve: Serve) -> None:
 
 def _system_error(server: iocp_bind.Server, host: str, port: int, **options: Any) -> OSError:
     """Start fails with an OSError whose message names the address; nothing is left behind."""
+    gc.collect()  # servers of tests before
     before = descriptor_count() if ON_LINUX else 0
     for _ in range(5):
         with pytest.raises(OSError) as caught:
@@ -203,7 +205,7 @@ def _system_error(server: iocp_bind.Server, host: str, port: int, **options: Any
         assert host in str(caught.value)
         assert str(port) in str(caught.value)
     if ON_LINUX:
-        assert descriptor_count() == before
+        assert descriptor_count() <= before
     server.start(port=0, **options)
     server.shutdown()
     return caught.value
