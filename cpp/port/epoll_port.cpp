@@ -73,7 +73,10 @@ struct EpollPort::Batch {
   std::size_t max_bytes;
   std::size_t count = 0;
   std::size_t bytes = 0;
+  bool no_memory = false;  // true exactly when there was no buffer for a receive
 
+  // One receive always fits, however small the bound.
+  [[nodiscard]] bool wants_bytes() const { return bytes == 0 || bytes < max_bytes; }
   [[nodiscard]] bool full() const { return count == capacity; }
   void Add(Completion completion) { completions[count++] = std::move(completion); }
 };
@@ -193,34 +196,45 @@ void EpollPort::Post(Posting& posting) {
 std::size_t EpollPort::Wait(Completion* completions, std::size_t capacity, std::size_t max_bytes,
                             TimePoint deadline) {
   Batch batch{completions, capacity, max_bytes};
-  while (!batch.full()) {
-    Posting* posting = posted_.Take();
-    if (posting == nullptr) break;
-    Completion completion;
-    completion.posting = posting;
-    batch.Add(std::move(completion));
-  }
-  while (!batch.full() && next_ready_ < ready_.size()) {
-    batch.Add(std::move(ready_[next_ready_++]));
-  }
-  if (next_ready_ == ready_.size()) {
-    ready_.clear();
-    next_ready_ = 0;
-  }
-  // Results of our own need no system call to be handed out; but not twice in a row, or what
-  // posts all the time could keep sockets from being looked at.
+  // What is at hand needs no system call to be handed out. But not twice in a row, nor without room
+  // for what the system has: or what posts all the time could keep the sockets from being looked at.
+  TakeAtHand(batch, skipped_system_ ? capacity / 2 : capacity);
   if (batch.count > 0 && !skipped_system_) {
     skipped_system_ = true;
     return batch.count;
   }
   skipped_system_ = false;
-  if (next_event_ == event_count_) PollSystem(deadline, batch.count == 0);
+  const bool at_hand = next_ready_ < ready_.size() || !posted_.empty();
+  if (next_event_ == event_count_) PollSystem(deadline, batch.count == 0 && !at_hand);
   HandleEvents(batch);
+  TakeAtHand(batch, capacity);
   if (block_ != nullptr) {
     std::exchange(block_, nullptr)->DropReference();
     used_ = 0;
   }
   return batch.count;
+}
+
+// Postings and results, turn about, until the batch has `limit` entries.
+void EpollPort::TakeAtHand(Batch& batch, std::size_t limit) {
+  bool found = true;
+  while (found && batch.count < limit) {
+    found = false;
+    if (Posting* posting = posted_.Take(); posting != nullptr) {
+      Completion completion;
+      completion.posting = posting;
+      batch.Add(std::move(completion));
+      found = true;
+    }
+    if (next_ready_ < ready_.size() && batch.count < limit) {
+      batch.Add(std::move(ready_[next_ready_++]));
+      found = true;
+    }
+  }
+  if (next_ready_ == ready_.size()) {
+    ready_.clear();
+    next_ready_ = 0;
+  }
 }
 
 void EpollPort::PollSystem(TimePoint deadline, bool may_sleep) {
@@ -235,7 +249,7 @@ void EpollPort::PollSystem(TimePoint deadline, bool may_sleep) {
 }
 
 void EpollPort::HandleEvents(Batch& batch) {
-  while (next_event_ < event_count_ && !batch.full() && batch.bytes < batch.max_bytes) {
+  while (next_event_ < event_count_ && !batch.full() && batch.wants_bytes() && !batch.no_memory) {
     const epoll_event event = events_[next_event_++];
     if (event.data.ptr == nullptr || event.events == 0) continue;
     auto& socket = *static_cast<Socket*>(event.data.ptr);
@@ -292,7 +306,7 @@ bool EpollPort::RoomToReceive(Batch& batch) {
   }
   if (block_ == nullptr) {
     // No memory: the sockets stay ready, and asking again at once would only burn the processor.
-    batch.max_bytes = 0;
+    batch.no_memory = true;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return false;
   }

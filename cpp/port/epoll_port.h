@@ -48,6 +48,7 @@ class EpollPort final : public CompletionPort {
 
   void Watch(Socket& socket);
   void Unwatch(Socket& socket);
+  void TakeAtHand(Batch& batch, std::size_t limit);
   void PollSystem(TimePoint deadline, bool may_sleep);
   void HandleEvents(Batch& batch);
   void AcceptSome(Socket& listener, Batch& batch);

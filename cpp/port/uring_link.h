@@ -24,6 +24,10 @@ enum UringTag : std::uint64_t {
 // How long to wait before the kernel is asked again for what it had no memory for.
 inline constexpr auto kUringMemoryRetry = std::chrono::milliseconds(10);
 
+// A receive that goes on may take this many buffers before it makes room for those that found none:
+// enough that taking turns costs little, few enough that nobody waits long.
+inline constexpr unsigned char kUringTurns = 8;
+
 inline int DescriptorOf(const Socket& socket) { return static_cast<int>(socket.handle); }
 
 // First in, first out, through the objects themselves; an object is in it at most once.
@@ -75,6 +79,10 @@ struct UringPort::Link {
   bool armed = false;           // true exactly when the kernel has the accept or receive
   // True exactly when the kernel was asked to end it, and did not refuse.
   bool disarming = false;
+
+  // True exactly when it is to make room for receives that found no buffer, and still has its own.
+  bool yielding = false;
+  unsigned char turns = 0;  // receives since it was armed, up to kUringTurns
 
   bool sending = false;         // true exactly when Send has not ended
   bool cancel_send = false;     // true exactly when Cancel has to end what is sending

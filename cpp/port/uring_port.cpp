@@ -230,7 +230,7 @@ bool UringPort::Settle(Link& link, Batch& batch) {
 }
 
 bool UringPort::SettleReceive(Link& link, Batch& batch) {
-  const bool wanted = !link.paused && !link.cancel_receive;
+  const bool wanted = !link.paused && !link.cancel_receive && !link.yielding;
   if (link.armed) {
     if (wanted || link.disarming) return true;
     const auto target = reinterpret_cast<std::uint64_t>(&link) | kReceiveTag;
@@ -282,6 +282,7 @@ bool UringPort::SubmitReceive(Link& link) {
   }
   io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kReceiveTag);
   ++link.answers_due;
+  link.turns = 0;
   SetArmed(link, true);
   return true;
 }

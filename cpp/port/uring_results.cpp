@@ -57,6 +57,7 @@ bool UringPort::TakeResult(const io_uring_cqe& cqe, Batch& batch) {
       if (!more) {
         SetArmed(link, false);
         link.disarming = false;
+        if (std::exchange(link.yielding, false)) lists_->starved.Push(link);
         MarkChanged(link);
       }
       if (link.listener) {
@@ -85,6 +86,12 @@ void UringPort::OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batc
     completion.sequence = link.socket->next_sequence++;
     completion.buffer = std::move(buffer);
     batch.bytes += size;
+    // Those that are armed take every buffer that comes free; the others would wait for ever.
+    if (link.turns < kUringTurns) ++link.turns;
+    if (link.turns == kUringTurns && link.armed && !lists_->starved.empty()) {
+      link.yielding = true;
+      MarkChanged(link);
+    }
   } else if (cqe.res == 0) {
     EndReceive(link, link.broken ? ErrorFromErrno(ECONNRESET) : Error{ErrorKind::kEndOfStream, 0},
                batch);
