@@ -197,7 +197,8 @@ std::size_t EpollPort::Wait(Completion* completions, std::size_t capacity, std::
                             TimePoint deadline) {
   Batch batch{completions, capacity, max_bytes};
   // What is at hand needs no system call to be handed out. But not twice in a row, nor without room
-  // for what the system has: or what posts all the time could keep the sockets from being looked at.
+  // for what the system has: or what posts all the time could keep the sockets from being looked
+  // at.
   TakeAtHand(batch, skipped_system_ ? capacity / 2 : capacity);
   if (batch.count > 0 && !skipped_system_) {
     skipped_system_ = true;

@@ -276,7 +276,13 @@ bool UringPort::SubmitReceive(Link& link) {
     io_uring_prep_multishot_accept(entry, DescriptorOf(*link.socket), nullptr, nullptr,
                                    SOCK_CLOEXEC | SOCK_NONBLOCK);
   } else {
-    io_uring_prep_recv_multishot(entry, DescriptorOf(*link.socket), nullptr, 0, 0);
+    // A multishot receive that finds much data takes every buffer there is. While others wait for
+    // one, each gets one at a time.
+    if (lists_->starved.empty()) {
+      io_uring_prep_recv_multishot(entry, DescriptorOf(*link.socket), nullptr, 0, 0);
+    } else {
+      io_uring_prep_recv(entry, DescriptorOf(*link.socket), nullptr, 0, 0);
+    }
     entry->flags |= IOSQE_BUFFER_SELECT;
     entry->buf_group = UringBuffers::kGroup;
   }

@@ -86,9 +86,12 @@ void UringPort::OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batc
     completion.sequence = link.socket->next_sequence++;
     completion.buffer = std::move(buffer);
     batch.bytes += size;
-    // Those that are armed take every buffer that comes free; the others would wait for ever.
+    // Those that are armed could take every buffer that comes free, and the others wait for ever.
     if (link.turns < kUringTurns) ++link.turns;
-    if (link.turns == kUringTurns && link.armed && !lists_->starved.empty()) {
+    if (lists_->starved.empty()) return;
+    if (!link.armed) {
+      lists_->starved.Push(link);
+    } else if (link.turns == kUringTurns) {
       link.yielding = true;
       MarkChanged(link);
     }

@@ -65,7 +65,9 @@ TEST(BufferPoolTest, ABlockReturnsWithItsLastReference) {
 TEST(BufferPoolTest, ABlockThatIsTakenAgainStartsAfresh) {
   const Pool pool = MakePool(4);
   Block* block = pool->Take();
-  { const Buffer slice = block->Slice(0, 1); }
+  {
+    const Buffer slice = block->Slice(0, 1);
+  }
   block->DropReference();
   Block* again = pool->Take();
   EXPECT_EQ(again, block);

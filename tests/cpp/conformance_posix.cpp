@@ -67,8 +67,8 @@ bool Contains(const std::string& text, const std::string& part) {
 std::atomic<int> signals_handled{0};
 
 TEST_P(ConformanceTest, R09_SignalsInterruptNothing) {
-  struct sigaction action {};
-  struct sigaction before {};
+  struct sigaction action{};
+  struct sigaction before{};
   action.sa_handler = [](int) { signals_handled.fetch_add(1); };  // and no SA_RESTART
   ASSERT_EQ(::sigaction(SIGUSR1, &action, &before), 0);
   signals_handled = 0;

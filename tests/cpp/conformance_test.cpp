@@ -524,6 +524,31 @@ TEST_P(ConformanceTest, R06_AClosedSocketsMemoryAndHandleMayBeUsedAgain) {
   }
 }
 
+TEST_P(ConformanceTest, R06_AClosedSocketIsNotLookedAtAgain) {
+  // Closed while the port still knows that there is something to be done for it: a batch of one
+  // leaves all the others for later.
+  PortDriver driver(world());
+  for (int round = 0; round < 10; ++round) {
+    std::vector<ServerEnd*> ends;
+    driver.capacity = kBatchCompletions;
+    for (int i = 0; i < 12; ++i) ends.push_back(&driver.Connect());
+    for (ServerEnd* end : ends) end->peer_writing = "data";
+    driver.RunPeers();
+    driver.capacity = 1;
+    for (int turn = 0; turn < 1 + round % 3; ++turn) driver.Turn(TimePoint::min());
+    for (ServerEnd* end : ends) driver.Cancel(*end);
+    ASSERT_TRUE(driver.Until([&] {
+      bool all_closed = true;
+      for (ServerEnd* end : ends) {
+        if (end->Idle() && !end->closed) driver.Close(*end, round % 2 == 0);
+        all_closed = all_closed && end->closed;
+      }
+      return all_closed;
+    }));
+    for (int turn = 0; turn < 20; ++turn) driver.Turn(TimePoint::min());
+  }
+}
+
 // R7 -------------------------------------------------------------------------------------------
 
 TEST_P(ConformanceTest, R07_AResetIsNeverAnEndOfStream) {

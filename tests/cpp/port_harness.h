@@ -305,6 +305,12 @@ class PortDriver {
     ASSERT_FALSE(end.closed);
     end.closed = true;
     port_->Close(end, reset);
+    // As if its memory were another's by now: the port may not look at it again.
+    end.handle = kNoSocket;
+    end.next_sequence = ~std::uint64_t{0};
+    end.port_data = &end;
+    end.state = 0xff;
+    end.interest = 0xff;
   }
   // Cancel, wait for what it ends, close.
   void Abort(ServerEnd& end) {

@@ -265,7 +265,10 @@ def test_data_that_comes_with_the_connection_is_not_lost(serve: Serve, connect: 
         assert server.received(conn) == b"early"
 
 
-def test_a_reset_does_not_deliver_less_than_was_read(serve: Serve, connect: Connect) -> None:
+@pytest.mark.parametrize("attempt", range(12))
+def test_a_reset_after_data_is_noticed_and_loses_nothing(
+    serve: Serve, connect: Connect, attempt: int
+) -> None:
     """Data the server has counted as received was delivered before error and closing."""
     server = serve(Recorder(), buffer_size=512)
     for index in range(20):
@@ -273,7 +276,7 @@ def test_a_reset_does_not_deliver_less_than_was_read(serve: Serve, connect: Conn
         client.sendall(pattern(20_000))
         reset(client)
         wait_until(partial(_has_accepted, server, index + 1), "it accepted")
-    server.wait_for(lambda: server.connection_count == 0)
+    server.wait_for(lambda: server.connection_count == 0, "the end of every connection")
     server.wait_for(lambda: len(server.of("closing")) == len(server.of("established")))
     for event in server.of("established"):
         received = server.received(event.conn)
