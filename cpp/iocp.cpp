@@ -27,6 +27,11 @@ struct Run {
   Error open_error;        // of the first that failed
   enum class Start : std::uint8_t { kUndecided, kGo, kGiveUp } start = Start::kUndecided;
   bool stopped = false;  // true exactly when all workers of a run that went have left
+
+  void WaitUntilStopped() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return stopped; });
+  }
 };
 
 Status NoBackend(const std::string& message) {
@@ -78,12 +83,13 @@ std::vector<BackendInfo> Backends() {
 struct Server::Lifecycle {
   mutable std::mutex mutex;
   std::condition_variable changed;
-  std::shared_ptr<Run> run;          // the last one; null before the first Start
+  std::shared_ptr<Run> run;          // null when there is none whose threads are to be joined
   std::vector<std::thread> threads;  // of `run`; not joined yet
   bool starting = false;             // true exactly while a Start is under way
   bool joining = false;              // true exactly while a thread joins `threads`
   Address address;
   std::string backend;
+  Stats stats;  // of the last run, when `run` is null
 
   [[nodiscard]] std::shared_ptr<Run> CurrentRun() const {
     const std::lock_guard lock(mutex);
@@ -95,7 +101,8 @@ struct Server::Lifecycle {
     const std::lock_guard lock(current->mutex);
     return !current->stopped;
   }
-  void Join();
+  // Joins the threads of `of`, which has stopped, unless somebody else does or has; waits for that.
+  void Join(const std::shared_ptr<Run>& of);
   static bool OnWorkerOf(const Run& run);
   static void WorkerMain(Server* server, const std::shared_ptr<Run>& run, std::size_t index);
   static Error OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
@@ -137,11 +144,11 @@ bool Server::Lifecycle::OnWorkerOf(const Run& run) {
   return false;
 }
 
-void Server::Lifecycle::Join() {
+void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
   std::unique_lock lock(mutex);
   changed.wait(lock, [&] { return !joining; });
+  if (of == nullptr || run != of) return;
   std::vector<std::thread> mine = std::exchange(threads, {});
-  if (mine.empty()) return;
   joining = true;
   lock.unlock();
   for (std::thread& thread : mine) {
@@ -154,7 +161,11 @@ void Server::Lifecycle::Join() {
   }
   lock.lock();
   joining = false;
+  // The run is over: its descriptors and its memory go, its figures stay.
+  const std::shared_ptr<Run> over = std::exchange(run, nullptr);
+  stats = over->engine->stats();
   changed.notify_all();
+  lock.unlock();
 }
 
 // One thread per worker, each with its port open. What went wrong first, if anything.
@@ -190,7 +201,7 @@ Server::~Server() {
         stderr);
     std::abort();
   }
-  lifecycle_->Join();
+  lifecycle_->Join(lifecycle_->CurrentRun());
 }
 
 Status Server::Start(const Options& options) {
@@ -205,7 +216,7 @@ Status Server::Start(const Options& options) {
         Status::Problem::kAlreadyRunning, {}, "the server is running already; call shutdown first"};
   };
   if (life.Running()) return running_already();
-  life.Join();  // the threads of a run that a hook shut down
+  life.Join(life.CurrentRun());  // the threads of a run that a hook shut down
   {
     const std::lock_guard lock(life.mutex);
     if (std::exchange(life.starting, true)) return running_already();
@@ -257,18 +268,19 @@ void Server::Shutdown(Duration timeout) {
   timeout = std::clamp<Duration>(timeout, Duration::zero(), std::chrono::hours(24 * 365));
   run->engine->RequestStop(run->engine->Now() + timeout);
   if (Lifecycle::OnWorkerOf(*run)) return;
-  WaitUntilStopped();
-  lifecycle_->Join();
+  run->WaitUntilStopped();
+  lifecycle_->Join(run);
 }
 
 bool Server::WaitUntilStopped(std::optional<Duration> timeout) {
   const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
   if (run == nullptr) return true;
+  if (!timeout) {
+    run->WaitUntilStopped();
+    return true;
+  }
   std::unique_lock lock(run->mutex);
-  const auto stopped = [&] { return run->stopped; };
-  if (timeout) return run->changed.wait_for(lock, *timeout, stopped);
-  run->changed.wait(lock, stopped);
-  return true;
+  return run->changed.wait_for(lock, *timeout, [&] { return run->stopped; });
 }
 
 bool Server::running() const { return lifecycle_->Running(); }
@@ -296,8 +308,8 @@ std::vector<ConnectionPtr> Server::connections() const {
 }
 
 Stats Server::stats() const {
-  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
-  return run == nullptr ? Stats{} : run->engine->stats();
+  const std::lock_guard lock(lifecycle_->mutex);
+  return lifecycle_->run == nullptr ? lifecycle_->stats : lifecycle_->run->engine->stats();
 }
 
 void Server::CloseAllConnections() {

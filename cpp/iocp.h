@@ -283,7 +283,7 @@ struct Options {
   bool dual_stack = true;   // "::" takes IPv4 clients as well
 };
 
-// Counters since Start; taken without stopping anything, so they may be a moment apart.
+// Counters since the last Start; taken without stopping anything, so they may be a moment apart.
 struct Stats {
   std::uint64_t accepted = 0;             // connections taken from the system
   std::uint64_t refused = 0;              // of those, reset because the server was full

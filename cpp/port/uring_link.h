@@ -28,6 +28,12 @@ inline constexpr auto kUringMemoryRetry = std::chrono::milliseconds(10);
 // enough that taking turns costs little, few enough that nobody waits long.
 inline constexpr unsigned char kUringTurns = 8;
 
+// A multishot receive that emptied the socket waits for the next event. After 32 receives in a row
+// the kernel (6.18) takes it up again from where no event is pending: a reset that came before the
+// last of the data was read would never be seen. So after a run of this many it is armed anew,
+// which looks.
+inline constexpr unsigned char kUringLongRun = 16;
+
 inline int DescriptorOf(const Socket& socket) { return static_cast<int>(socket.handle); }
 
 // First in, first out, through the objects themselves; an object is in it at most once.
@@ -80,9 +86,10 @@ struct UringPort::Link {
   // True exactly when the kernel was asked to end it, and did not refuse.
   bool disarming = false;
 
-  // True exactly when it is to make room for receives that found no buffer, and still has its own.
+  // True exactly when it is to end and to be armed anew, behind the receives that found no buffer.
   bool yielding = false;
   unsigned char turns = 0;  // receives since it was armed, up to kUringTurns
+  unsigned char run = 0;    // receives in a row that left data behind, up to kUringLongRun
 
   bool sending = false;         // true exactly when Send has not ended
   bool cancel_send = false;     // true exactly when Cancel has to end what is sending

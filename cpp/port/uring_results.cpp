@@ -86,6 +86,12 @@ void UringPort::OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batc
     completion.sequence = link.socket->next_sequence++;
     completion.buffer = std::move(buffer);
     batch.bytes += size;
+    if ((cqe.flags & IORING_CQE_F_SOCK_NONEMPTY) != 0) {
+      if (link.run < kUringLongRun) ++link.run;
+    } else if (std::exchange(link.run, 0) == kUringLongRun && link.armed) {
+      link.yielding = true;
+      MarkChanged(link);
+    }
     // Those that are armed could take every buffer that comes free, and the others wait for ever.
     if (link.turns < kUringTurns) ++link.turns;
     if (lists_->starved.empty()) return;

@@ -146,6 +146,8 @@ class PyServer {
     RefuseAfterFork();
     return server_->backend();
   }
+  // Raises what every other call raises after a fork.
+  void CheckUsable() { RefuseAfterFork(); }
   bool Running() { return !InForkedChild() && server_->running(); }
   std::size_t ConnectionCount() {
     RefuseAfterFork();
@@ -215,6 +217,7 @@ void RegisterServer(py::module_& module) {
       .def("_connections", &PyServer::Connections)
       .def("_address", &PyServer::Address)
       .def("_backend", &PyServer::Backend)
+      .def("_check_usable", &PyServer::CheckUsable)
       .def("_running", &PyServer::Running)
       .def("_connection_count", &PyServer::ConnectionCount)
       .def("_stats", &PyServer::StatsDict);

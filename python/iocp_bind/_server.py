@@ -193,8 +193,9 @@ class Server(_core.Server):
         """Block until `shutdown`. Signals get through at once: Ctrl-C raises KeyboardInterrupt.
 
         Raises:
-            RuntimeError: the server was never started.
+            RuntimeError: the server was never started, or this is a forked child.
         """
+        self._check_usable()
         stopped: threading.Event | None = getattr(self, "_stopped", None)
         if stopped is None:
             raise RuntimeError("the server was never started; call start() first")

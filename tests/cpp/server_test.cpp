@@ -371,6 +371,23 @@ TEST_P(ServerTest, AResetIsAnErrorAndNotAnEnd) {
   EXPECT_EQ(Only().error.kind, ErrorKind::kReset);
 }
 
+// R7, where it is hardest: the reset came before the last of much data was read.
+TEST_P(ServerTest, AResetBehindMuchDataIsSeen) {
+  Options options = On();
+  options.buffer_size = 512;
+  Start(options);
+  constexpr std::size_t kClients = 300;
+  for (std::size_t i = 0; i < kClients; ++i) {
+    Client client(server_.address());
+    client.Send(std::string(20'000, 'x'));
+    client.Reset();
+  }
+  EXPECT_TRUE(Eventually([&] {
+    const Stats stats = server_.stats();
+    return stats.accepted == kClients && stats.connections == 0;
+  }));
+}
+
 TEST_P(ServerTest, D33_AtCapacityRefusesWithAResetAndCounts) {
   Options options = On();
   options.max_connections = 2;

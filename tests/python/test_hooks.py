@@ -269,19 +269,6 @@ def test_a_closing_hook_may_wait_for_another(serve: Serve, connect: Connect) -> 
     assert waited == [True]
 
 
-def test_a_busy_hook_does_not_stop_accepting(serve: Serve, connect: Connect) -> None:
-    """With several workers, a hook that takes long keeps only the clients of its worker waiting."""
-    meet, waited = _wait_for_another_worker()
-    server = serve(Recorder(read=lambda conn, data: meet()), workers=4)
-    first = connect(server)
-    first.sendall(b"x")
-    server.wait_count("read")
-    for _ in range(64):
-        connect(server).sendall(b"x")
-    server.wait_for(lambda: waited)
-    assert waited == [True], "nobody was accepted while a hook ran"
-
-
 def test_a_hook_may_call_everything(serve: Serve, connect: Connect) -> None:
     seen: dict[str, object] = {}
 
