@@ -57,7 +57,7 @@ Block* BufferPool::Take() noexcept {
 }
 
 Buffer BufferPool::Compact(Buffer buffer) noexcept {
-  if (buffer.block_->capacity() / 2 <= buffer.size()) return buffer;
+  if (buffer.block_ == nullptr || buffer.block_->capacity() / 2 <= buffer.size()) return buffer;
   Block* block = NewBlock(nullptr, buffer.size());
   if (block == nullptr) return buffer;
   std::memcpy(block->data(), buffer.data(), buffer.size());
