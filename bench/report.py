@@ -25,6 +25,7 @@ from results import (
 )
 
 BUSY = 0.95
+ONE_WORKER = "x 1 worker"
 NONE = "-"
 
 
@@ -121,6 +122,7 @@ COLUMNS = (
     Column("±", lambda row: f"{row.spread:.0%}"),
     Column(f"x {RAW}", lambda row: _ratio(row.rate_to_raw)),
     Column(f"x {UVLOOP}", lambda row: _ratio(row.rate_to_uvloop)),
+    Column(ONE_WORKER, lambda row: _ratio(row.rate_to_one_worker), always=False),
     Column("p50 µs", lambda row: f"{row.p50_us:,.0f}", always=False),
     Column("p99", lambda row: f"{row.p99_us:,.0f}", always=False),
     Column("p99.9", lambda row: f"{row.p999_us:,.0f}"),
@@ -131,7 +133,7 @@ COLUMNS = (
     Column("load", _load),
     Column("RSS MiB", lambda row: f"{row.rss_kib / 1024:.1f}", always=False),
 )
-WIDTH = 120
+WIDTH = 132
 """Of the table with all columns."""
 
 
@@ -139,7 +141,12 @@ def _table(workload: str, rows: Sequence[Row], results: Results, *, wide: bool) 
     per = "connections" if workload == CONNECT else "requests"
     rounds = max(row.rounds for row in rows)
     title = f"{workload}: {per}, medians, rounds: {rounds}"
-    columns = [column for column in COLUMNS if wide or column.always]
+    several_workers = any(row.rate_to_one_worker is not None for row in rows)
+    columns = [
+        column
+        for column in COLUMNS
+        if (wide or column.always) and (several_workers or column.header != ONE_WORKER)
+    ]
     table = _empty_table(title, [column.header for column in columns])
     for row in rows:
         table.add_row(escape(row.server), *(column.cell(row) for column in columns))

@@ -13,6 +13,7 @@ FORMAT = 1
 RAW = "raw"
 UVLOOP = "uvloop"
 CONNECT = "connect"
+SHA256 = "sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Row:
     rate_to_uvloop: float | None
     cpu_to_raw: float | None
     cpu_to_uvloop: float | None
+    rate_to_one_worker: float | None
+    """For a server with more than one, against the same with one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,13 +174,21 @@ def summarise(results: Results) -> list[Row]:
     ]
 
 
+def one_worker(server: str) -> str | None:
+    """The name of the same server with one worker: of "cpp/epoll/2" it is "cpp/epoll"."""
+    name, _, workers = server.rpartition("/")
+    return name if workers.isdigit() else None
+
+
 def _row(by_row: Mapping[tuple[str, str], Sequence[Sample]], workload: str, server: str) -> Row:
     samples = by_row[workload, server]
 
     def median(get: Callable[[Sample], float]) -> float:
         return statistics.median(get(sample) for sample in samples)
 
-    def compared(base: str, get: Callable[[Sample], float]) -> float | None:
+    def compared(base: str | None, get: Callable[[Sample], float]) -> float | None:
+        if base is None:
+            return None
         others = by_row.get((workload, base), ())
         return ratio({s.round: get(s) for s in samples}, {s.round: get(s) for s in others})
 
@@ -206,6 +217,7 @@ def _row(by_row: Mapping[tuple[str, str], Sequence[Sample]], workload: str, serv
         rate_to_uvloop=compared(UVLOOP, rate),
         cpu_to_raw=compared(RAW, cpu),
         cpu_to_uvloop=compared(UVLOOP, cpu),
+        rate_to_one_worker=compared(one_worker(server), rate),
     )
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
-import fnmatch
 import json
 import os
 import platform
@@ -13,130 +11,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from processes import BenchError, MissingError, run_load, running_server
+from contenders import WORKLOADS, contenders, select
+from measure import Bench
 from report import WIDTH, draw_chart, print_comparison, print_results
-from results import (
-    CONNECT,
-    RAW,
-    UVLOOP,
-    Problem,
-    Results,
-    Sample,
-    load,
-    parse_load,
-    rotated,
-    save,
-)
+from results import Results, load, save
 
 BENCH = Path(__file__).resolve().parent
-SERVERS = BENCH / "servers"
-WARM_UP = 0.4
-LOAD_SLACK = 40.0
-"""What the load generator may take beyond its measured time before it is given up."""
-
-BACKENDS = ("io_uring", "epoll")
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """What the load generator does."""
-
-    name: str
-    arguments: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Contender:
-    """A server that is measured."""
-
-    name: str
-    command: tuple[str, ...]
-
-
-def echo(connections: int, size: int, in_flight: int) -> Workload:
-    """Connections x bytes x messages in flight."""
-    return Workload(
-        f"{connections}x{size}x{in_flight}",
-        (
-            *("--connections", str(connections)),
-            *("--bytes", str(size)),
-            *("--in-flight", str(in_flight)),
-        ),
-    )
-
-
-WORKLOADS = (
-    echo(64, 64, 1),
-    echo(1000, 256, 1),
-    echo(64, 64, 32),
-    echo(16, 16384, 4),
-    Workload(CONNECT, ("--connect", "--connections", "64", "--bytes", "64")),
-)
-
-
-def contenders(binaries: Path, python: str, workers: Sequence[int]) -> list[Contender]:
-    """Every server there is; those of iocp_bind once per number of workers."""
-    ours = []
-    for language, program in (
-        ("python", (python, str(SERVERS / "echo_iocp_bind.py"))),
-        ("cpp", (str(binaries / "server_echo"),)),
-    ):
-        for backend in BACKENDS:
-            for count in workers:
-                name = f"{language}/{backend}" + (f"/{count}" if count != 1 else "")
-                options = ("--backend", backend, "--workers", str(count))
-                ours.append(Contender(name, (*program, *options)))
-    return [
-        Contender(RAW, (str(binaries / "raw_epoll_echo"),)),
-        *ours,
-        Contender(UVLOOP, (python, str(SERVERS / "echo_uvloop.py"))),
-        Contender("asyncio", (python, str(SERVERS / "echo_asyncio.py"))),
-    ]
-
-
-def select(patterns: Iterable[str], names: Sequence[str], others: Sequence[str]) -> list[str]:
-    """The names that a pattern matches; all when no pattern is about them but about `others`.
-
-    ValueError for a pattern that matches neither.
-    """
-    patterns = list(patterns)
-    for pattern in patterns:
-        if not fnmatch.filter([*names, *others], pattern):
-            raise ValueError(
-                f"--only {pattern} matches nothing; there are {', '.join([*names, *others])}"
-            )
-    chosen = [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
-    return chosen or list(names)
-
-
-def parse_backends(output: str) -> dict[str, str]:
-    """What a server's `--list` printed: back-end to why it is not available, or ""."""
-    pairs = (line.partition("\t") for line in output.splitlines() if line)
-    return {name: reason for name, _, reason in pairs}
-
-
-def check_contender(contender: Contender) -> None:
-    """MissingError or BenchError with a reason when the server cannot run here."""
-    program = Path(contender.command[0])
-    if not program.is_file():
-        raise BenchError(f"{program} is not built")
-    if "--backend" not in contender.command:
-        return
-    backend = contender.command[contender.command.index("--backend") + 1]
-    command = [*contender.command[: contender.command.index("--backend")], "--list"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise BenchError(lines[-1] if lines else f"--list: exit code {done.returncode}")
-    reason = parse_backends(done.stdout).get(backend, "not a back-end of this build")
-    if reason:
-        raise MissingError(reason)
 
 
 def find_binaries() -> Path:
@@ -193,86 +78,6 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """What is to be measured, and how."""
-
-    contenders: dict[str, Contender]
-    workloads: dict[str, Workload]
-    load_program: Path
-    rounds: int
-    seconds: float
-    server_cpus: list[int]
-    load_cpu: int
-
-    def run(self, results: Results, console: Console) -> None:
-        """Fill in `results`, with progress on `console`; what is there stays there on Ctrl-C."""
-        for name, contender in self.contenders.items():
-            try:
-                check_contender(contender)
-            except MissingError as reason:
-                results.missing[name] = str(reason)
-            except BenchError as error:
-                results.errors.append(Problem(name, str(error)))
-        usable = [name for name in self.contenders if not self._is_out(name, results)]
-        # Drawn between measurements only: a thread that redraws would take part in them.
-        progress = Progress(
-            TextColumn("{task.description:<40}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-        )
-        with progress:
-            task = progress.add_task("", total=self.rounds * len(self.workloads) * len(usable))
-            for number in range(1, self.rounds + 1):
-                for workload in self.workloads.values():
-                    for name in rotated(usable, number):
-                        step = f"round {number}, {workload.name}, {name}"
-                        progress.update(task, description=step, refresh=True)
-                        if not self._is_out(name, results):
-                            line = self._measure_into(results, name, workload, number)
-                            if not console.is_terminal:
-                                console.print(f"{step}: {line}", highlight=False, markup=False)
-                        progress.advance(task)
-
-    def _is_out(self, name: str, results: Results) -> bool:
-        return name in results.missing or any(
-            problem.server == name and problem.workload is None for problem in results.errors
-        )
-
-    def _measure_into(self, results: Results, name: str, workload: Workload, number: int) -> str:
-        """Add the sample, or why there is none; returns it in words."""
-        try:
-            sample = self._measure(self.contenders[name], workload, number)
-        except MissingError as reason:
-            results.missing[name] = str(reason)
-            return f"missing: {reason}"
-        except BenchError as error:
-            results.errors.append(Problem(name, str(error), workload.name, number))
-            return f"error: {error}"
-        results.samples.append(sample)
-        return f"{sample.requests_per_second:,.0f}/s, {sample.server_cpu_us:.2f} µs CPU each"
-
-    def _measure(self, contender: Contender, workload: Workload, number: int) -> Sample:
-        with running_server(contender.command, self.server_cpus) as server:
-            line = run_load(
-                [
-                    str(self.load_program),
-                    *("--port", str(server.port)),
-                    *("--server-pid", str(server.pid)),
-                    *("--cpu", str(self.load_cpu)),
-                    *("--seconds", str(self.seconds)),
-                    *("--warm-up", str(WARM_UP)),
-                    *workload.arguments,
-                ],
-                timeout=self.seconds + WARM_UP + LOAD_SLACK,
-            )
-        return parse_load(line, workload.name, contender.name, number)
-
-
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -287,9 +92,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="GLOB",
         help="only the workloads and servers that match; repeatable, commas allowed",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="of all servers (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="of all servers (%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=1.5, help="measured per server and round (%(default)s)"
+        "--seconds", type=float, default=0.5, help="measured per server and round (%(default)s)"
     )
     parser.add_argument(
         "--workers",
@@ -322,9 +127,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--server-cpus",
         type=parse_numbers,
-        default=cpus[:1],
+        default=cpus,
         metavar="N,...",
-        help=f"of the server ({cpus[0]})",
+        help=f"of the servers: the first for one worker, two for two ({cpus[0]},...)",
     )
     parser.add_argument(
         "--load-cpu", type=int, default=cpus[-1], help="of the load generator (%(default)s)"
@@ -376,7 +181,8 @@ def prepare(arguments: argparse.Namespace) -> tuple[Bench, Results]:
 def measure(arguments: argparse.Namespace, log: Console) -> tuple[Results, bool]:
     """Run the bench; the results, and whether it was interrupted."""
     bench, results = prepare(arguments)
-    if bench.load_cpu in bench.server_cpus:
+    used = max(contender.workers for contender in bench.contenders.values())
+    if bench.load_cpu in bench.server_cpus[:used]:
         log.print("[yellow]server and load generator share a CPU: the figures say little[/]")
     try:
         bench.run(results, log)

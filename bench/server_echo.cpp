@@ -1,10 +1,11 @@
 // server_echo: an echo on iocp::Server with default options, as a user would write it.
 //
-//   server_echo [--backend NAME] [--workers N] [--host ADDRESS] [--port N]
+//   server_echo [--backend NAME] [--workers N] [--hook echo|sha256] [--host ADDRESS] [--port N]
 //   server_echo --list
 //
 // Prints "listening PORT"; ends at SIGTERM, SIGINT or when its standard input ends. --list prints
 // one line per back-end: its name, a tab, and nothing when it is available or else why it is not.
+#include <openssl/evp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/resource.h>
@@ -20,6 +21,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "iocp.h"
 
@@ -27,19 +29,40 @@ namespace {
 
 class EchoServer final : public iocp::Server {
  public:
+  explicit EchoServer(bool hash) : hash_(hash) {}
   ~EchoServer() override { Shutdown(); }
 
  protected:
   void OnReadCompleted(iocp::Connection& connection, iocp::Buffer& data) override {
+    if (hash_) HashBlock();
     connection.Send(data.data(), data.size());
   }
 
   [[nodiscard]] unsigned WantedHooks() const override { return iocp::kHookRead; }
+
+ private:
+  // What hashlib does in the Python server's hook.
+  static void HashBlock() {
+    static const std::vector<unsigned char> block(kHashed);
+    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+    if (EVP_Digest(block.data(), block.size(), digest.data(), nullptr, EVP_sha256(), nullptr) != 1) {
+      std::abort();
+    }
+  }
+
+  static constexpr std::size_t kHashed = 256 * 1024;
+  const bool hash_;
+};
+
+struct CommandLine {
+  iocp::Options options;
+  bool hash = false;
 };
 
 [[noreturn]] void Usage() {
   std::fputs(
-      "usage: server_echo [--backend NAME] [--workers N] [--host ADDRESS] [--port N]\n"
+      "usage: server_echo [--backend NAME] [--workers N] [--hook echo|sha256]\n"
+      "                   [--host ADDRESS] [--port N]\n"
       "       server_echo --list\n",
       stderr);
   std::exit(2);
@@ -52,8 +75,9 @@ int ParseInt(std::string_view text) {
   return value;
 }
 
-iocp::Options ParseOptions(int argc, char** argv) {
-  iocp::Options options;
+CommandLine ParseOptions(int argc, char** argv) {
+  CommandLine line;
+  iocp::Options& options = line.options;
   options.port = 0;
   for (int i = 1; i < argc; i += 2) {
     const std::string_view name = argv[i];
@@ -63,6 +87,9 @@ iocp::Options ParseOptions(int argc, char** argv) {
       options.backend = value;
     } else if (name == "--workers") {
       options.workers = ParseInt(value);
+    } else if (name == "--hook") {
+      line.hash = std::string_view(value) == "sha256";
+      if (!line.hash && std::string_view(value) != "echo") Usage();
     } else if (name == "--host") {
       options.host = value;
     } else if (name == "--port") {
@@ -71,7 +98,7 @@ iocp::Options ParseOptions(int argc, char** argv) {
       Usage();
     }
   }
-  return options;
+  return line;
 }
 
 void ListBackends() {
@@ -100,7 +127,7 @@ int main(int argc, char** argv) {
     ListBackends();
     return 0;
   }
-  const iocp::Options options = ParseOptions(argc, argv);
+  const CommandLine line = ParseOptions(argc, argv);
 
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -119,8 +146,8 @@ int main(int argc, char** argv) {
     return 1;
   }
 
-  EchoServer server;
-  const iocp::Status status = server.Start(options);
+  EchoServer server(line.hash);
+  const iocp::Status status = server.Start(line.options);
   if (!status.ok()) {
     std::fprintf(stderr, "server_echo: %s\n", status.message.c_str());
     return 1;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "heap.h"
+
 namespace iocp {
 
 Engine::Engine(Server& server, const Options& options, const PortKind& kind, NativeSocket listener)
@@ -9,6 +11,7 @@ Engine::Engine(Server& server, const Options& options, const PortKind& kind, Nat
       options_(options),
       wanted_hooks_(server.WantedHooks()),
       acceptor_(*this, listener) {
+  KeepHeapWarm();
   for (int i = 0; i < options.workers; ++i) {
     if (shards_.empty() || !shards_.back()->port().shared()) {
       shards_.push_back(std::make_unique<Shard>(kind, options_));

@@ -3,8 +3,8 @@
 # where it may not, names them.
 set -euo pipefail
 
-packages=(g++ make cmake ninja-build pkg-config liburing-dev libgtest-dev python3 python3-venv
-  python3-dev)
+packages=(g++ make cmake ninja-build pkg-config liburing-dev libgtest-dev libssl-dev python3
+  python3-venv python3-dev valgrind)
 
 if ! command -v dpkg-query >/dev/null; then
   echo "Not a Debian system: see to it that what Debian calls ${packages[*]} is installed." >&2

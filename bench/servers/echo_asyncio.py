@@ -1,15 +1,19 @@
 """Echo on asyncio: the Protocol that its documentation shows.
 
-python echo_asyncio.py [--host ADDRESS] [--port N]; prints "listening PORT", ends at SIGTERM.
+python echo_asyncio.py [--hook NAME] [--host ADDRESS] [--port N]
+prints "listening PORT", ends at SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import signal
 from collections.abc import Coroutine
 from typing import Protocol, cast
+
+BLOCK = bytes(256 * 1024)
 
 
 class Echo(asyncio.Protocol):
@@ -25,13 +29,25 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
-async def serve(host: str, port: int) -> None:
+class HashingEcho(Echo):
+    """The same with a hook that computes."""
+
+    def data_received(self, data: bytes) -> None:
+        """Hash 256 KiB, then send it back."""
+        hashlib.sha256(BLOCK).digest()
+        self.transport.write(data)
+
+
+HOOKS = {"echo": Echo, "sha256": HashingEcho}
+
+
+async def serve(hook: str, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    server = await loop.create_server(Echo, host, port, backlog=1024)
+    server = await loop.create_server(HOOKS[hook], host, port, backlog=1024)
     print("listening", server.sockets[0].getsockname()[1], flush=True)
     await ended.wait()
     server.close()
@@ -47,6 +63,7 @@ class Runner(Protocol):
 def main(run: Runner) -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--hook", choices=HOOKS, default="echo")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
@@ -54,7 +71,7 @@ def main(run: Runner) -> None:
     # several times the echo, until the process has once freed something larger; most programs have
     # by chance. This one does so on purpose: peers are measured at their best.
     bytes(1_000_000)
-    run(serve(options.host, options.port))
+    run(serve(options.hook, options.host, options.port))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Echo on iocp_bind with default options, as the README shows it.
 
-python echo_iocp_bind.py [--backend NAME] [--workers N] [--host ADDRESS] [--port N]
+python echo_iocp_bind.py [--backend NAME] [--workers N] [--hook NAME] [--host ADDRESS] [--port N]
 prints "listening PORT", ends at SIGTERM. With --list it prints one line per back-end: its name, a
 tab, and nothing when it is available or else why it is not.
 """
@@ -8,10 +8,13 @@ tab, and nothing when it is available or else why it is not.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import signal
 import sys
 
 import iocp_bind
+
+BLOCK = bytes(256 * 1024)
 
 
 class Echo(iocp_bind.Server):
@@ -20,6 +23,18 @@ class Echo(iocp_bind.Server):
     def on_read_completed(self, conn: iocp_bind.Connection, data: bytes | memoryview) -> None:
         """Send it back."""
         conn.send(data)
+
+
+class HashingEcho(iocp_bind.Server):
+    """A hook that computes: hashlib lets go of the GIL meanwhile."""
+
+    def on_read_completed(self, conn: iocp_bind.Connection, data: bytes | memoryview) -> None:
+        """Hash 256 KiB, then send it back."""
+        hashlib.sha256(BLOCK).digest()
+        conn.send(data)
+
+
+HOOKS = {"echo": Echo, "sha256": HashingEcho}
 
 
 def end(_number: int, _frame: object) -> None:
@@ -32,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--hook", choices=HOOKS, default="echo")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--list", action="store_true")
@@ -41,7 +57,7 @@ def main() -> None:
             print(name, "" if info.available else info.reason, sep="\t")
         return
     signal.signal(signal.SIGTERM, end)
-    with Echo() as server:
+    with HOOKS[options.hook]() as server:
         server.start(options.host, options.port, backend=options.backend, workers=options.workers)
         print("listening", server.address[1], flush=True)
         server.serve_forever()

@@ -1,0 +1,100 @@
+"""What is measured: the servers and the workloads."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from results import CONNECT, RAW, SHA256, UVLOOP
+
+SERVERS = Path(__file__).resolve().parent / "servers"
+BACKENDS = ("io_uring", "epoll")
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What the load generator does, and what the server does with a message."""
+
+    name: str
+    arguments: tuple[str, ...]
+    hook: str = "echo"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A server that is measured."""
+
+    name: str
+    command: tuple[str, ...]
+    backend: str | None = None
+    """Of iocp_bind, which it says with `--list` whether it has."""
+    workers: int = 1
+    hooks: tuple[str, ...] = ("echo", "sha256")
+    """What it can do with a message."""
+
+    def command_for(self, workload: Workload) -> list[str]:
+        """The command line that serves `workload`."""
+        options = [] if workload.hook == "echo" else ["--hook", workload.hook]
+        if self.backend is not None:
+            options += ["--backend", self.backend, "--workers", str(self.workers)]
+        return [*self.command, *options]
+
+
+def echo(connections: int, size: int, in_flight: int) -> Workload:
+    """Connections x bytes x messages in flight."""
+    return Workload(
+        f"{connections}x{size}x{in_flight}",
+        (
+            *("--connections", str(connections)),
+            *("--bytes", str(size)),
+            *("--in-flight", str(in_flight)),
+        ),
+    )
+
+
+WORKLOADS = (
+    echo(64, 64, 1),
+    echo(1000, 256, 1),
+    echo(64, 64, 32),
+    echo(16, 16384, 4),
+    Workload(CONNECT, ("--connect", "--connections", "64", "--bytes", "64")),
+    # A hook that computes. The hash is of 256 KiB that the server has, not of what it receives, so
+    # that the client, which may share a CPU with a worker, costs next to nothing.
+    Workload(SHA256, ("--connections", "64", "--bytes", "64"), hook="sha256"),
+)
+
+
+def contenders(binaries: Path, python: str, workers: Sequence[int]) -> list[Contender]:
+    """Every server there is; those of iocp_bind once per number of workers."""
+    ours = []
+    for language, program in (
+        ("python", (python, str(SERVERS / "echo_iocp_bind.py"))),
+        ("cpp", (str(binaries / "server_echo"),)),
+    ):
+        for backend in BACKENDS:
+            for count in workers:
+                name = f"{language}/{backend}" + (f"/{count}" if count != 1 else "")
+                ours.append(Contender(name, program, backend, count))
+    return [
+        Contender(RAW, (str(binaries / "raw_epoll_echo"),), hooks=("echo",)),
+        *ours,
+        Contender(UVLOOP, (python, str(SERVERS / "echo_uvloop.py"))),
+        Contender("asyncio", (python, str(SERVERS / "echo_asyncio.py"))),
+    ]
+
+
+def select(patterns: Iterable[str], names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The names that a pattern matches; all when no pattern is about them but about `others`.
+
+    ValueError for a pattern that matches neither.
+    """
+    patterns = list(patterns)
+    for pattern in patterns:
+        if not fnmatch.filter([*names, *others], pattern):
+            raise ValueError(
+                f"--only {pattern} matches nothing; there are {', '.join([*names, *others])}"
+            )
+    chosen = [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
+    return chosen or list(names)
