@@ -45,7 +45,8 @@ class EchoServer final : public iocp::Server {
   static void HashBlock() {
     static const std::vector<unsigned char> block(kHashed);
     std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-    if (EVP_Digest(block.data(), block.size(), digest.data(), nullptr, EVP_sha256(), nullptr) != 1) {
+    if (EVP_Digest(block.data(), block.size(), digest.data(), nullptr, EVP_sha256(), nullptr) !=
+        1) {
       std::abort();
     }
   }

@@ -17,20 +17,22 @@ SendResult Connection::Send(const void* data, std::size_t size) {
 SendResult Connection::Send(const std::string_view* pieces, std::size_t count) {
   // Asked first, so that a dead connection costs no copy.
   if (!is_open()) return SendResult::kClosed;
-  SendItem* item = SendItem::Copy(pieces, count);
+  SendMemory* const memory = Worker::CurrentSendMemory();
+  SendItem* item = SendItem::Copy(pieces, count, memory);
   if (item == nullptr) throw std::bad_alloc();
   const SendResult result = Context::Of(*this).Enqueue(item);
-  if (result != SendResult::kAccepted) SendItem::Destroy(item);
+  if (result != SendResult::kAccepted) SendItem::Destroy(item, memory);
   return result;
 }
 
 SendResult Connection::Send(const SharedBytes& bytes) {
-  SendItem* item = SendItem::Share(bytes, true);
+  SendMemory* const memory = Worker::CurrentSendMemory();
+  SendItem* item = SendItem::Share(bytes, true, memory);
   if (item == nullptr) throw std::bad_alloc();
   const SendResult result = Context::Of(*this).Enqueue(item);
   if (result != SendResult::kAccepted) {
     item->release = nullptr;  // the bytes stay the caller's
-    SendItem::Destroy(item);
+    SendItem::Destroy(item, memory);
   }
   return result;
 }
@@ -53,13 +55,13 @@ bool Connection::is_open() const {
   return static_cast<const Context*>(this)->open.load(std::memory_order_acquire);
 }
 std::size_t Connection::send_backlog() const {
-  return static_cast<const Context*>(this)->backlog.load(std::memory_order_relaxed);
+  return static_cast<const Context*>(this)->backlog();
 }
 std::uint64_t Connection::bytes_received() const {
-  return static_cast<const Context*>(this)->received_bytes.load(std::memory_order_relaxed);
+  return static_cast<const Context*>(this)->received_bytes.value();
 }
 std::uint64_t Connection::bytes_sent() const {
-  return static_cast<const Context*>(this)->sent_bytes.load(std::memory_order_relaxed);
+  return static_cast<const Context*>(this)->sent_bytes.value();
 }
 
 void Connection::AddReference() const {
@@ -91,16 +93,22 @@ void Context::Start(Shard& shard_of, const Options& limits, TimePoint now, const
 SendResult Context::Enqueue(SendItem* item) {
   const std::lock_guard lock(mutex);
   if (!open.load(std::memory_order_relaxed)) return SendResult::kClosed;
-  const auto pending = pending_sends.load(std::memory_order_relaxed);
-  if (backlog.load(std::memory_order_relaxed) >= options->send_backlog_limit ||
+  if (backlog() >= options->send_backlog_limit ||
       (options->max_pending_sends &&
-       pending >= static_cast<std::uint32_t>(*options->max_pending_sends))) {
+       pending_sends() >= static_cast<std::uint64_t>(*options->max_pending_sends))) {
     return SendResult::kBacklogFull;
   }
-  backlog.fetch_add(item->size, std::memory_order_relaxed);
-  pending_sends.fetch_add(1, std::memory_order_relaxed);
-  incoming.Push(item);
-  CallWorker();
+  queued_bytes.Add(item->size);
+  queued_sends.Add(1);
+  const Worker* const worker = CallWorker();
+  if (worker != nullptr && incoming.empty()) {
+    // A send from a hook needs no detour; one that follows another thread's waits behind it.
+    if (sending.empty()) write_progress_at = worker->now();
+    sending.Push(item);
+  } else {
+    incoming.Push(item);
+    requested.store(true, std::memory_order_release);
+  }
   return SendResult::kAccepted;
 }
 
@@ -110,6 +118,7 @@ void Context::RequestClose(CloseReason why) {
   open.store(false, std::memory_order_release);
   close_requested = true;
   requested_reason = why;
+  requested.store(true, std::memory_order_release);
   CallWorker();
 }
 
@@ -119,6 +128,7 @@ void Context::RequestAbort(CloseReason why) {
   abort_requested.store(true, std::memory_order_release);
   if (!close_requested) requested_reason = why;
   open.store(false, std::memory_order_release);
+  requested.store(true, std::memory_order_release);
   CallWorker();
 }
 
@@ -128,14 +138,16 @@ void Context::SetUserPause(bool paused) {
   if (!finished) CallWorker();
 }
 
-void Context::CallWorker() {
+Worker* Context::CallWorker() {
   Worker* const worker = Worker::Current();
   if (worker != nullptr && &worker->shard() == shard) {
-    worker->Activate(*this);
-  } else if (!posted) {
+    return worker->Activate(*this) ? worker : nullptr;
+  }
+  if (!posted) {
     posted = true;
     shard->port().Post(*this);
   }
+  return nullptr;
 }
 
 // ---- The pool.

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "counter.h"
 #include "iocp.h"
 #include "port/completion_port.h"
 #include "reorder_queue.h"
@@ -48,7 +49,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   void Start(Shard& shard_of, const Options& limits, TimePoint now, const Address& local,
              const Address& remote);
 
-  // Public functions of Connection, any thread.
+  // Public functions of Connection, any thread. Enqueue takes the item only when it is accepted.
   SendResult Enqueue(SendItem* item);
   void RequestClose(CloseReason why);
   void RequestAbort(CloseReason why);
@@ -57,13 +58,24 @@ class Context final : public Connection, public Socket, public TimerNode, public
   // --- Any thread.
   mutable std::atomic<std::uint32_t> references{1};
   std::atomic<bool> open{true};  // true exactly when sends are accepted; written under `mutex`
-  std::atomic<bool> paused_by_user{false};  // true exactly from PauseReading to ResumeReading
-  std::atomic<std::size_t> backlog{0};      // bytes accepted and not with the system yet
-  std::atomic<std::uint32_t> pending_sends{0};
-  std::atomic<std::uint64_t> received_bytes{0};
-  std::atomic<std::uint64_t> sent_bytes{0};
+  std::atomic<bool> paused_by_user{false};   // true exactly from PauseReading to ResumeReading
   std::atomic<bool> abort_requested{false};  // written under `mutex`
-  std::atomic<bool> established{false};      // true exactly when OnConnectionEstablished was due
+  // Accepted sends: all of them, written under `mutex`, and those that have ended, written by the
+  // holder. A send that is dropped has ended like one that went out.
+  Counter queued_bytes, queued_sends;
+  Counter ended_bytes, ended_sends;
+  Counter received_bytes, sent_bytes;  // written by the holder
+  // Bytes accepted and neither with the system yet nor dropped. What has ended is read first: then
+  // it cannot be more than was queued.
+  [[nodiscard]] std::size_t backlog() const {
+    const std::uint64_t ended = ended_bytes.value();
+    return queued_bytes.value() - ended;
+  }
+  [[nodiscard]] std::uint64_t pending_sends() const {
+    const std::uint64_t ended = ended_sends.value();
+    return queued_sends.value() - ended;
+  }
+  std::atomic<bool> established{false};  // true exactly when OnConnectionEstablished was due
   // Who holds the connection: 0, or a Worker* whose lowest bit is set when somebody else wants its
   // holder to look at it again.
   std::atomic<std::uintptr_t> holder{0};
@@ -72,6 +84,9 @@ class Context final : public Connection, public Socket, public TimerNode, public
   std::mutex mutex;
   SendQueue incoming;               // accepted, not seen by the holder yet
   std::vector<Completion> mailbox;  // completions that came to a worker that does not hold it
+  // True exactly when there is something of these that the holder has to take: sends in `incoming`,
+  // completions in `mailbox`, a close or an abort. Written under `mutex`; the holder asks without.
+  std::atomic<bool> requested{false};
   // What somebody asked for and the holder has not seen yet.
   bool close_requested = false;
   CloseReason requested_reason = CloseReason::kLocalClose;  // of the first of them
@@ -94,10 +109,13 @@ class Context final : public Connection, public Socket, public TimerNode, public
   ReorderQueue reorder;
   std::vector<Buffer> held;  // received while the connection was paused
   TimePoint accepted_at;
-  TimePoint active_at;             // when bytes last moved, in or out
-  TimePoint write_progress_at;     // when bytes were last taken, or there began to be some to take
-  TimePoint close_deadline;        // from kFailing on
-  TimePoint timer_deadline;        // what its timer is armed for, while it is armed
+  TimePoint active_at;          // when bytes last moved, in or out
+  TimePoint write_progress_at;  // when bytes were last taken, or there began to be some to take
+  TimePoint close_deadline;     // from kFailing on
+  TimePoint timer_deadline;     // what its timer is armed for, while it is armed
+  // True exactly when its timer has gone off, or the server's time is up, and its deadlines have
+  // not been looked at since. Atomic, as it is set before the connection is held.
+  std::atomic<bool> deadline_due{false};
   Context* next_active = nullptr;  // in the holder's list
 
   // --- Under the shard's mutex.
@@ -112,8 +130,9 @@ class Context final : public Connection, public Socket, public TimerNode, public
   friend class Connection;
   friend class ContextPool;
 
-  // Makes the worker that holds the connection, or is going to, look at it. Under `mutex`.
-  void CallWorker();
+  // Makes the worker that holds the connection, or is going to, look at it; returns it when it is
+  // this thread's, so that what the holder owns may be touched. Under `mutex`.
+  Worker* CallWorker();
 
   ContextPool* const pool_;
   Context* next_free_ = nullptr;

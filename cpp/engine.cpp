@@ -6,7 +6,8 @@
 
 namespace iocp {
 
-Engine::Engine(Server& server, const Options& options, const PortKind& kind, NativeSocket listener)
+Engine::Engine(Server& server, const Options& options, const PortKind& kind, NativeSocket listener,
+               const Address& listening)
     : server_(server),
       options_(options),
       wanted_hooks_(server.WantedHooks()),
@@ -14,7 +15,7 @@ Engine::Engine(Server& server, const Options& options, const PortKind& kind, Nat
   KeepHeapWarm();
   for (int i = 0; i < options.workers; ++i) {
     if (shards_.empty() || !shards_.back()->port().shared()) {
-      shards_.push_back(std::make_unique<Shard>(kind, options_));
+      shards_.push_back(std::make_unique<Shard>(kind, options_, listening));
     }
     workers_.push_back(std::make_unique<Worker>(*this, *shards_.back()));
   }

@@ -16,7 +16,8 @@ namespace iocp {
 class Engine {
  public:
   // Takes over `listener`. `options` were validated.
-  Engine(Server& server, const Options& options, const PortKind& kind, NativeSocket listener);
+  Engine(Server& server, const Options& options, const PortKind& kind, NativeSocket listener,
+         const Address& listening);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
   ~Engine();

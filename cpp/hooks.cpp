@@ -72,7 +72,7 @@ void Worker::CallHook(Context& context, Hook hook, Call call) {
 
 bool Worker::Blocked(Context& context) const {
   if (engine_.options().flow_control) {
-    const std::size_t backlog = context.backlog.load(std::memory_order_relaxed);
+    const std::size_t backlog = context.backlog();
     if (backlog > engine_.options().write_high_water) {
       context.over_high_water = true;
     } else if (backlog <= engine_.options().write_low_water) {
@@ -116,11 +116,12 @@ void Worker::DeliverCompletedSends(Context& context) {
                [&](Server& server) { server.OnWriteCompleted(context, item->size); });
     }
     if (item->release_in_batch) EnterBatch();
-    SendItem::Destroy(item);
+    SendItem::Destroy(item, &send_memory_);
   }
 }
 
 void Worker::DeliverHeld(Context& context) {
+  if (context.held.empty()) return;
   std::size_t delivered = 0;
   while (delivered < context.held.size() && Deliverable(context) && !Blocked(context)) {
     TellRead(context, context.held[delivered++]);

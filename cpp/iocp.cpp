@@ -234,7 +234,8 @@ Status Server::Start(const Options& options) {
                         &listener, &bound);
   if (!status.ok()) return ended(status);
 
-  const auto run = std::make_shared<Run>(std::make_unique<Engine>(*this, options, *kind, listener));
+  const auto run =
+      std::make_shared<Run>(std::make_unique<Engine>(*this, options, *kind, listener, bound));
   std::vector<std::thread> threads;
   const Error error = Lifecycle::OpenWorkers(this, run, threads);
   if (error) {
@@ -328,16 +329,18 @@ std::size_t Server::Broadcast(const void* data, std::size_t size, const Connecti
     }
   };
   auto* shared = new Shared{1, std::string(static_cast<const char*>(data), size)};
+  SendMemory* const memory = Worker::CurrentSendMemory();
   std::size_t accepted = 0;
   for (const ConnectionPtr& connection : connections()) {
     if (connection.get() == exclude) continue;
-    SendItem* item = SendItem::Share({shared->bytes.data(), size, &Shared::Release, shared}, false);
+    SendItem* item =
+        SendItem::Share({shared->bytes.data(), size, &Shared::Release, shared}, false, memory);
     if (item == nullptr) break;
     shared->references.fetch_add(1, std::memory_order_relaxed);
     if (Context::Of(*connection).Enqueue(item) == SendResult::kAccepted) {
       ++accepted;
     } else {
-      SendItem::Destroy(item);
+      SendItem::Destroy(item, memory);
     }
   }
   Shared::Release(shared);

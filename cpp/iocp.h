@@ -101,7 +101,10 @@ class Buffer {
   Buffer() = default;
   // Takes over one reference to `block`.
   Buffer(Block* block, char* data, std::size_t size) : block_(block), data_(data), size_(size) {}
-  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer(Buffer&& other) noexcept
+      : block_(std::exchange(other.block_, nullptr)),
+        data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(block_, other.block_);
     std::swap(data_, other.data_);

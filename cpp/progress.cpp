@@ -46,6 +46,7 @@ bool Worker::Progress(Context& context) {
 }
 
 void Worker::TakeRequests(Context& context) {
+  if (!context.requested.load(std::memory_order_acquire)) return;
   std::vector<Completion> mailbox;
   bool close = false;
   bool abort = false;
@@ -57,6 +58,7 @@ void Worker::TakeRequests(Context& context) {
       context.sending.Append(context.incoming);
     }
     mailbox.swap(context.mailbox);
+    context.requested.store(false, std::memory_order_relaxed);
     close = std::exchange(context.close_requested, false);
     abort = context.abort_requested.load(std::memory_order_relaxed);
     reason = context.requested_reason;
@@ -188,23 +190,24 @@ void Worker::DropSends(Context& context) {
     item->dropped = true;
     ended.Push(item);
   }
-  context.backlog.store(0, std::memory_order_relaxed);
+  context.ended_bytes.Add(context.backlog());
   CompleteSends(context, ended);
 }
 
 void Worker::CompleteSends(Context& context, SendQueue& ended) {
   const bool told = (engine_.wanted_hooks() & kHookWrite) != 0;
   while (SendItem* item = ended.Pop()) {
-    context.pending_sends.fetch_sub(1, std::memory_order_relaxed);
+    context.ended_sends.Add(1);
     if (item->release_in_batch || (told && !item->dropped)) {
       context.complete.Push(item);
     } else {
-      SendItem::Destroy(item);
+      SendItem::Destroy(item, &send_memory_);
     }
   }
 }
 
 void Worker::UpdateReading(Context& context) {
+  if (context.held.empty() && !context.port_paused) return;
   if (!context.receive_in_flight) return;
   // Only when data came that could not be delivered: most pauses end before the peer sends more.
   const bool pause = context.phase <= Phase::kFailing && !context.held.empty() && Blocked(context);
@@ -227,7 +230,7 @@ TimePoint Worker::EarliestDeadline(const Context& context) const {
     return std::min(context.close_deadline, engine_.stop_deadline());
   }
   TimePoint deadline = TimePoint::max();
-  if (options.first_data_timeout && context.received_bytes.load(std::memory_order_relaxed) == 0) {
+  if (options.first_data_timeout && context.received_bytes.value() == 0) {
     deadline = std::min(deadline, context.accepted_at + *options.first_data_timeout);
   }
   if (options.idle_timeout) {
@@ -240,6 +243,8 @@ TimePoint Worker::EarliestDeadline(const Context& context) const {
 }
 
 void Worker::CheckDeadlines(Context& context) {
+  if (!context.deadline_due.load(std::memory_order_relaxed)) return;
+  context.deadline_due.store(false, std::memory_order_relaxed);
   if (now_ < EarliestDeadline(context)) return;
   if (context.phase != Phase::kOpen) {
     BeginCancel(context, context.phase == Phase::kFlushing && !context.sending.empty());
@@ -249,8 +254,7 @@ void Worker::CheckDeadlines(Context& context) {
   if (options.write_timeout && !context.sending.empty() &&
       now_ >= context.write_progress_at + *options.write_timeout) {
     TimeOut(context, CloseReason::kWriteTimeout);
-  } else if (options.first_data_timeout &&
-             context.received_bytes.load(std::memory_order_relaxed) == 0 &&
+  } else if (options.first_data_timeout && context.received_bytes.value() == 0 &&
              now_ >= context.accepted_at + *options.first_data_timeout) {
     TimeOut(context, CloseReason::kFirstDataTimeout);
   } else {

@@ -26,7 +26,7 @@ class ReorderQueue {
   // Calls `deliver(Received&&)` for `received` and for what waited for it, in order; for nothing
   // when something before it has not come yet.
   template <typename Deliver>
-  void Push(Received received, Deliver deliver) {
+  void Push(Received&& received, Deliver deliver) {
     if (received.sequence != next_) {
       Keep(std::move(received));
       return;

@@ -2,48 +2,11 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 
 namespace iocp {
 
-SendItem* SendItem::Copy(const std::string_view* pieces, std::size_t count) noexcept {
-  std::size_t size = 0;
-  for (std::size_t i = 0; i < count; ++i) size += pieces[i].size();
-  void* memory = std::malloc(sizeof(SendItem) + size);
-  if (memory == nullptr) return nullptr;
-  auto* item = new (memory) SendItem;
-  char* end = reinterpret_cast<char*>(item + 1);
-  item->data = end;
-  item->size = size;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (pieces[i].empty()) continue;
-    std::memcpy(end, pieces[i].data(), pieces[i].size());
-    end += pieces[i].size();
-  }
-  return item;
-}
-
-SendItem* SendItem::Share(const SharedBytes& bytes, bool release_in_batch) noexcept {
-  void* memory = std::malloc(sizeof(SendItem));
-  if (memory == nullptr) return nullptr;
-  auto* item = new (memory) SendItem;
-  item->data = static_cast<const char*>(bytes.data);
-  item->size = bytes.size;
-  item->release = bytes.release;
-  item->owner = bytes.owner;
-  item->release_in_batch = release_in_batch;
-  return item;
-}
-
-void SendItem::Destroy(SendItem* item) noexcept {
-  if (item->release != nullptr) item->release(item->owner);
-  std::free(item);
-}
-
 SendQueue::~SendQueue() {
-  while (SendItem* item = Pop()) SendItem::Destroy(item);
+  while (SendItem* item = Pop()) SendItem::Destroy(item, nullptr);
 }
 
 void SendQueue::Push(SendItem* item) {

@@ -2,31 +2,11 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
-#include "iocp.h"
 #include "port/completion_port.h"
+#include "send_item.h"
 
 namespace iocp {
-
-// One accepted send. Made by Copy or Share, ended by Destroy.
-struct SendItem {
-  SendItem* next = nullptr;
-  const char* data = nullptr;
-  std::size_t size = 0;
-  void (*release)(void* owner) = nullptr;  // for bytes that are not ours
-  void* owner = nullptr;
-  // True exactly when `release` must be called between OnBatchBegin and OnBatchEnd.
-  bool release_in_batch = false;
-  // True exactly when the connection failed before the last byte was out.
-  bool dropped = false;
-
-  // Null when there is no memory. The pieces are copied behind the item, one after the other.
-  static SendItem* Copy(const std::string_view* pieces, std::size_t count) noexcept;
-  static SendItem* Share(const SharedBytes& bytes, bool release_in_batch) noexcept;
-  // Calls `release` where there is one.
-  static void Destroy(SendItem* item) noexcept;
-};
 
 // A list of sends, oldest first. Not thread-safe. Owns its items.
 class SendQueue {

@@ -3,7 +3,7 @@
 namespace iocp {
 namespace {
 
-PortOptions ForPort(const Options& options, BufferPool* pool) {
+PortOptions ForPort(const Options& options, BufferPool* pool, const Address& listening) {
   PortOptions port_options;
   port_options.pool = pool;
   port_options.initial_accepts = options.initial_accepts;
@@ -11,16 +11,17 @@ PortOptions ForPort(const Options& options, BufferPool* pool) {
   port_options.initial_reads = options.initial_reads;
   port_options.keepalive = options.keepalive;
   port_options.no_delay = options.no_delay;
+  port_options.listening = listening;
   return port_options;
 }
 
 }  // namespace
 
-Shard::Shard(const PortKind& kind, const Options& options)
+Shard::Shard(const PortKind& kind, const Options& options, const Address& listening)
     : buffers_(BufferPool::Create(options.buffer_size,
                                   static_cast<std::size_t>(options.max_free_buffers))),
       contexts_(ContextPool::Create(static_cast<std::size_t>(options.max_free_contexts))),
-      port_(kind.create(ForPort(options, buffers_))),
+      port_(kind.create(ForPort(options, buffers_, listening))),
       timers_(port_->Now()) {}
 
 Shard::~Shard() {

@@ -14,18 +14,6 @@
 
 namespace iocp {
 
-// A counter that one thread at a time writes and any thread reads.
-class Counter {
- public:
-  void Add(std::uint64_t change) {
-    value_.store(value_.load(std::memory_order_relaxed) + change, std::memory_order_relaxed);
-  }
-  [[nodiscard]] std::uint64_t value() const { return value_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<std::uint64_t> value_{0};
-};
-
 // An accepted socket on its way to the shard that is to serve it.
 struct Newcomer : Posting {
   static constexpr int kPostingTag = 2;
@@ -38,7 +26,7 @@ struct Newcomer : Posting {
 // Several workers may share one where the port allows it; elsewhere each worker has its own.
 class Shard {
  public:
-  Shard(const PortKind& kind, const Options& options);
+  Shard(const PortKind& kind, const Options& options, const Address& listening);
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
   ~Shard();

@@ -52,6 +52,10 @@ Worker::Worker(Engine& engine, Shard& shard)
 
 Worker* Worker::Current() { return current_worker; }
 
+SendMemory* Worker::CurrentSendMemory() {
+  return current_worker != nullptr ? &current_worker->send_memory_ : nullptr;
+}
+
 void Worker::Run() {
   while (Turn()) {
   }
@@ -64,9 +68,11 @@ bool Worker::Turn() {
   now_ = port.Now();
   for (std::size_t i = 0; i < count; ++i) {
     Dispatch(batch_[i]);
-    batch_[i] = Completion{};
   }
-  shard_.AdvanceTimers(now_, [this](Context& context) { Activate(context); });
+  shard_.AdvanceTimers(now_, [this](Context& context) {
+    context.deadline_due.store(true, std::memory_order_relaxed);
+    Activate(context);
+  });
   if (engine_.IsAcceptorShard(shard_)) engine_.acceptor().OnTurn(*this);
   if (engine_.stopping()) StopConnections();
   RunHooks();
@@ -92,6 +98,11 @@ bool Worker::Activate(Context& context) {
   std::uintptr_t holder = context.holder.load(std::memory_order_relaxed);
   for (;;) {
     if ((holder & ~kCalled) == self) return true;
+    if (!shared_) {
+      // Nobody else ever holds it.
+      context.holder.store(self, std::memory_order_relaxed);
+      break;
+    }
     const bool is_free = holder == 0;
     const std::uintptr_t wanted = is_free ? self : (holder | kCalled);
     if (!context.holder.compare_exchange_weak(holder, wanted, std::memory_order_acq_rel)) continue;
@@ -110,6 +121,10 @@ bool Worker::Activate(Context& context) {
 
 // False when somebody wants the connection to be looked at again: it stays held.
 bool Worker::Release(Context& context) {
+  if (!shared_) {
+    context.holder.store(0, std::memory_order_relaxed);
+    return true;
+  }
   auto holder = reinterpret_cast<std::uintptr_t>(this);
   if (context.holder.compare_exchange_strong(holder, 0, std::memory_order_acq_rel)) return true;
   context.holder.store(reinterpret_cast<std::uintptr_t>(this), std::memory_order_release);
@@ -130,14 +145,15 @@ void Worker::Dispatch(Completion& completion) {
   }
   auto& context = static_cast<Context&>(*completion.socket);
   if (!shared_) {
-    Activate(context);
     Apply(context, completion);
+    if (completion.operation == Operation::kReceive || !Settled(context)) Activate(context);
     return;
   }
   {
     // Another worker may hold it, and finds this in the mailbox then.
     const std::lock_guard lock(context.mutex);
     context.mailbox.push_back(std::move(completion));
+    context.requested.store(true, std::memory_order_release);
   }
   Activate(context);
 }
@@ -190,17 +206,17 @@ void Worker::Apply(Context& context, Completion& completion) {
 
 void Worker::ApplyReceive(Context& context, Completion& completion) {
   if (completion.last) context.receive_in_flight = false;
-  Received received{completion.sequence, std::move(completion.buffer), completion.error};
-  context.reorder.Push(std::move(received), [&](Received&& next) {
-    if (next.end.kind == ErrorKind::kCancelled) return;
-    if (!next.end) {
-      counters_.reads.Add(1);
-      counters_.bytes_received.Add(next.buffer.size());
-      context.received_bytes.fetch_add(next.buffer.size(), std::memory_order_relaxed);
-      context.active_at = now_;
-    }
-    arrivals_.push_back({&context, std::move(next.buffer), next.end});
-  });
+  context.reorder.Push({completion.sequence, std::move(completion.buffer), completion.error},
+                       [&](Received&& next) {
+                         if (next.end.kind == ErrorKind::kCancelled) return;
+                         if (!next.end) {
+                           counters_.reads.Add(1);
+                           counters_.bytes_received.Add(next.buffer.size());
+                           context.received_bytes.Add(next.buffer.size());
+                           context.active_at = now_;
+                         }
+                         arrivals_.push_back({&context, std::move(next.buffer), next.end});
+                       });
 }
 
 void Worker::ApplySend(Context& context, const Completion& completion) {
@@ -211,13 +227,19 @@ void Worker::ApplySend(Context& context, const Completion& completion) {
   }
   counters_.writes.Add(1);
   counters_.bytes_sent.Add(completion.bytes);
-  context.sent_bytes.fetch_add(completion.bytes, std::memory_order_relaxed);
-  context.backlog.fetch_sub(completion.bytes, std::memory_order_relaxed);
+  context.sent_bytes.Add(completion.bytes);
+  context.ended_bytes.Add(completion.bytes);
   context.active_at = now_;
   context.write_progress_at = now_;
   SendQueue ended;
   context.sending.Advance(completion.bytes, ended);
   CompleteSends(context, ended);
+}
+
+// True when nothing follows from the send that ended: most do not need a place in this turn.
+bool Worker::Settled(const Context& context) {
+  return context.phase == Phase::kOpen && context.sending.empty() && context.complete.empty() &&
+         context.held.empty() && !context.port_paused && !context.end_received;
 }
 
 void Worker::StopConnections() {
@@ -229,8 +251,8 @@ void Worker::StopConnections() {
   for (const ConnectionPtr& connection : connections) {
     Context& context = Context::Of(*connection);
     context.RequestClose(CloseReason::kShutdown);
-    // It may be closing already, with more time than is left now: its deadlines are looked at
-    // again.
+    // It may be closing already, with more time than is left now.
+    context.deadline_due.store(true, std::memory_order_relaxed);
     Activate(context);
   }
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "connection.h"
+#include "counter.h"
 #include "iocp.h"
 #include "port/completion_port.h"
 #include "shard.h"
@@ -47,6 +48,8 @@ class Worker {
 
   // The worker whose turn this thread is in; null outside.
   static Worker* Current();
+  // That worker's, for what is sent in its hooks; null outside.
+  static SendMemory* CurrentSendMemory();
 
   // Makes this worker look at the connection in this turn. When another worker holds it, that one
   // is made to look again, and the answer is false. On the worker's thread.
@@ -75,6 +78,7 @@ class Worker {
   void Apply(Context& context, Completion& completion);
   void ApplyReceive(Context& context, Completion& completion);
   void ApplySend(Context& context, const Completion& completion);
+  static bool Settled(const Context& context);
   void StopConnections();
   bool MayLeave();
 
@@ -122,6 +126,7 @@ class Worker {
   std::vector<Completion> batch_;
   std::vector<Arrival> arrivals_;  // received in this turn, in order for each connection
   std::vector<std::string> warnings_;
+  SendMemory send_memory_;
   Context* first_active_ = nullptr;  // held by this worker, in the order in which it was touched
   Context* last_active_ = nullptr;
   bool in_batch_ = false;  // true exactly between OnBatchBegin and OnBatchEnd

@@ -109,6 +109,7 @@ struct PortOptions {
   int initial_reads = 4;
   std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
   bool no_delay = true;
+  Address listening;  // where the listener is bound; of no family when it is not known
 };
 
 class CompletionPort {

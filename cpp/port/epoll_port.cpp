@@ -79,6 +79,14 @@ struct EpollPort::Batch {
   [[nodiscard]] bool wants_bytes() const { return bytes == 0 || bytes < max_bytes; }
   [[nodiscard]] bool full() const { return count == capacity; }
   void Add(Completion completion) { completions[count++] = std::move(completion); }
+  // An empty completion of the caller's, to be filled in.
+  Completion& Add(Operation operation, Socket* socket) {
+    Completion& completion = completions[count++];
+    completion = Completion{};
+    completion.operation = operation;
+    completion.socket = socket;
+    return completion;
+  }
 };
 
 EpollPort::EpollPort(const PortOptions& options) : options_(options) {
@@ -112,7 +120,7 @@ void EpollPort::Accept(Socket& listener) {
 }
 
 Error EpollPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
-  const Error error = EndpointsPosix(handle, local, remote);
+  const Error error = EndpointsPosix(handle, options_.listening, local, remote);
   if (error) return error;
   socket = Socket{};
   socket.handle = handle;
@@ -140,11 +148,9 @@ void EpollPort::Resume(Socket& socket) {
 }
 
 void EpollPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
-  Completion completion;
-  if (TrySend(socket, pieces, count, &completion)) {
-    ready_.push_back(std::move(completion));
-    return;
-  }
+  Completion& completion = ready_.emplace_back();
+  if (TrySend(socket, pieces, count, &completion)) return;
+  ready_.pop_back();
   auto* waiting = static_cast<WaitingSend*>(socket.port_data);
   if (waiting == nullptr) {
     waiting =
@@ -196,15 +202,9 @@ void EpollPort::Post(Posting& posting) {
 std::size_t EpollPort::Wait(Completion* completions, std::size_t capacity, std::size_t max_bytes,
                             TimePoint deadline) {
   Batch batch{completions, capacity, max_bytes};
-  // What is at hand needs no system call to be handed out. But not twice in a row, nor without room
-  // for what the system has: or what posts all the time could keep the sockets from being looked
-  // at.
-  TakeAtHand(batch, skipped_system_ ? capacity / 2 : capacity);
-  if (batch.count > 0 && !skipped_system_) {
-    skipped_system_ = true;
-    return batch.count;
-  }
-  skipped_system_ = false;
+  // What is at hand leaves room for what the system has: or what posts all the time could keep the
+  // sockets from being looked at.
+  TakeAtHand(batch, capacity / 2);
   const bool at_hand = next_ready_ < ready_.size() || !posted_.empty();
   if (next_event_ == event_count_) PollSystem(deadline, batch.count == 0 && !at_hand);
   HandleEvents(batch);
@@ -222,9 +222,7 @@ void EpollPort::TakeAtHand(Batch& batch, std::size_t limit) {
   while (found && batch.count < limit) {
     found = false;
     if (Posting* posting = posted_.Take(); posting != nullptr) {
-      Completion completion;
-      completion.posting = posting;
-      batch.Add(std::move(completion));
+      batch.Add(Operation::kPost, nullptr).posting = posting;
       found = true;
     }
     if (next_ready_ < ready_.size() && batch.count < limit) {
@@ -334,15 +332,12 @@ void EpollPort::ReceiveOnce(Socket& socket, Batch& batch) {
     return;
   }
   const auto size = static_cast<std::size_t>(received);
-  Completion completion;
-  completion.operation = Operation::kReceive;
+  Completion& completion = batch.Add(Operation::kReceive, &socket);
   completion.last = false;
-  completion.socket = &socket;
   completion.sequence = socket.next_sequence++;
   completion.buffer = block_->Slice(used_, size);
   used_ += size;
   batch.bytes += size;
-  batch.Add(std::move(completion));
 }
 
 void EpollPort::FinishSend(Socket& socket, Batch& batch) {

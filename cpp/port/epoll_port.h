@@ -70,8 +70,6 @@ class EpollPort final : public CompletionPort {
   std::vector<epoll_event> events_;
   std::size_t next_event_ = 0;
   std::size_t event_count_ = 0;
-  // True exactly when the last Wait handed out results without a look at the system.
-  bool skipped_system_ = false;
 
   Block* block_ = nullptr;  // receives of one Wait are packed into it, from used_ on
   std::size_t used_ = 0;

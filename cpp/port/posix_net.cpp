@@ -123,6 +123,12 @@ Status ListenOn(const addrinfo& info, const ListenOptions& options, NativeSocket
   return status;
 }
 
+// Also when it is not known.
+bool IsWildcard(const Address& address) {
+  return std::all_of(std::begin(address.bytes), std::end(address.bytes),
+                     [](std::uint8_t byte) { return byte == 0; });
+}
+
 }  // namespace
 
 std::string Address::Host() const {
@@ -233,18 +239,25 @@ Status ListenPosix(const ListenOptions& options, NativeSocket* listener, Address
 
 void CloseListenerPosix(NativeSocket listener) { ::close(Descriptor(listener)); }
 
-Error EndpointsPosix(NativeSocket handle, Address* local, Address* remote) {
-  sockaddr_storage here{};
-  sockaddr_storage there{};
-  socklen_t here_length = sizeof(here);
-  socklen_t there_length = sizeof(there);
+Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* local,
+                     Address* remote) {
+  sockaddr_storage end{};
+  socklen_t length = sizeof(end);
   const int fd = Descriptor(handle);
-  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&here), &here_length) != 0 ||
-      ::getpeername(fd, reinterpret_cast<sockaddr*>(&there), &there_length) != 0) {
+  if (::getpeername(fd, reinterpret_cast<sockaddr*>(&end), &length) != 0) {
     return ErrorFromErrno(errno);
   }
-  *local = FromSockaddr(here, here_length);
-  *remote = FromSockaddr(there, there_length);
+  const Address peer = FromSockaddr(end, length);
+  if (IsWildcard(listening)) {
+    length = sizeof(end);
+    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&end), &length) != 0) {
+      return ErrorFromErrno(errno);
+    }
+    *local = FromSockaddr(end, length);
+  } else {
+    *local = listening;
+  }
+  *remote = peer;
   return {};
 }
 

@@ -13,8 +13,11 @@ Error ErrorFromErrno(int error_number);
 Status ListenPosix(const ListenOptions& options, NativeSocket* listener, Address* bound);
 void CloseListenerPosix(NativeSocket listener);
 
-// The two ends of a connected socket. The addresses are untouched on an error.
-Error EndpointsPosix(NativeSocket handle, Address* local, Address* remote);
+// The two ends of a connected socket. `listening` is where it was accepted: unless that is a
+// wildcard, the system need not be asked for the local end. The addresses are untouched on an
+// error.
+Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* local,
+                     Address* remote);
 
 // Closes a descriptor; with `reset` it sends a reset first and drops what is queued.
 void ClosePosix(NativeSocket handle, bool reset);

@@ -45,6 +45,7 @@ Error UringPort::Open() {
   const int refused = SetUpRing(&ring_, tuning_.set_up);
   if (refused < 0) return ErrorFromErrno(-refused);
   has_ring_ = true;
+  accepts_need_a_look_ = AcceptsNeedALook(KernelRelease());
   const int no_buffers =
       buffers_.Register(&ring_, options_.pool, tuning_.incremental_buffers, tuning_.blocks);
   if (no_buffers < 0) return ErrorFromErrno(-no_buffers);
@@ -97,7 +98,7 @@ void UringPort::Accept(Socket& listener) {
 }
 
 Error UringPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
-  const Error error = EndpointsPosix(handle, local, remote);
+  const Error error = EndpointsPosix(handle, options_.listening, local, remote);
   if (error) return error;
   Link* link = TakeLink();
   if (link == nullptr) return ErrorFromErrno(ENOMEM);

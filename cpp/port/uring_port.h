@@ -120,6 +120,8 @@ class UringPort final : public CompletionPort {
   bool wake_watched_ = false;
   // True exactly when the last Wait did not let the kernel work on completions.
   bool skipped_system_ = false;
+  // True exactly when this kernel may complete an accept with a number that is no socket.
+  bool accepts_need_a_look_ = true;
   // True exactly when the next Wait hands out postings before results; they take turns, so
   // that neither can starve the other.
   bool postings_first_ = true;

@@ -17,7 +17,7 @@ void LetOperationsWait(int fd) {
   if (flags >= 0 && (flags & O_NONBLOCK) != 0) ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 }
 
-// Some kernels (6.6 to 6.8, under load) complete an accept with a number that is no socket.
+// Whether a number that an accept completed with is one.
 bool IsSocket(int fd) {
   int type = 0;
   socklen_t length = sizeof(type);
@@ -146,7 +146,7 @@ void UringPort::OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch
     }
     return;
   }
-  if (!IsSocket(cqe.res)) {
+  if (accepts_need_a_look_ && !IsSocket(cqe.res)) {
     ++counters_.invalid_accepts;
     OnAcceptError(link, ECONNABORTED, batch);
     return;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -35,11 +36,6 @@ constexpr unsigned kPeel[] = {
 };
 
 constexpr const char* kNeeded = "multishot receive needs Linux 6.0 or newer";
-
-std::string KernelRelease() {
-  utsname name{};
-  return ::uname(&name) == 0 ? name.release : "unknown";
-}
 
 int ReadIoUringDisabled() {
   std::ifstream file("/proc/sys/kernel/io_uring_disabled");
@@ -190,6 +186,18 @@ std::string ExplainRefusal(int error_number, int io_uring_disabled, const std::s
              std::generic_category().message(error_number) + " (error " +
              std::to_string(error_number) + ")";
   }
+}
+
+std::string KernelRelease() {
+  utsname name{};
+  return ::uname(&name) == 0 ? name.release : "unknown";
+}
+
+bool AcceptsNeedALook(const std::string& release) {
+  unsigned major = 0;
+  unsigned minor = 0;
+  if (std::sscanf(release.c_str(), "%u.%u", &major, &minor) != 2) return true;
+  return major < 6 || (major == 6 && minor < 9);
 }
 
 }  // namespace iocp

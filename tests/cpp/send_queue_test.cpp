@@ -9,7 +9,7 @@
 namespace iocp {
 namespace {
 
-SendItem* Item(std::string_view text) { return SendItem::Copy(&text, 1); }
+SendItem* Item(std::string_view text) { return SendItem::Copy(&text, 1, nullptr); }
 
 std::string Gathered(const SendQueue& queue) {
   Piece pieces[kMaxPieces];
@@ -26,16 +26,46 @@ std::vector<std::size_t> Sizes(SendQueue& queue) {
   std::vector<std::size_t> sizes;
   while (SendItem* item = queue.Pop()) {
     sizes.push_back(item->size);
-    SendItem::Destroy(item);
+    SendItem::Destroy(item, nullptr);
   }
   return sizes;
 }
 
 TEST(SendQueue, CopiesPiecesIntoOneSend) {
   const std::string_view pieces[] = {"one", "", "two"};
-  SendItem* item = SendItem::Copy(pieces, 3);
+  SendItem* item = SendItem::Copy(pieces, 3, nullptr);
   EXPECT_EQ(std::string_view(item->data, item->size), "onetwo");
-  SendItem::Destroy(item);
+  SendItem::Destroy(item, nullptr);
+}
+
+TEST(SendMemory, GivesBackWhatCameBackLast) {
+  SendMemory memory;
+  const std::string text(100, 'x');
+  const std::string_view piece = text;
+  SendItem* first = SendItem::Copy(&piece, 1, &memory);
+  SendItem* second = SendItem::Copy(&piece, 1, &memory);
+  SendItem::Destroy(first, &memory);
+  SendItem::Destroy(second, &memory);
+  SendItem* third = SendItem::Copy(&piece, 1, &memory);
+  EXPECT_EQ(third, second);
+  EXPECT_EQ(std::string_view(third->data, third->size), text);
+  SendItem::Destroy(third, nullptr);  // on a thread that is no worker
+}
+
+TEST(SendMemory, TakesEverySizeAndKeepsABoundedAmount) {
+  SendMemory memory;
+  for (const std::size_t size : {0U, 1U, 190U, 200U, 950U, 1000U, 4000U, 5000U, 1000000U}) {
+    const std::string text(size, 'y');
+    const std::string_view piece = text;
+    std::vector<SendItem*> items;
+    for (int i = 0; i < 300; ++i) {
+      items.push_back(SendItem::Copy(&piece, 1, &memory));
+      ASSERT_EQ(std::string_view(items.back()->data, items.back()->size), text);
+    }
+    for (SendItem* item : items) SendItem::Destroy(item, &memory);
+  }
+  EXPECT_LE(memory.kept(), 448U * 1024);
+  EXPECT_GT(memory.kept(), 0U);
 }
 
 TEST(SendQueue, GathersInOrderAndTellsOfEachSendOnce) {
@@ -76,8 +106,8 @@ TEST(SendQueue, SharedBytesAreReleasedOnce) {
   const SharedBytes bytes{"abc", 3, [](void* owner) { ++*static_cast<int*>(owner); }, &released};
   {
     SendQueue queue;
-    queue.Push(SendItem::Share(bytes, true));
-    queue.Push(SendItem::Share(bytes, true));
+    queue.Push(SendItem::Share(bytes, true, nullptr));
+    queue.Push(SendItem::Share(bytes, true, nullptr));
     SendQueue complete;
     queue.Advance(3, complete);
     EXPECT_EQ(released, 0) << "while its completion is still to be told";

@@ -210,4 +210,13 @@ bool Eventually(Predicate predicate) {
   return true;
 }
 
+// For value-parameterized tests.
+inline std::vector<std::string> AvailableBackends() {
+  std::vector<std::string> names;
+  for (const BackendInfo& info : Backends()) {
+    if (info.available) names.push_back(info.name);
+  }
+  return names;
+}
+
 }  // namespace iocp::testing

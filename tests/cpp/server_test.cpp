@@ -652,15 +652,7 @@ TEST(ServerDeathTest, D19_DestroyingARunningServerIsRefused) {
       "call Shutdown in the destructor of the most derived class");
 }
 
-std::vector<std::string> AvailableBackends() {
-  std::vector<std::string> names;
-  for (const BackendInfo& info : Backends()) {
-    if (info.available) names.push_back(info.name);
-  }
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Ports, ServerTest, ::testing::ValuesIn(AvailableBackends()),
+INSTANTIATE_TEST_SUITE_P(Ports, ServerTest, ::testing::ValuesIn(testing::AvailableBackends()),
                          [](const auto& test) { return test.param; });
 
 }  // namespace

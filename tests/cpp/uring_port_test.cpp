@@ -113,6 +113,15 @@ bool Contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
+TEST(AcceptsNeedALookTest, OnKernelsThatAreNotKnownToBeGood) {
+  EXPECT_TRUE(AcceptsNeedALook("6.1.0-18-amd64"));
+  EXPECT_TRUE(AcceptsNeedALook("6.8.12"));
+  EXPECT_FALSE(AcceptsNeedALook("6.9"));
+  EXPECT_FALSE(AcceptsNeedALook("6.18.44-fc"));
+  EXPECT_FALSE(AcceptsNeedALook("7.0.1"));
+  EXPECT_TRUE(AcceptsNeedALook("unknown"));
+}
+
 TEST(ExplainRefusalTest, NamesTheSwitchAndItsValue) {
   const std::string nobody = ExplainRefusal(EPERM, 2, "6.18.0");
   EXPECT_TRUE(Contains(nobody, "/proc/sys/kernel/io_uring_disabled is 2")) << nobody;

@@ -1,0 +1,72 @@
+// One accepted send, and the memory it lives in.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "iocp.h"
+
+namespace iocp {
+
+// Memory for the copies that hooks send, which come and go with every batch: more at once than
+// malloc keeps at hand for a thread. Blocks of a few sizes, the one that came back last first, so
+// that it is still in the cache. Not thread-safe: each worker has its own. A block is malloc's, so
+// one that ends elsewhere may simply be freed.
+class SendMemory {
+ public:
+  SendMemory() = default;
+  SendMemory(const SendMemory&) = delete;
+  SendMemory& operator=(const SendMemory&) = delete;
+  ~SendMemory();
+
+  // At least `size` bytes, and the class to give it back with. Null when there is no memory.
+  void* Take(std::size_t size, std::uint8_t* size_class) noexcept;
+  void GiveBack(void* memory, std::uint8_t size_class) noexcept;
+
+  [[nodiscard]] std::size_t kept() const;  // bytes, for the next Take
+
+  // Of a block that is not to be kept.
+  static constexpr std::uint8_t kNoClass = 255;
+
+ private:
+  struct Free {
+    Free* next;
+  };
+  struct List {
+    Free* first = nullptr;
+    std::size_t count = 0;
+  };
+
+  // Four times as large each, so that a backlog of small sends wastes little. Together at most
+  // 448 KiB are kept.
+  static constexpr std::array<std::size_t, 3> kSizes{256, 1024, 4096};
+  static constexpr std::array<std::size_t, 3> kMostKept{256, 128, 64};
+  std::array<List, kSizes.size()> free_;
+};
+
+// Made by Copy or Share, ended by Destroy. `memory` is the calling worker's, or null on any other
+// thread.
+struct SendItem {
+  SendItem* next = nullptr;
+  const char* data = nullptr;
+  std::size_t size = 0;
+  void (*release)(void* owner) = nullptr;  // for bytes that are not ours
+  void* owner = nullptr;
+  // True exactly when `release` must be called between OnBatchBegin and OnBatchEnd.
+  bool release_in_batch = false;
+  // True exactly when the connection failed before the last byte was out.
+  bool dropped = false;
+  std::uint8_t size_class = SendMemory::kNoClass;  // of its memory
+
+  // Null when there is no memory. The pieces are copied behind the item, one after the other.
+  static SendItem* Copy(const std::string_view* pieces, std::size_t count,
+                        SendMemory* memory) noexcept;
+  static SendItem* Share(const SharedBytes& bytes, bool release_in_batch,
+                         SendMemory* memory) noexcept;
+  // Calls `release` where there is one.
+  static void Destroy(SendItem* item, SendMemory* memory) noexcept;
+};
+
+}  // namespace iocp
