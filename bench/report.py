@@ -60,19 +60,21 @@ def draw_chart(results: Results, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    rows = {(row.workload, row.server): row for row in summarise(results)}
-    servers = [s for s in results.servers if s != RAW and any(s == key[1] for key in rows)]
-    workloads = [w for w in results.workloads if any(w == key[0] for key in rows)]
+    scores = {
+        (row.workload, row.server): value
+        for row in summarise(results)
+        if row.server != RAW and (value := score(row)) is not None
+    }
+    servers = [s for s in results.servers if any(s == key[1] for key in scores)]
+    workloads = [w for w in results.workloads if any(w == key[0] for key in scores)]
     figure, axes = pyplot.subplots(figsize=(11, 4.6), layout="constrained")
     width = 0.86 / max(len(servers), 1)
     for index, server in enumerate(servers):
         places, heights = [], []
         for place, workload in enumerate(workloads):
-            row = rows.get((workload, server))
-            height = score(row) if row is not None else None
-            if height is not None:
+            if (workload, server) in scores:
                 places.append(place + (index - (len(servers) - 1) / 2) * width)
-                heights.append(height)
+                heights.append(scores[workload, server])
         bars = axes.bar(places, heights, width * 0.92, label=server, color=_color(server, index))
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
     axes.axhline(1.0, color="black", linewidth=1, linestyle="--", label=f"{RAW} (C, epoll)")

@@ -35,7 +35,7 @@ class EchoServer final : public iocp::Server {
  protected:
   void OnReadCompleted(iocp::Connection& connection, iocp::Buffer& data) override {
     if (hash_) HashBlock();
-    connection.Send(data.data(), data.size());
+    connection.Send(data);
   }
 
   [[nodiscard]] unsigned WantedHooks() const override { return iocp::kHookRead; }

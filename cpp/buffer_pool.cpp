@@ -11,6 +11,17 @@ void Buffer::Release() noexcept {
   block_ = nullptr;
 }
 
+std::size_t Buffer::exchangeable() const {
+  const bool whole = block_ != nullptr && block_->alone() && data_ == block_->data();
+  return whole ? block_->capacity() : 0;
+}
+
+BlockMemory Buffer::Exchange(const BlockMemory& memory) {
+  const BlockMemory before = block_->Exchange(memory);
+  *this = Buffer();
+  return before;
+}
+
 void Block::DropReference() noexcept {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   if (pool_ != nullptr) {
@@ -65,15 +76,15 @@ Buffer BufferPool::Compact(Buffer buffer) noexcept {
 }
 
 Block* BufferPool::NewBlock(BufferPool* pool, std::size_t capacity) noexcept {
-  void* memory = std::malloc(sizeof(Block) + capacity);
-  if (memory == nullptr) return nullptr;
-  return new (memory) Block(pool, capacity);
+  void* data = std::malloc(capacity);
+  if (data == nullptr) return nullptr;
+  Block* block =
+      new (std::nothrow) Block(pool, capacity, {static_cast<char*>(data), data, &std::free});
+  if (block == nullptr) std::free(data);
+  return block;
 }
 
-void BufferPool::DeleteBlock(Block* block) noexcept {
-  block->~Block();
-  std::free(block);
-}
+void BufferPool::DeleteBlock(Block* block) noexcept { delete block; }
 
 void BufferPool::Return(Block* block) noexcept {
   bool keep = false;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "iocp.h"
 
@@ -13,13 +14,13 @@ namespace iocp {
 
 class BufferPool;
 
-// A block of memory that several Buffers may share. Its bytes follow the object.
+// A block of memory that several Buffers may share.
 class Block {
  public:
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  [[nodiscard]] char* data() { return reinterpret_cast<char*>(this + 1); }
+  [[nodiscard]] char* data() const { return memory_.data; }
   [[nodiscard]] std::size_t capacity() const { return capacity_; }
 
   void AddReference() { references_.fetch_add(1, std::memory_order_relaxed); }
@@ -31,14 +32,22 @@ class Block {
     return {this, data() + offset, size};
   }
 
+  // True exactly when the caller's reference is the only one.
+  [[nodiscard]] bool alone() const { return references_.load(std::memory_order_acquire) == 1; }
+  // Only when alone. What was there is the caller's.
+  BlockMemory Exchange(const BlockMemory& memory) { return std::exchange(memory_, memory); }
+
  private:
   friend class BufferPool;
-  Block(BufferPool* pool, std::size_t capacity) : pool_(pool), capacity_(capacity) {}
+  Block(BufferPool* pool, std::size_t capacity, const BlockMemory& memory)
+      : pool_(pool), capacity_(capacity), memory_(memory) {}
+  ~Block() { memory_.release(memory_.owner); }
 
   std::atomic<std::uint32_t> references_{1};
   Block* next_free_ = nullptr;  // in the pool's free list
   BufferPool* pool_;            // null for a block outside any pool
   std::size_t capacity_;
+  BlockMemory memory_;
 };
 
 // Thread-safe. Outlives its owner while blocks are out: the last of Close and the last block's
@@ -72,6 +81,7 @@ class BufferPool {
       : block_size_(block_size), max_free_(max_free) {}
   ~BufferPool() = default;
   static Block* NewBlock(BufferPool* pool, std::size_t capacity) noexcept;
+  // With no lock held: memory of other owners may have to wait to be given back.
   static void DeleteBlock(Block* block) noexcept;
   void Return(Block* block) noexcept;
 

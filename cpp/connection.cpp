@@ -37,6 +37,32 @@ SendResult Connection::Send(const SharedBytes& bytes) {
   return result;
 }
 
+SendResult Connection::Send(Buffer& bytes) {
+  // A slow reader's backlog may keep this many times its bytes in blocks, not more.
+  constexpr std::size_t kMostKept = 4;
+  Block* const block = bytes.block_;
+  if (block == nullptr || bytes.size() < block->capacity() / kMostKept) {
+    const SendResult result = Send(bytes.data(), bytes.size());
+    if (result == SendResult::kAccepted) bytes = Buffer();
+    return result;
+  }
+  if (!is_open()) return SendResult::kClosed;
+  SharedBytes shared{bytes.data(), bytes.size(), nullptr, block};
+  shared.release = [](void* owner) { static_cast<Block*>(owner)->DropReference(); };
+  SendMemory* const memory = Worker::CurrentSendMemory();
+  SendItem* item = SendItem::Share(shared, false, memory);
+  if (item == nullptr) throw std::bad_alloc();
+  // A reference of its own: once it is queued, it may be out and gone at any time.
+  block->AddReference();
+  const SendResult result = Context::Of(*this).Enqueue(item);
+  if (result == SendResult::kAccepted) {
+    bytes = Buffer();
+  } else {
+    SendItem::Destroy(item, memory);
+  }
+  return result;
+}
+
 void Connection::Close() { Context::Of(*this).RequestClose(CloseReason::kLocalClose); }
 void Connection::Abort() { Abort(CloseReason::kLocalAbort); }
 void Connection::Abort(CloseReason reason) { Context::Of(*this).RequestAbort(reason); }

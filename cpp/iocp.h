@@ -93,6 +93,14 @@ struct Address {
 
 class Block;  // a pool's block of memory; cpp/buffer_pool.h
 
+// Memory and how it is given back: `release(owner)`, exactly once, on any thread. It must not
+// throw.
+struct BlockMemory {
+  char* data = nullptr;
+  void* owner = nullptr;
+  void (*release)(void* owner) = nullptr;
+};
+
 // Received bytes: a part of a pooled block, shared by count. It is handed to OnReadCompleted; a
 // hook that moves it out keeps the bytes, and keeps their block out of the pool until it lets go.
 // Movable, and destructible on any thread.
@@ -121,8 +129,17 @@ class Buffer {
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] std::string_view view() const { return {data_, size_}; }
 
+  // For a language whose byte strings own their memory: to receive into one rather than to copy.
+  // The size of this buffer's block when the bytes are alone in it and begin where it begins; else
+  // 0, and Exchange must not be called.
+  [[nodiscard]] std::size_t exchangeable() const;
+  // Puts `memory`, of that size, in the place of the block's, for what is received into it next.
+  // What was there, the bytes at its beginning, is the caller's now; this buffer is empty.
+  BlockMemory Exchange(const BlockMemory& memory);
+
  private:
   friend class BufferPool;
+  friend class Connection;
   void Release() noexcept;
 
   Block* block_ = nullptr;
@@ -161,6 +178,9 @@ class Connection {
   // form with SharedBytes does not, and takes `bytes` over only when it answers kAccepted.
   SendResult Send(const void* data, std::size_t size);
   SendResult Send(const SharedBytes& bytes);
+  // What was received, to this or another connection; `bytes` is empty after kAccepted. Without a
+  // copy where they fill a quarter of their block: they keep it out of the pool until they are out.
+  SendResult Send(Buffer& bytes);
   // Several pieces as one send: contiguous on the wire, one OnWriteCompleted. Copies.
   SendResult Send(const std::string_view* pieces, std::size_t count);
 

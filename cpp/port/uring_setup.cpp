@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -194,9 +195,12 @@ std::string KernelRelease() {
 }
 
 bool AcceptsNeedALook(const std::string& release) {
+  const char* const end = release.data() + release.size();
   unsigned major = 0;
   unsigned minor = 0;
-  if (std::sscanf(release.c_str(), "%u.%u", &major, &minor) != 2) return true;
+  const auto [dot, bad_major] = std::from_chars(release.data(), end, major);
+  if (bad_major != std::errc() || dot == end || *dot != '.') return true;
+  if (std::from_chars(dot + 1, end, minor).ec != std::errc()) return true;
   return major < 6 || (major == 6 && minor < 9);
 }
 

@@ -30,6 +30,37 @@ void Call(const HookTable::Target& target, Connection& connection, PyObject* arg
   Py_DECREF(result);
 }
 
+// The memory of a bytes object that nobody has seen yet, for a block to receive into.
+void DropUnseenBytes(void* bytes) {
+  // Any thread: a block goes with its pool, or when there are more than the pool keeps.
+  const PyGILState_STATE state = PyGILState_Ensure();
+  Py_DECREF(static_cast<PyObject*>(bytes));
+  PyGILState_Release(state);
+}
+
+// The received bytes as a bytes object: a new reference, or null with an error set. Much data is
+// not copied: its block has received into a bytes object, which leaves the block for a fresh one.
+PyObject* TakeBytes(Buffer& buffer) {
+  const std::size_t size = buffer.size();
+  const std::size_t capacity = buffer.exchangeable();
+  // Less than half would leave a hole in the heap for the rest, or keep it.
+  if (capacity / 2 >= size || capacity == 0) {
+    return PyBytes_FromStringAndSize(buffer.data(), static_cast<Py_ssize_t>(size));
+  }
+  PyObject* fresh = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(capacity));
+  if (fresh == nullptr) return nullptr;
+  const BlockMemory received = buffer.Exchange({PyBytes_AS_STRING(fresh), fresh, &DropUnseenBytes});
+  PyObject* bytes = nullptr;
+  if (received.release == &DropUnseenBytes) {
+    bytes = static_cast<PyObject*>(received.owner);
+    if (size < capacity) _PyBytes_Resize(&bytes, static_cast<Py_ssize_t>(size));
+  } else {
+    bytes = PyBytes_FromStringAndSize(received.data, static_cast<Py_ssize_t>(size));
+    received.release(received.owner);
+  }
+  return bytes;
+}
+
 const char* HookName(Hook hook) {
   switch (hook) {
     case kHookEstablished:
@@ -108,9 +139,7 @@ void HookedServer::OnConnectionEstablished(Connection& connection) {
 
 void HookedServer::OnReadCompleted(Connection& connection, Buffer& buffer) {
   if (!hooks_->zero_copy) {
-    PyObject* bytes =
-        PyBytes_FromStringAndSize(buffer.data(), static_cast<Py_ssize_t>(buffer.size()));
-    Call(hooks_->read, connection, bytes, true);
+    Call(hooks_->read, connection, TakeBytes(buffer), true);
     return;
   }
   PyObject* view = MakeReceiveView(std::move(buffer));

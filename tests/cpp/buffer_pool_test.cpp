@@ -161,6 +161,54 @@ TEST(BufferPoolTest, CompactOfASliceLeavesTheOthersAlone) {
   EXPECT_EQ(tail.view(), "tail");
 }
 
+// Memory of another owner, which counts how often it was given back.
+struct Lent {
+  std::vector<char> bytes = std::vector<char>(kBlockSize);
+  int returned = 0;
+
+  BlockMemory memory() { return {bytes.data(), this, &Return}; }
+  static void Return(void* self) { ++static_cast<Lent*>(self)->returned; }
+};
+
+TEST(BufferPoolTest, OnlyBytesAloneAtTheBeginningAreExchangeable) {
+  const Pool pool = MakePool(4);
+  EXPECT_EQ(Buffer().exchangeable(), 0U);
+  Block* block = pool->Take();
+  const Buffer head = block->Slice(0, 4);
+  EXPECT_EQ(head.exchangeable(), 0U) << "the port still holds the block";
+  {
+    const Buffer tail = block->Slice(4, 4);
+    block->DropReference();
+    EXPECT_EQ(head.exchangeable(), 0U) << "other bytes are in it";
+    EXPECT_EQ(tail.exchangeable(), 0U);
+  }
+  EXPECT_EQ(head.exchangeable(), kBlockSize);
+  const Buffer middle(pool->Take(), nullptr, 4);
+  EXPECT_EQ(middle.exchangeable(), 0U) << "they do not begin where it begins";
+}
+
+TEST(BufferPoolTest, ExchangedMemoryIsReceivedIntoAndGivenBackOnce) {
+  Lent first;
+  Lent second;
+  {
+    const Pool pool = MakePool(4);
+    Buffer buffer = Filled(*pool, "malloc's");
+    const BlockMemory own = buffer.Exchange(first.memory());
+    EXPECT_EQ(std::string_view(own.data, 8), "malloc's");
+    own.release(own.owner);
+    EXPECT_EQ(buffer.size(), 0U);
+    EXPECT_EQ(pool->in_use(), 0U);
+
+    buffer = Filled(*pool, "received");
+    const BlockMemory lent = buffer.Exchange(second.memory());
+    EXPECT_EQ(lent.owner, &first);
+    EXPECT_EQ(std::string_view(first.bytes.data(), 8), "received");
+    EXPECT_EQ(first.returned, 0) << "it is the caller's now";
+    EXPECT_EQ(second.returned, 0) << "the pool keeps the block";
+  }
+  EXPECT_EQ(second.returned, 1) << "it goes with the pool";
+}
+
 TEST(BufferPoolTest, CompactTwiceCopiesOnce) {
   const Pool pool = MakePool(4);
   Buffer buffer = BufferPool::Compact(Filled(*pool, "once"));

@@ -88,6 +88,63 @@ TEST_P(ServerTest, EchoesManyClientsOnManyWorkers) {
   EXPECT_EQ(stats.buffers_in_use, 0U);
 }
 
+TEST_P(ServerTest, WhatWasReceivedIsSentOnAndTakenOver) {
+  server_.on_read = [](Connection& connection, Buffer& buffer) {
+    // Of a small block's size and of a large one's; an empty buffer is a send like any other.
+    const std::string before(buffer.view());
+    const SendResult result = connection.Send(buffer);
+    EXPECT_NE(result, SendResult::kBacklogFull);
+    EXPECT_EQ(std::string(buffer.view()), result == SendResult::kAccepted ? "" : before);
+    Buffer empty;
+    EXPECT_EQ(connection.Send(empty), result);
+  };
+  Options options = On(2);
+  options.buffer_size = 4096;
+  Start(options);
+  const Stopper stopper{server_};
+  const std::string data = Pattern(4'000'000, 5);
+  const Client client(server_.address());
+  std::thread sender([&] {
+    // Sends of one byte, of less than a quarter of a block, and of more.
+    std::string_view rest = data;
+    for (std::size_t i = 0; i < 300; ++i) {
+      client.Send(rest.substr(0, 1 + i * 7));
+      rest.remove_prefix(1 + i * 7);
+    }
+    client.Send(rest);
+    client.EndStream();
+  });
+  int error = 0;
+  EXPECT_EQ(client.Receive(data.size() + 1, &error), data);
+  EXPECT_EQ(error, 0);
+  sender.join();
+  ASSERT_TRUE(WaitForClosed(1));
+  EXPECT_EQ(server_.stats().buffers_in_use, 0U);
+}
+
+TEST_P(ServerTest, WhatCannotBeSentOnStaysTheHooks) {
+  std::vector<SendResult> results;
+  std::vector<std::string> left;
+  server_.on_read = [&](Connection& connection, Buffer& buffer) {
+    connection.Close();
+    results.push_back(connection.Send(buffer));
+    left.emplace_back(buffer.view());
+  };
+  Options options = On();
+  options.buffer_size = 512;
+  Start(options);
+  const Stopper stopper{server_};
+  for (const std::size_t size : {1U, 400U}) {
+    const Client client(server_.address());
+    const std::string data = Pattern(size, 6);
+    client.Send(data);
+    EXPECT_EQ(client.WaitForEnd(), 0);
+    ASSERT_FALSE(results.empty());
+    EXPECT_EQ(results.back(), SendResult::kClosed);
+    EXPECT_TRUE(left.back() == data);
+  }
+}
+
 TEST_P(ServerTest, D01_DataBeforeTheEndOfTheStreamIsDelivered) {
   server_.on_read = [](Connection& connection, Buffer& buffer) {
     connection.Send(buffer.data(), buffer.size());

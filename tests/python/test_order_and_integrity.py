@@ -105,6 +105,30 @@ def test_answers_of_any_sizes(serve: Serve) -> None:
     check()
 
 
+@pytest.mark.parametrize("buffer_size", [4096, 65536])
+def test_bytes_that_a_hook_keeps_do_not_change(
+    serve: Serve, connect: Connect, buffer_size: int
+) -> None:
+    """Much data is received into the bytes object that the hook gets; nobody writes to it again."""
+    total = 8 << 20
+    kept: list[bytes] = []
+    complete = threading.Event()
+
+    class Keeper(iocp_bind.Server):
+        def on_read_completed(self, conn: Connection, data: bytes) -> None:
+            kept.append(data)
+            if conn.bytes_received == total:
+                complete.set()
+
+    server = serve(Keeper(), buffer_size=buffer_size)
+    sent = pattern(total)
+    connect(server).sendall(sent)
+    assert complete.wait(DEADLINE)
+    assert all(type(data) is bytes for data in kept)
+    assert b"".join(kept) == sent
+    assert any(len(data) == buffer_size for data in kept), "none filled a buffer"
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_many_clients_with_random_sizes_at_once(
     serve: Serve, connect: Connect, workers: int
