@@ -166,7 +166,7 @@ void Context::SetUserPause(bool paused) {
 
 Worker* Context::CallWorker() {
   Worker* const worker = Worker::Current();
-  if (worker != nullptr && &worker->shard() == shard) {
+  if (worker != nullptr && &worker->shard() == shard && worker->MayTakeInHook(*this)) {
     return worker->Activate(*this) ? worker : nullptr;
   }
   if (!posted) {

@@ -84,6 +84,7 @@ bool Worker::Blocked(Context& context) const {
 
 void Worker::DeliverArrival(Arrival& arrival) {
   Context& context = *arrival.context;
+  if (context.end_received) return;  // reads behind the one that met the end
   if (arrival.end) {
     // It waits behind the data that is held; Progress acts on it.
     context.end_received = true;

@@ -269,6 +269,14 @@ struct KeepAlive {
   Duration interval = std::chrono::seconds(1);  // between probes
 };
 
+// Bytes of a receive buffer. On Windows buffers are with the system while a connection is idle,
+// initial_reads of them; elsewhere they come from a pool when there is something to receive.
+#ifdef _WIN32
+inline constexpr std::size_t kDefaultBufferSize = 16 * 1024;
+#else
+inline constexpr std::size_t kDefaultBufferSize = 64 * 1024;
+#endif
+
 // Start refuses, with a sentence that says which and why, what is out of its range.
 struct Options {
   std::string host =
@@ -284,9 +292,9 @@ struct Options {
   int max_accepts = 100;     // the most accepts posted (Windows), or taken per turn (Linux)
   int initial_reads = 4;     // reads posted per connection (Windows); 0: zero-byte reads
 
-  std::size_t buffer_size = 64 * 1024;  // bytes of a receive buffer, 512 to 16 MiB
-  int max_free_buffers = 200;           // receive buffers kept for reuse
-  int max_free_contexts = 100;          // connection objects kept for reuse
+  std::size_t buffer_size = kDefaultBufferSize;  // bytes of a receive buffer, 512 to 16 MiB
+  int max_free_buffers = 200;                    // receive buffers kept for reuse
+  int max_free_contexts = 100;                   // connection objects kept for reuse
 
   std::size_t send_backlog_limit = 1024 * 1024;  // bytes; at or above it Send answers kBacklogFull
   std::optional<int> max_pending_sends;          // the same by number of sends

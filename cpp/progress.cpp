@@ -33,6 +33,7 @@ void Worker::Submit() {
 // True when hooks are due for it: it stays held until the next turn, which follows at once.
 bool Worker::Progress(Context& context) {
   if (context.phase == Phase::kClosed) return true;
+  const std::size_t arrived = arrivals_.size();
   TakeRequests(context);
   ActOnEnd(context);
   CheckDeadlines(context);
@@ -42,7 +43,9 @@ bool Worker::Progress(Context& context) {
   if (context.phase == Phase::kClosed) return true;
   UpdateReading(context);
   UpdateTimer(context);
-  return !context.complete.empty() || (!context.held.empty() && !Blocked(context));
+  // What another worker left in the mailbox is delivered before anybody else can hold it.
+  return arrivals_.size() != arrived || !context.complete.empty() ||
+         (!context.held.empty() && !Blocked(context));
 }
 
 void Worker::TakeRequests(Context& context) {

@@ -15,7 +15,8 @@ namespace iocp {
 struct Received {
   std::uint64_t sequence = 0;
   Buffer buffer;
-  Error end;  // kNone: there is data
+  Error end;          // kNone: there is data
+  bool last = false;  // nothing comes behind it
 };
 
 // Where several reads are outstanding they complete in any order; each carries its number. What is

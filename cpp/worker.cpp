@@ -94,20 +94,34 @@ TimePoint Worker::Deadline() {
 }
 
 bool Worker::Activate(Context& context) {
-  const auto self = reinterpret_cast<std::uintptr_t>(this);
-  std::uintptr_t holder = context.holder.load(std::memory_order_relaxed);
-  for (;;) {
-    if ((holder & ~kCalled) == self) return true;
-    if (!shared_) {
-      // Nobody else ever holds it.
-      context.holder.store(self, std::memory_order_relaxed);
-      break;
+  while (!Hold(context)) {
+    // Its holder is to look again; unless it lets go in this moment.
+    std::uintptr_t holder = context.holder.load(std::memory_order_relaxed);
+    if (holder == 0) continue;
+    if (context.holder.compare_exchange_weak(holder, holder | kCalled, std::memory_order_acq_rel)) {
+      return false;
     }
-    const bool is_free = holder == 0;
-    const std::uintptr_t wanted = is_free ? self : (holder | kCalled);
-    if (!context.holder.compare_exchange_weak(holder, wanted, std::memory_order_acq_rel)) continue;
-    if (!is_free) return false;
-    break;
+  }
+  return true;
+}
+
+bool Worker::Holds(const Context& context) const {
+  const auto self = reinterpret_cast<std::uintptr_t>(this);
+  return (context.holder.load(std::memory_order_relaxed) & ~kCalled) == self;
+}
+
+// True when this worker holds the connection, by now or since before.
+bool Worker::Hold(Context& context) {
+  if (Holds(context)) return true;
+  const auto self = reinterpret_cast<std::uintptr_t>(this);
+  if (shared_) {
+    std::uintptr_t holder = 0;
+    if (!context.holder.compare_exchange_strong(holder, self, std::memory_order_acq_rel)) {
+      return false;
+    }
+  } else {
+    // Nobody else ever holds it.
+    context.holder.store(self, std::memory_order_relaxed);
   }
   context.next_active = nullptr;
   if (first_active_ == nullptr) {
@@ -149,8 +163,12 @@ void Worker::Dispatch(Completion& completion) {
     if (completion.operation == Operation::kReceive || !Settled(context)) Activate(context);
     return;
   }
+  if (Hold(context)) {
+    Apply(context, completion);
+    return;
+  }
   {
-    // Another worker may hold it, and finds this in the mailbox then.
+    // Another worker holds it, and finds this in the mailbox before it lets go.
     const std::lock_guard lock(context.mutex);
     context.mailbox.push_back(std::move(completion));
     context.requested.store(true, std::memory_order_release);
@@ -189,9 +207,10 @@ void Worker::Adopt(NativeSocket handle) {
     return;
   }
   context->Start(shard_, engine_.options(), now_, local, remote);
-  shard_.Insert(*context);
   context->receive_in_flight = true;
+  // Held before any other worker can find it.
   Activate(*context);
+  shard_.Insert(*context);
   port.Receive(*context);
   if (engine_.stopping()) context->RequestClose(CloseReason::kShutdown);
 }
@@ -205,18 +224,20 @@ void Worker::Apply(Context& context, Completion& completion) {
 }
 
 void Worker::ApplyReceive(Context& context, Completion& completion) {
-  if (completion.last) context.receive_in_flight = false;
-  context.reorder.Push({completion.sequence, std::move(completion.buffer), completion.error},
-                       [&](Received&& next) {
-                         if (next.end.kind == ErrorKind::kCancelled) return;
-                         if (!next.end) {
-                           counters_.reads.Add(1);
-                           counters_.bytes_received.Add(next.buffer.size());
-                           context.received_bytes.Add(next.buffer.size());
-                           context.active_at = now_;
-                         }
-                         arrivals_.push_back({&context, std::move(next.buffer), next.end});
-                       });
+  context.reorder.Push(
+      {completion.sequence, std::move(completion.buffer), completion.error, completion.last},
+      [&](Received&& next) {
+        // In order, so none that another worker still has is behind it.
+        if (next.last) context.receive_in_flight = false;
+        if (next.end.kind == ErrorKind::kCancelled) return;
+        if (!next.end) {
+          counters_.reads.Add(1);
+          counters_.bytes_received.Add(next.buffer.size());
+          context.received_bytes.Add(next.buffer.size());
+          context.active_at = now_;
+        }
+        arrivals_.push_back({&context, std::move(next.buffer), next.end});
+      });
 }
 
 void Worker::ApplySend(Context& context, const Completion& completion) {

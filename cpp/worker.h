@@ -54,6 +54,10 @@ class Worker {
   // Makes this worker look at the connection in this turn. When another worker holds it, that one
   // is made to look again, and the answer is false. On the worker's thread.
   bool Activate(Context& context);
+  // False when another worker should take it, as the hook that asks may be waiting for just that.
+  [[nodiscard]] bool MayTakeInHook(const Context& context) const {
+    return !shared_ || Holds(context);
+  }
   // Takes an accepted socket, for which a slot is taken, as a connection of this shard.
   void Adopt(NativeSocket handle);
   // For the operator, with the next hooks.
@@ -72,6 +76,8 @@ class Worker {
   };
 
   // worker.cpp: turns and completions.
+  bool Hold(Context& context);
+  [[nodiscard]] bool Holds(const Context& context) const;
   TimePoint Deadline();
   void Dispatch(Completion& completion);
   void OnPosting(Posting& posting);

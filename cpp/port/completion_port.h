@@ -7,15 +7,16 @@
 // Rules. Each is a case of the conformance suite, which runs over every port.
 //
 // R1  Every operation ends exactly once, and everything about it comes out of Wait, never out of
-// the
-//     call that started it. Accept and Receive are long-lived: they yield any number of
+//     the call that started it. Accept and Receive are long-lived: they yield any number of
 //     completions and then one with `last` set. Send has one completion, always `last`.
 // R2  The operation's memory, buffer and socket stay alive until the `last` completion came,
 //     cancelled or not.
 // R3  The port picks the receive buffer, from the pool, as late as the system lets it: an idle
-//     connection holds none. Every receive completion has its `sequence` in the stream, 0, 1, 2,
-//     ..., the end of the stream included; where several reads are outstanding they come in any
-//     order, and the server puts them in order.
+//     connection holds none, or those that are posted ahead. Every receive completion has its
+//     `sequence` in the stream, 0, 1, 2, ..., the end of the stream included; where several reads
+//     are outstanding they come in any order, and the server puts them in order. Reads behind the
+//     one that met the end end as well, and tell nothing. `last` has the highest number: the
+//     operation has ended when that one and all before it have come.
 // R4  One send per socket is in flight, gathered from several pieces. A short send is normal: the
 //     server sends the rest. Only the port's workers call it; the exceptions are Post and Now.
 // R5  Post works from any thread, cannot fail, and wakes a worker only if one sleeps.
@@ -28,10 +29,10 @@
 //     a completion with kOutOfResources and the system's code, and accepting is paused until
 //     Resume: never a busy loop, never an exit.
 // R9  Wait returns a batch, bounded in number and in received bytes, hides interruptions by
-// signals,
-//     and honours its timeout. It may return empty-handed before that.
+//     signals, and honours its timeout. It may return empty-handed before that.
 // R10 A port is destroyed only with nothing in flight; the system's object goes first, memory
-// after. R11 A port says whether it is available and, if not, why, in words a user can act on.
+//     after.
+// R11 A port says whether it is available and, if not, why, in words a user can act on.
 #pragma once
 
 #include <cstddef>

@@ -27,6 +27,7 @@ namespace iocp::testing {
 
 // Longer than any test needs, so that it is reached only by one that has failed.
 inline constexpr std::chrono::seconds kPatience{20};
+inline constexpr const char* kNoDescriptorLimit = "this system's descriptors cannot be used up";
 // For showing that nothing comes. Too short, it can hide a defect, but never make one up.
 inline constexpr std::chrono::milliseconds kQuiet{25};
 
@@ -67,6 +68,15 @@ class World {
   [[nodiscard]] virtual bool has_ipv6() const = 0;
   // Null when nobody listens there.
   virtual std::unique_ptr<Peer> Connect(const Address& to) = 0;
+  // Of every port that is made in this world.
+  [[nodiscard]] virtual int initial_reads() const { return PortOptions{}.initial_reads; }
+  // True exactly when every reset is seen as one: by the peer that Close sends it to, and by a port
+  // that was not receiving when it came.
+  [[nodiscard]] virtual bool faithful_resets() const = 0;
+  // Of this process, all threads.
+  [[nodiscard]] virtual std::chrono::nanoseconds ProcessorTime() const = 0;
+  // True exactly when descriptors can be used up.
+  [[nodiscard]] virtual bool has_descriptor_limit() const = 0;
   // From true to false nobody gets another descriptor, but one client that still connects.
   virtual void ExhaustDescriptors(bool exhausted) = 0;
   // Descriptors, or what a leak would show up in.
@@ -122,8 +132,9 @@ struct ServerEnd : Socket {
   std::string received;  // in the order of the stream
   std::vector<Buffer> kept;
   std::size_t receives = 0;  // completions that brought data
-  bool ended = false;        // the receive, with this:
+  bool ended = false;        // the receive, with this and in this place:
   Error end;
+  std::uint64_t ended_at = 0;
 
   bool sending = false;
   std::size_t asked = 0;  // bytes of the send in flight
@@ -143,7 +154,12 @@ struct ServerEnd : Socket {
   std::string peer_received;
 
   // Completions that came before their turn; kept by the driver.
-  std::map<std::uint64_t, std::pair<std::string, Error>> early;
+  struct Early {
+    std::string bytes;
+    Error error;
+    bool last;
+  };
+  std::map<std::uint64_t, Early> early;
   std::uint64_t next_in_order = 0;
 
   [[nodiscard]] bool Idle() const { return !receiving && !sending; }
@@ -179,6 +195,7 @@ class PortDriver {
     port_options.pool = pool_;
     port_options.initial_accepts = 4;
     port_options.max_accepts = options.max_accepts;
+    port_options.initial_reads = world.initial_reads();
     port_ = world.kind().create(port_options);
     const Error error = port_->Open();
     EXPECT_FALSE(error) << "Open: error " << error.code;
@@ -501,32 +518,36 @@ class PortDriver {
 
   void OnReceive(ServerEnd& end, Completion& completion) {
     EXPECT_TRUE(end.receiving) << "a receive after the last one";
-    EXPECT_EQ(completion.last, static_cast<bool>(completion.error));
+    EXPECT_TRUE(!completion.last || completion.error) << "the last one brings an end";
     EXPECT_EQ(completion.error ? completion.buffer.size() == 0 : completion.buffer.size() > 0,
               true);
     EXPECT_LE(completion.buffer.size(), pool_->block_size());
+    if (completion.error.kind == ErrorKind::kCancelled) {
+      EXPECT_TRUE(end.cancelled);
+    }
     EXPECT_GE(completion.sequence, end.next_in_order)
         << "a place in the stream for the second time";
     const bool is_new = end.early
-                            .try_emplace(completion.sequence, std::string(completion.buffer.view()),
-                                         completion.error)
+                            .try_emplace(completion.sequence,
+                                         ServerEnd::Early{std::string(completion.buffer.view()),
+                                                          completion.error, completion.last})
                             .second;
     EXPECT_TRUE(is_new) << "a place in the stream for the second time";
     if (!completion.error) ++end.receives;
     if (end.keep_buffers && !completion.error) end.kept.push_back(std::move(completion.buffer));
-    if (completion.last) {
-      end.receiving = false;
-      EXPECT_EQ(completion.sequence, end.receives) << "the end is not behind all the data";
-      if (completion.error.kind == ErrorKind::kCancelled) {
-        EXPECT_TRUE(end.cancelled);
-      }
-    }
     while (!end.early.empty() && end.early.begin()->first == end.next_in_order) {
-      const auto& [bytes, error] = end.early.begin()->second;
-      end.received += bytes;
-      if (error) {
-        end.ended = true;
-        end.end = error;
+      const ServerEnd::Early& next = end.early.begin()->second;
+      // What a cancelled read was to take may come to the one behind it.
+      EXPECT_TRUE(!end.ended || next.error || end.cancelled) << "data behind the end";
+      if (!end.ended) {
+        end.received += next.bytes;
+        end.end = next.error;
+        end.ended = static_cast<bool>(next.error);
+        end.ended_at = end.next_in_order;
+      }
+      if (next.last) {
+        end.receiving = false;
+        EXPECT_EQ(end.early.size(), 1U) << "the last one is not the last in order";
       }
       ++end.next_in_order;
       end.early.erase(end.early.begin());

@@ -1,14 +1,8 @@
 // A server that records its hooks, and clients for it, for tests on the real ports.
 #pragma once
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -21,6 +15,7 @@
 #include <vector>
 
 #include "iocp.h"
+#include "platform.h"
 
 namespace iocp::testing {
 
@@ -29,75 +24,67 @@ inline constexpr std::chrono::seconds kDeadline{20};
 // A blocking client. Every call ends by kDeadline.
 class Client {
  public:
-  explicit Client(const Address& address) : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    const timeval limit{kDeadline.count(), 0};
-    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(address.port);
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    // An interrupted connect goes on by itself; asking again tells how it went.
-    while (::connect(fd_, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0 &&
-           errno != EISCONN) {
-      if (errno != EINTR && errno != EALREADY) {
-        throw std::runtime_error("connect: " + std::to_string(errno));
-      }
-    }
+  explicit Client(const Address& address) : socket_(OpenSocket(AF_INET)) {
+    SetTimeout(socket_, SO_RCVTIMEO, kDeadline);
+    SetTimeout(socket_, SO_SNDTIMEO, kDeadline);
+    const int code = ConnectSocket(socket_, Loopback(Address::Family::kIPv4, address.port));
+    if (code != 0) throw std::runtime_error("connect: " + std::to_string(code));
   }
-  Client(Client&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Client(Client&& other) noexcept : socket_(std::exchange(other.socket_, kNoClientSocket)) {}
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
   Client& operator=(Client&&) = delete;
   ~Client() { Close(); }
 
-  // False when the connection is broken.
+  // False when the connection is broken, or the peer takes nothing for too long.
   bool Send(std::string_view data) const {
     while (!data.empty()) {
-      const ssize_t sent = ::send(fd_, data.data(), data.size(), MSG_NOSIGNAL);
-      if (sent < 0 && errno == EINTR) continue;
+      const std::ptrdiff_t sent = SendSome(socket_, data);
+      if (sent < 0 && WasInterrupted(LastSocketError())) continue;
       if (sent <= 0) return false;
       data.remove_prefix(static_cast<std::size_t>(sent));
     }
     return true;
   }
-  // Up to `size` bytes; fewer only at the end of the stream. `error` is errno if that was no
-  // orderly end.
+  // Up to `size` bytes; fewer only at the end of the stream. `error` is the system's code if that
+  // was no orderly end.
   std::string Receive(std::size_t size, int* error = nullptr) const {
     std::string data(size, '\0');
     std::size_t have = 0;
     while (have < size) {
-      const ssize_t got = ::recv(fd_, data.data() + have, size - have, 0);
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0 && error != nullptr) *error = errno;
+      const std::ptrdiff_t got = ReceiveSome(socket_, data.data() + have, size - have);
+      const int code = got < 0 ? LastSocketError() : 0;
+      if (got < 0 && WasInterrupted(code)) continue;
+      if (got < 0 && error != nullptr) *error = code;
       if (got <= 0) break;
       have += static_cast<std::size_t>(got);
     }
     data.resize(have);
     return data;
   }
-  // 0 for an orderly end of the stream, errno for anything else; data before it is dropped.
+  // 0 for an orderly end of the stream, the system's code for anything else; data before it is
+  // dropped.
   [[nodiscard]] int WaitForEnd() const {
     char buffer[65536];
     for (;;) {
-      const ssize_t got = ::recv(fd_, buffer, sizeof(buffer), 0);
+      const std::ptrdiff_t got = ReceiveSome(socket_, buffer, sizeof(buffer));
       if (got == 0) return 0;
-      if (got < 0 && errno != EINTR) return errno;
+      const int code = got < 0 ? LastSocketError() : 0;
+      if (got < 0 && !WasInterrupted(code)) return code;
     }
   }
-  void EndStream() const { ::shutdown(fd_, SHUT_WR); }
+  // How long a Send waits for the peer to take something.
+  void SetPatience(std::chrono::milliseconds patience) const {
+    SetTimeout(socket_, SO_SNDTIMEO, patience);
+  }
+  void EndStream() const { EndSending(socket_); }
   void Close() {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+    if (socket_ != kNoClientSocket) CloseSocket(std::exchange(socket_, kNoClientSocket));
   }
-  void Reset() {
-    const linger now{1, 0};
-    ::setsockopt(fd_, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
-    Close();
-  }
-  [[nodiscard]] int fd() const { return fd_; }
+  void Reset() { ResetSocket(std::exchange(socket_, kNoClientSocket)); }
 
  private:
-  int fd_;
+  ClientSocket socket_;
 };
 
 // Checks the grammar of hooks while it records: a violation is a failure of the test.

@@ -1,14 +1,15 @@
 // The server on the real ports of this system. Ids such as D01 are rows of the original's list of
 // defects; see docs/testing.md.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <atomic>
-#include <filesystem>
 #include <random>
 #include <thread>
 
 #include "server_harness.h"
+#ifndef _WIN32
+#include <sys/resource.h>
+#endif
 
 namespace iocp {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 using namespace std::chrono_literals;
 using testing::Client;
 using testing::Eventually;
+using testing::IsReset;
 using testing::RecordingServer;
 
 std::string Pattern(std::size_t size, unsigned seed) {
@@ -115,7 +117,7 @@ TEST_P(ServerTest, WhatWasReceivedIsSentOnAndTakenOver) {
     client.EndStream();
   });
   int error = 0;
-  EXPECT_EQ(client.Receive(data.size() + 1, &error), data);
+  EXPECT_TRUE(client.Receive(data.size() + 1, &error) == data);
   EXPECT_EQ(error, 0);
   sender.join();
   ASSERT_TRUE(WaitForClosed(1));
@@ -158,11 +160,11 @@ TEST_P(ServerTest, D01_DataBeforeTheEndOfTheStreamIsDelivered) {
     client.EndStream();
   });
   int error = 0;
-  EXPECT_EQ(client.Receive(data.size() + 1, &error), data);
+  EXPECT_TRUE(client.Receive(data.size() + 1, &error) == data);
   EXPECT_EQ(error, 0);
   sender.join();
   ASSERT_TRUE(WaitForClosed(1));
-  EXPECT_EQ(Only().received, data);
+  EXPECT_TRUE(Only().received == data);
   EXPECT_EQ(Only().reason, CloseReason::kPeerClosed);
 }
 
@@ -252,21 +254,18 @@ TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
 
 TEST_P(ServerTest, D20_AFailedStartLeavesNothingBehind) {
   Start(On());
-  const auto descriptors = [] {
-    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
-  };
   Options taken = On();
   taken.port = server_.address().port;
   RecordingServer second;
   ASSERT_FALSE(second.Start(taken).ok());
-  const auto before = descriptors();
+  const std::size_t before = testing::CountDescriptors();
   for (int i = 0; i < 20; ++i) {
     const Status status = second.Start(taken);
     EXPECT_EQ(status.error.kind, ErrorKind::kAddressInUse);
     EXPECT_NE(status.message.find("bind"), std::string::npos) << status.message;
     EXPECT_NE(status.message.find(std::to_string(taken.port)), std::string::npos);
   }
-  EXPECT_EQ(descriptors(), before);
+  EXPECT_EQ(testing::CountDescriptors(), before);
   EXPECT_FALSE(second.running());
   EXPECT_EQ(server_.Start(On()).problem, Status::Problem::kAlreadyRunning);
 }
@@ -317,7 +316,7 @@ TEST_P(ServerTest, D24_D25_OneSendOfAnyLengthArrivesWhole) {
   Start(On());
   const Stopper stopper{server_};
   const Client client(server_.address());
-  EXPECT_EQ(client.Receive(data.size()), data);
+  EXPECT_TRUE(client.Receive(data.size()) == data);
   ASSERT_TRUE(server_.WaitFor([&] { return Only().written.size() == 1; }));
   EXPECT_EQ(Only().written.front(), data.size());
 }
@@ -401,7 +400,7 @@ TEST_P(ServerTest, D28_CloseFlushesEverythingAndNeverResets) {
     // More than the server reads before it closes: unread data must not turn the end into a reset.
     client.Send(std::string(100'000, 'q'));
     int error = 0;
-    EXPECT_EQ(client.Receive(data.size() + 1, &error), data);
+    EXPECT_TRUE(client.Receive(data.size() + 1, &error) == data);
     EXPECT_EQ(error, 0);
   }
 }
@@ -412,7 +411,7 @@ TEST_P(ServerTest, AbortResets) {
   const Stopper stopper{server_};
   const Client client(server_.address());
   client.Send("x");
-  EXPECT_EQ(client.WaitForEnd(), ECONNRESET);
+  EXPECT_TRUE(IsReset(client.WaitForEnd()));
   ASSERT_TRUE(WaitForClosed(1));
   EXPECT_EQ(Only().reason, CloseReason::kLocalAbort);
 }
@@ -440,9 +439,11 @@ TEST_P(ServerTest, AResetBehindMuchDataIsSeen) {
     client.Reset();
   }
   EXPECT_TRUE(Eventually([&] {
+    // Windows may learn of a reset while it accepts.
     const Stats stats = server_.stats();
-    return stats.accepted == kClients && stats.connections == 0;
-  }));
+    return stats.accepted + stats.accept_errors >= kClients && stats.connections == 0;
+  })) << server_.stats().accepted
+      << " accepted, " << server_.stats().connections << " connections";
 }
 
 TEST_P(ServerTest, D33_AtCapacityRefusesWithAResetAndCounts) {
@@ -452,7 +453,7 @@ TEST_P(ServerTest, D33_AtCapacityRefusesWithAResetAndCounts) {
   std::vector<Client> clients;
   for (int i = 0; i < 2; ++i) clients.emplace_back(server_.address());
   ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 2; }));
-  EXPECT_EQ(Client(server_.address()).WaitForEnd(), ECONNRESET);
+  EXPECT_TRUE(IsReset(Client(server_.address()).WaitForEnd()));
   EXPECT_EQ(server_.stats().refused, 1U);
   clients.pop_back();
   ASSERT_TRUE(WaitForClosed(1));
@@ -509,15 +510,14 @@ TEST_P(ServerTest, PausedReadingDeliversNothingAndLosesNothing) {
   target.load()->ResumeReading();
   sender.join();
   ASSERT_TRUE(WaitForClosed(2));
-  EXPECT_EQ(server_.records.begin()->second.received, data);
+  EXPECT_TRUE(server_.records.begin()->second.received == data);
   target.load()->DropReference();
 }
 
 TEST_P(ServerTest, AClientThatNeverReadsIsNotReadFrom) {
   StartEcho(On());
   const Client greedy(server_.address());
-  timeval soon{0, 200'000};
-  ::setsockopt(greedy.fd(), SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof(soon));
+  greedy.SetPatience(200ms);
   EXPECT_FALSE(greedy.Send(std::string(64'000'000, 'g'))) << "somebody buffered all of it";
   const Client other(server_.address());
   other.Send("served");
@@ -621,7 +621,7 @@ TEST_P(ServerTest, AnExceptionInAHookEndsThatConnectionOnly) {
   const Client good(server_.address());
   const Client bad(server_.address());
   bad.Send("bad");
-  EXPECT_EQ(bad.WaitForEnd(), ECONNRESET);
+  EXPECT_TRUE(IsReset(bad.WaitForEnd()));
   good.Send("good");
   EXPECT_EQ(good.Receive(4), "good");
   ASSERT_TRUE(WaitForClosed(1));
@@ -664,6 +664,8 @@ TEST_P(ServerTest, BroadcastReachesAllButOne) {
   EXPECT_EQ(heard, 19);
 }
 
+#ifndef _WIN32  // has no limit of descriptors that a test could reach
+
 // Descriptors run out because of clients: the server waits without burning the processor, and
 // serves again.
 TEST_P(ServerTest, D09_OutOfDescriptorsWaitsAndRecovers) {
@@ -696,6 +698,8 @@ TEST_P(ServerTest, D09_OutOfDescriptorsWaitsAndRecovers) {
   EXPECT_EQ(server_.warnings.size(), 1U);
   ::setrlimit(RLIMIT_NOFILE, &before);
 }
+
+#endif  // _WIN32
 
 TEST(ServerDeathTest, D19_DestroyingARunningServerIsRefused) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");

@@ -1,0 +1,207 @@
+// The Windows port receives and sends.
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <thread>
+
+#include "iocp_batch.h"
+#include "iocp_port.h"
+
+namespace iocp {
+namespace {
+
+// What one WSASend is given at most: it ends only when the peer's window had room for all of it,
+// and a slow reader is told from a dead one by sends that end.
+constexpr std::size_t kMostSent = 256 * 1024;
+
+IocpListener& ListenerOf(Socket& socket) { return *static_cast<IocpListener*>(socket.port_data); }
+IocpStream& StreamOf(Socket& socket) { return *static_cast<IocpStream*>(socket.port_data); }
+
+SOCKET Handle(const IocpStream& stream) { return static_cast<SOCKET>(stream.socket.handle); }
+
+}  // namespace
+
+void IocpPort::Receive(Socket& socket) {
+  IocpStream& stream = StreamOf(socket);
+  const std::lock_guard lock(stream.lock);
+  stream.receiving = true;
+  PostReads(stream);
+}
+
+// Keeps as many reads with the system as there are to be. Under the stream's lock.
+void IocpPort::PostReads(IocpStream& stream) {
+  while (stream.receiving && !stream.paused && !stream.cancelled && !stream.broken &&
+         !stream.idle_reads.empty()) {
+    Block* const block = options_.initial_reads == 0 ? nullptr : options_.pool->Take();
+    // Out of memory with others under way: the next that ends tries again.
+    if (block == nullptr && stream.outstanding() != 0) return;
+    IocpRead& read = *stream.idle_reads.back();
+    stream.idle_reads.pop_back();
+    PostRead(stream, read, block);
+    // One of no bytes must be alone: it has no place in the stream.
+    if (block == nullptr) return;
+  }
+}
+
+// Into `block`, or without one to hear that there is something. Under the stream's lock.
+void IocpPort::PostRead(IocpStream& stream, IocpRead& read, Block* block) {
+  read.overlapped = OVERLAPPED{};
+  read.block = block;
+  WSABUF buffer{0, nullptr};
+  if (block != nullptr) {
+    buffer = {static_cast<ULONG>(block->capacity()), block->data()};
+    read.sequence = stream.socket.next_sequence++;
+    options_.pool->CountPosted(1);
+  }
+  DWORD bytes = 0;
+  DWORD flags = 0;
+  const int answer =
+      ::WSARecv(Handle(stream), &buffer, 1, &bytes, &flags, &read.overlapped, nullptr);
+  const int code = answer == 0 ? 0 : ::WSAGetLastError();
+  if (code == WSA_IO_PENDING) return;
+  if (code != 0 || skips_packets_.load(std::memory_order_relaxed)) PushResult(read, code, bytes);
+}
+
+void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch) {
+  IocpStream& stream = read.stream;
+  const std::lock_guard lock(stream.lock);
+  Block* block = std::exchange(read.block, nullptr);
+  if (block == nullptr && code == 0 && !stream.cancelled) {
+    // There are bytes, or the end: now it is worth a buffer.
+    if (stream.paused) {
+      stream.idle_reads.push_back(&read);
+      return;
+    }
+    block = options_.pool->Take();
+    // No memory: the bytes stay where they are, and asking again at once would only burn the
+    // processor.
+    if (block == nullptr) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    PostRead(stream, read, block);
+    return;
+  }
+  stream.idle_reads.push_back(&read);
+  Completion& completion = batch.Add(Operation::kReceive, &stream.socket);
+  completion.last = false;
+  if (block == nullptr) {
+    completion.sequence = stream.socket.next_sequence++;
+    if (code == 0) code = WSA_OPERATION_ABORTED;
+  } else {
+    options_.pool->CountPosted(-1);
+    completion.sequence = read.sequence;
+    if (code == 0 && bytes != 0) {
+      batch.bytes += bytes;
+      completion.buffer = Buffer(block, block->data(), bytes);
+    } else {
+      block->DropReference();
+    }
+  }
+  if (code == WSA_OPERATION_ABORTED && !stream.cancelled) code = WSAECONNABORTED;
+  if (code != 0) completion.error = ErrorFromWindows(code);
+  if (code == 0 && bytes == 0) {
+    completion.error =
+        stream.reset ? ErrorFromWindows(WSAECONNRESET) : Error{ErrorKind::kEndOfStream, 0};
+  }
+  if (completion.error) stream.broken = true;
+  PostReads(stream);
+  if (stream.outstanding() != 0 || (!stream.broken && !stream.cancelled)) return;
+  stream.receiving = false;
+  // The last in order says that there are no more. Should that one be gone already, something
+  // behind it says so.
+  if (completion.error && completion.sequence + 1 == stream.socket.next_sequence) {
+    completion.last = true;
+  } else {
+    PushResult(stream.read_end, WSA_OPERATION_ABORTED, 0);
+  }
+}
+
+void IocpPort::CompleteReadEnd(IocpStream& stream, Batch& batch) {
+  const std::lock_guard lock(stream.lock);
+  Completion& completion = batch.Add(Operation::kReceive, &stream.socket);
+  completion.sequence = stream.socket.next_sequence++;
+  completion.error = {ErrorKind::kCancelled, WSA_OPERATION_ABORTED};
+}
+
+void IocpPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
+  IocpStream& stream = StreamOf(socket);
+  WSABUF buffers[kMaxPieces];
+  DWORD used = 0;
+  std::size_t room = kMostSent;
+  for (std::size_t i = 0; i < count && room != 0; ++i) {
+    const std::size_t size = std::min(pieces[i].size, room);
+    // WSASend only reads, whatever its declaration says.
+    buffers[used++] = {static_cast<ULONG>(size),
+                       const_cast<char*>(static_cast<const char*>(pieces[i].data))};
+    room -= size;
+  }
+  stream.send.overlapped = OVERLAPPED{};
+  DWORD bytes = 0;
+  const int answer =
+      ::WSASend(Handle(stream), buffers, used, &bytes, 0, &stream.send.overlapped, nullptr);
+  const int code = answer == 0 ? 0 : ::WSAGetLastError();
+  if (code == WSA_IO_PENDING) return;
+  if (code != 0 || skips_packets_.load(std::memory_order_relaxed)) {
+    PushResult(stream.send, code, bytes);
+  }
+}
+
+void IocpPort::CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& batch) {
+  Completion& completion = batch.Add(Operation::kSend, &stream.socket);
+  if (code == 0) {
+    completion.bytes = bytes;
+    return;
+  }
+  const std::lock_guard lock(stream.lock);
+  if (code == WSA_OPERATION_ABORTED && !stream.cancelled) code = WSAECONNABORTED;
+  completion.error = ErrorFromWindows(code);
+  stream.reset = stream.reset || completion.error.kind == ErrorKind::kReset;
+}
+
+void IocpPort::ShutdownSend(Socket& socket) { ::shutdown(Handle(StreamOf(socket)), SD_SEND); }
+
+void IocpPort::Pause(Socket& socket) {
+  if ((socket.state & kIsListener) != 0) {
+    PauseAccepting(ListenerOf(socket));
+    return;
+  }
+  IocpStream& stream = StreamOf(socket);
+  const std::lock_guard lock(stream.lock);
+  stream.paused = true;
+}
+
+void IocpPort::Resume(Socket& socket) {
+  if ((socket.state & kIsListener) != 0) {
+    ResumeAccepting(ListenerOf(socket));
+    return;
+  }
+  IocpStream& stream = StreamOf(socket);
+  const std::lock_guard lock(stream.lock);
+  stream.paused = false;
+  PostReads(stream);
+}
+
+void IocpPort::Cancel(Socket& socket) {
+  if ((socket.state & kIsListener) != 0) {
+    CancelAccepting(ListenerOf(socket));
+    return;
+  }
+  IocpStream& stream = StreamOf(socket);
+  const std::lock_guard lock(stream.lock);
+  stream.cancelled = true;
+  // Nothing with the system is nothing to cancel, and no error.
+  ::CancelIoEx(reinterpret_cast<HANDLE>(socket.handle), nullptr);
+  if (stream.receiving && stream.outstanding() == 0) {
+    stream.receiving = false;
+    PushResult(stream.read_end, WSA_OPERATION_ABORTED, 0);
+  }
+}
+
+void IocpPort::Close(Socket& socket, bool reset) {
+  if ((socket.state & kIsListener) != 0) {
+    CloseListener(ListenerOf(socket));
+    return;
+  }
+  CloseWindows(std::exchange(socket.handle, kNoSocket), reset);
+  delete &StreamOf(socket);
+}
+
+}  // namespace iocp

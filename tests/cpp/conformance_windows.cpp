@@ -1,0 +1,74 @@
+// The conformance suite: what only Windows has.
+#include "client.h"
+#include "port/windows_net.h"
+
+namespace iocp::testing {
+
+bool IsRequired(const PortKind&) { return true; }
+std::vector<int> InitialReads() { return {0, 1, 4, 16}; }
+
+namespace {
+
+TEST_P(ConformanceTest, ListenForReuseOfAPortIsRefused) {
+  ListenOptions options;
+  options.host = "127.0.0.1";
+  options.reuse_port = true;
+  NativeSocket listener = kNoSocket;
+  Address bound;
+  const Status status = world().kind().listen(options, &listener, &bound);
+  EXPECT_EQ(status.problem, Status::Problem::kBadOption);
+  EXPECT_TRUE(Contains(status.message, "reuse_port")) << status.message;
+  EXPECT_EQ(listener, kNoSocket);
+}
+
+TEST_P(ConformanceTest, NobodyElseCanListenWhereAServerDoes) {
+  PortDriver driver(world());
+  const ClientSocket thief = OpenSocket(AF_INET);
+  const DWORD on = 1;
+  ASSERT_EQ(
+      ::setsockopt(thief, SOL_SOCKET, SO_REUSEADDR, reinterpret_cast<const char*>(&on), sizeof(on)),
+      0);
+  sockaddr_storage storage;
+  const socklen_t length = ToSockaddr(driver.bound(), &storage);
+  EXPECT_NE(::bind(thief, reinterpret_cast<const sockaddr*>(&storage), length), 0);
+  CloseSocket(thief);
+}
+
+int Option(NativeSocket handle, int level, int name) {
+  DWORD value = 99;
+  int length = sizeof(value);
+  ::getsockopt(static_cast<SOCKET>(handle), level, name, reinterpret_cast<char*>(&value), &length);
+  return static_cast<int>(value & 0xff);
+}
+
+TEST_P(ConformanceTest, ConnectionsAreSetUpAndNotInherited) {
+  PortDriver driver(world());
+  ServerEnd& end = driver.Connect();
+  EXPECT_EQ(Option(end.handle, IPPROTO_TCP, TCP_NODELAY), 1);
+  for (const NativeSocket handle : {end.handle, driver.listener().handle}) {
+    DWORD flags = HANDLE_FLAG_INHERIT;
+    ASSERT_TRUE(::GetHandleInformation(reinterpret_cast<HANDLE>(handle), &flags));
+    EXPECT_EQ(flags & HANDLE_FLAG_INHERIT, 0U);
+  }
+}
+
+TEST(WindowsErrorsTest, EveryCodeIsAnErrorAndKeepsItsNumber) {
+  EXPECT_FALSE(ErrorFromWindows(0));
+  for (int code = 1; code < 12'000; ++code) {
+    const Error error = ErrorFromWindows(code);
+    EXPECT_TRUE(error) << code;
+    EXPECT_EQ(error.code, code);
+    EXPECT_NE(error.kind, ErrorKind::kEndOfStream) << code;
+  }
+  EXPECT_EQ(ErrorFromWindows(WSAECONNRESET).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromWindows(ERROR_NETNAME_DELETED).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromWindows(WSAECONNABORTED).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromWindows(WSA_OPERATION_ABORTED).kind, ErrorKind::kCancelled);
+  EXPECT_EQ(ErrorFromWindows(WSAETIMEDOUT).kind, ErrorKind::kTimedOut);
+  EXPECT_EQ(ErrorFromWindows(ERROR_SEM_TIMEOUT).kind, ErrorKind::kTimedOut);
+  EXPECT_EQ(ErrorFromWindows(WSAENOBUFS).kind, ErrorKind::kOutOfResources);
+  EXPECT_EQ(ErrorFromWindows(WSAEMFILE).kind, ErrorKind::kOutOfResources);
+}
+
+}  // namespace
+}  // namespace iocp::testing
