@@ -17,7 +17,7 @@ BENCH_ARGS ?= --json docs/bench/results.json --chart docs/bench/chart.png
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-install lint format bench clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install lint format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,9 @@ test-cpp: bootstrap
 
 test-python: venv $(VENV)/package.stamp
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-windows: venv ## the Windows port, its tests and its wheel, cross-built and run under Wine
+	PYTEST_ARGS="$(PYTEST_ARGS)" tools/windows/test.sh $(VENV) $(PYTHON)
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)

@@ -89,7 +89,8 @@ void Acceptor::Place(Worker& worker, NativeSocket handle) {
 }
 
 void Acceptor::UpdatePause(Worker& worker) {
-  const bool full = engine_.full();
+  // Room for somebody who waits already is no room for a newcomer.
+  const bool full = !waiting_.empty() || engine_.full();
   if (full == full_.load(std::memory_order_relaxed)) return;
   full_.store(full, std::memory_order_seq_cst);
   if (full) {
@@ -125,7 +126,7 @@ void Acceptor::OnTurn(Worker& worker) {
     Place(worker, waiting_.front());
     waiting_.erase(waiting_.begin());
   }
-  if (waiting_.empty()) UpdatePause(worker);
+  UpdatePause(worker);
 }
 
 }  // namespace iocp

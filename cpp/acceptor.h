@@ -50,7 +50,8 @@ class Acceptor {
   std::vector<NativeSocket> waiting_;
   std::chrono::milliseconds back_off_{0};  // 0: the last accept did not fail for want of anything
   std::atomic<TimePoint> retry_at_{TimePoint::max()};  // max: not backing off
-  // True exactly when accepting is paused until there is room.
+  // True exactly when accepting is paused until there is room: the server is full, or somebody
+  // waits.
   std::atomic<bool> full_{false};
   bool cancelled_ = false;  // true exactly when the port was told to stop accepting
   std::atomic<bool> done_{false};

@@ -8,6 +8,7 @@ PortOptions ForPort(const Options& options, BufferPool* pool, const Address& lis
   port_options.pool = pool;
   port_options.initial_accepts = options.initial_accepts;
   port_options.max_accepts = options.max_accepts;
+  port_options.newcomers_wait = options.at_capacity == AtCapacity::kWait;
   port_options.initial_reads = options.initial_reads;
   port_options.keepalive = options.keepalive;
   port_options.no_delay = options.no_delay;

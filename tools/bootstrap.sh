@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building and testing needs and that are missing, where it may;
-# where it may not, names them.
+# Installs the Debian packages that building and testing needs, and those named as arguments, where
+# they are missing and it may; where it may not, names them.
 set -euo pipefail
 
 packages=(g++ make cmake ninja-build pkg-config liburing-dev libgtest-dev libssl-dev python3
-  python3-venv python3-dev valgrind)
+  python3-venv python3-dev valgrind "$@")
 
 if ! command -v dpkg-query >/dev/null; then
   echo "Not a Debian system: see to it that what Debian calls ${packages[*]} is installed." >&2

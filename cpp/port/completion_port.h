@@ -107,6 +107,8 @@ struct PortOptions {
   BufferPool* pool = nullptr;  // outlives the port
   int initial_accepts = 10;
   int max_accepts = 100;
+  // Newcomers may have to wait for room, in their order: as few as can be are accepted ahead of it.
+  bool newcomers_wait = false;
   int initial_reads = 4;
   std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
   bool no_delay = true;

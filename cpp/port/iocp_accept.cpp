@@ -11,8 +11,8 @@ namespace {
 template <typename Function>
 bool FindExtension(SOCKET socket, GUID id, Function* function) {
   DWORD bytes = 0;
-  return ::WSAIoctl(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof(id), function,
-                    sizeof(*function), &bytes, nullptr, nullptr) == 0;
+  return ::WSAIoctl(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof(id),
+                    static_cast<void*>(function), sizeof(*function), &bytes, nullptr, nullptr) == 0;
 }
 
 // Whether the sockets of this listener's provider are the system's own handles. Those of a layered
@@ -48,7 +48,7 @@ void IocpPort::Accept(Socket& socket) {
     PushResult(listener->trouble, error.code, 0);
     return;
   }
-  listener->wanted = options_.initial_accepts;
+  listener->wanted = options_.newcomers_wait ? 1 : options_.initial_accepts;
   PostAccepts(*listener);
 }
 
@@ -160,9 +160,8 @@ void IocpPort::CompleteAccept(IocpAccept& accept, int code, Batch& batch) {
   }
   const std::lock_guard lock(listener.lock);
   listener.idle.push_back(&accept);
-  // One that our pause has cancelled brings nothing.
-  const bool ours = code == WSA_OPERATION_ABORTED && (listener.paused || listener.cancelled);
-  if (!ours) {
+  // One that a pause has withdrawn brings nothing, not even when accepting goes on by now.
+  if (code != WSA_OPERATION_ABORTED) {
     Completion& completion = batch.Add(Operation::kAccept, &listener.socket);
     completion.last = false;
     if (code == 0) {
@@ -208,6 +207,7 @@ void IocpPort::OnClientFoundNoAccept() {
   const std::lock_guard lock(listener_->lock);
   WSANETWORKEVENTS events{};
   ::WSAEnumNetworkEvents(static_cast<SOCKET>(listener_->socket.handle), nullptr, &events);
+  if (options_.newcomers_wait) return;
   listener_->wanted = std::min(2 * listener_->wanted, options_.max_accepts);
   PostAccepts(*listener_);
 }
@@ -230,7 +230,8 @@ void IocpPort::ResumeAccepting(IocpListener& listener) {
     if (!std::exchange(listener.in_trouble, true)) PushResult(listener.trouble, error.code, 0);
     return;
   }
-  listener.wanted = std::max(listener.wanted, options_.initial_accepts);
+  if (listener.wanted == 0)
+    listener.wanted = options_.newcomers_wait ? 1 : options_.initial_accepts;
   PostAccepts(listener);
 }
 

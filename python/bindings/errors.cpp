@@ -25,14 +25,32 @@ PyObject* NewException(py::module_& module, const char* name, PyObject* base, co
   return type;  // for the life of the process
 }
 
+// A new reference, or null with an error set.
+PyObject* NewOSError(int code, const std::string& message) {
+#ifdef _WIN32
+  // Python makes errno of winerror, and the class of it.
+  return PyObject_CallFunction(PyExc_OSError, "isOi", 0, message.c_str(), Py_None, code);
+#else
+  return PyObject_CallFunction(PyExc_OSError, "is", code, message.c_str());
+#endif
+}
+
+bool IsResolverCode(int code) {
+#ifdef _WIN32
+  constexpr int kHostNotFound = 11001;  // WSAHOST_NOT_FOUND, and the three behind it
+  return code >= kHostNotFound && code < kHostNotFound + 4;
+#else
+  return code < 0;
+#endif
+}
+
 }  // namespace
 
 PyObject* BackendUnavailableType() { return backend_unavailable; }
 PyObject* SendBacklogFullType() { return send_backlog_full; }
 
 PyObject* MakeOSError(const Error& error) {
-  const std::string message = std::generic_category().message(error.code);
-  return PyObject_CallFunction(PyExc_OSError, "is", error.code, message.c_str());
+  return NewOSError(error.code, std::system_category().message(error.code));
 }
 
 void RaiseStatus(const Status& status) {
@@ -49,10 +67,11 @@ void RaiseStatus(const Status& status) {
     case Status::Problem::kNone:
     case Status::Problem::kSystem: {
       // Resolver codes are no errno; Python has an OSError of their own for them.
-      const bool resolver = status.error.code < 0;
-      py::object type = resolver ? py::module_::import("socket").attr("gaierror")
-                                 : py::reinterpret_borrow<py::object>(PyExc_OSError);
-      const py::object exception = type(status.error.code, status.message);
+      const py::object exception =
+          IsResolverCode(status.error.code)
+              ? py::module_::import("socket").attr("gaierror")(status.error.code, status.message)
+              : py::reinterpret_steal<py::object>(NewOSError(status.error.code, status.message));
+      if (!exception) break;
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
       break;
     }

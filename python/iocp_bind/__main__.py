@@ -25,8 +25,13 @@ def _parser() -> argparse.ArgumentParser:
     echo_parser.add_argument("--backend", default="auto", help="default: %(default)s")
     echo_parser.add_argument("--workers", type=int, default=None, help="native threads")
     echo_parser.add_argument("--quiet", action="store_true", help="do not report events")
+    echo_parser.add_argument(
+        "--shutdown-event", metavar="NAME", help="end when this named event is set (Windows)"
+    )
     echo_parser.set_defaults(
-        run=lambda args: echo.run(args.host, args.port, args.backend, args.workers, args.quiet)
+        run=lambda args: echo.run(
+            args.host, args.port, args.backend, args.workers, args.quiet, args.shutdown_event
+        )
     )
 
     demo_parser = commands.add_parser(

@@ -7,13 +7,13 @@ import inspect
 import logging
 import os
 import sys
-import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from iocp_bind import _core
 from iocp_bind._hooks import overridden_hooks
 from iocp_bind._types import CloseReason, Stats
+from iocp_bind._waiting import Stopped
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -177,7 +177,7 @@ class Server(_core.Server):
         hooks: dict[str, object] = dict(overridden_hooks(self, Server))
         hooks["on_hook_error"] = self.on_hook_error
         hooks["warn"] = logger.warning
-        stopped = threading.Event()
+        stopped = Stopped()
         hooks["stopped"] = lambda: self._on_stopped(stopped)
         _running.add(self)
         try:
@@ -188,7 +188,7 @@ class Server(_core.Server):
             raise
         self._stopped = stopped
 
-    def _on_stopped(self, stopped: threading.Event) -> None:
+    def _on_stopped(self, stopped: Stopped) -> None:
         _running.discard(self)
         stopped.set()
 
@@ -199,7 +199,7 @@ class Server(_core.Server):
             RuntimeError: the server was never started, or this is a forked child.
         """
         self._check_usable()
-        stopped: threading.Event | None = getattr(self, "_stopped", None)
+        stopped: Stopped | None = getattr(self, "_stopped", None)
         if stopped is None:
             raise RuntimeError("the server was never started; call start() first")
         stopped.wait()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import socket
 import subprocess
 import sys
 
 import pytest
-from support import Child, ask, linux_only, open_client
+from support import Child, ask, linux_only, open_client, windows_only
 
 import iocp_bind
 
@@ -63,6 +65,59 @@ def test_echo_ends_while_clients_keep_it_busy(backend: str) -> None:
             done = child.finish()
     assert (done.code, done.stderr) == (0, "")
     assert done.seconds < 2
+
+
+# What the console does at Ctrl-C and Ctrl-Break: it runs the handler on a thread of its own.
+_ECHO_WITH_A_CONSOLE = """
+import signal, sys, threading
+from iocp_bind.__main__ import main
+
+def console():
+    signal.raise_signal(getattr(signal, sys.stdin.readline().strip()))
+
+threading.Thread(target=console, daemon=True).start()
+sys.exit(main(["echo", "--port", "0"]))
+"""
+
+
+@windows_only
+@pytest.mark.parametrize("name", ["SIGINT", "SIGBREAK"])
+def test_echo_ends_cleanly_at_ctrl_c_and_ctrl_break(name: str) -> None:
+    with Child.of_script(_ECHO_WITH_A_CONSOLE) as child, open_client(child.listening()) as client:
+        assert ask(client, b"hello") == b"hello"
+        child.tell(name)
+        done = child.finish()
+    assert (done.code, done.stderr) == (0, "")
+    assert done.seconds < 2
+    assert done.stdout.splitlines()[-1] == "stopped"
+
+
+@windows_only
+def test_another_program_can_stop_echo_by_an_event() -> None:
+    if sys.platform != "win32":
+        return
+    name = f"iocp_bind_test_{os.getpid()}"
+    kernel = ctypes.WinDLL("kernel32")
+    kernel.OpenEventW.restype = ctypes.c_void_p
+    kernel.SetEvent.argtypes = [ctypes.c_void_p]
+    may_set = 0x0002
+    command = [*COMMAND, "echo", "--port", "0", "--shutdown-event", name]
+    with Child(command) as child, open_client(child.listening()) as client:
+        assert ask(client, b"hello") == b"hello"
+        event = kernel.OpenEventW(may_set, False, name)
+        assert event
+        assert kernel.SetEvent(event)
+        client.close()
+        done = child.finish()
+    assert (done.code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "stopped"
+
+
+@linux_only
+def test_a_named_event_is_of_windows() -> None:
+    done = _run("echo", "--port", "0", "--shutdown-event", "x")
+    assert done.returncode == 1
+    assert "needs the named events of Windows; send SIGTERM here" in done.stderr
 
 
 def test_echo_on_a_port_in_use() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import resource
 import select
 import socket
 import threading
@@ -422,6 +421,8 @@ def test_memory_of_an_idle_connection_that_has_spoken_once(backend: str) -> None
 
 
 def test_the_limit_of_descriptors_is_what_the_rows_need() -> None:
+    import resource
+
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 10_500:
         pytest.skip(f"RLIMIT_NOFILE allows {hard}: the row about 10,000 connections was skipped")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from types import FrameType
 
@@ -49,15 +50,49 @@ class ReportingEchoServer(EchoServer):
         self._report(conn, f"closed: {reason.name}")
 
 
-def run(host: str, port: int, backend: str, workers: int | None, quiet: bool) -> int:
-    """Serve until Ctrl-C or SIGTERM."""
+def _stop_at_event(name: str, server: iocp_bind.Server) -> None:
+    """Shut `server` down when another program sets the Windows event `name`."""
+    if sys.platform != "win32":
+        raise ValueError("--shutdown-event needs the named events of Windows; send SIGTERM here")
+    import ctypes
+
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    kernel.CreateEventW.restype = ctypes.c_void_p
+    kernel.CreateEventW.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_wchar_p]
+    kernel.WaitForSingleObject.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    # Made here unless the other program was first; reset by itself, as the original's was.
+    event = kernel.CreateEventW(None, False, False, name)
+    if event is None:
+        raise ctypes.WinError(ctypes.get_last_error())
+
+    def wait() -> None:
+        forever = 0xFFFFFFFF
+        kernel.WaitForSingleObject(event, forever)
+        server.shutdown()
+
+    threading.Thread(target=wait, name="shutdown event", daemon=True).start()
+
+
+def run(
+    host: str,
+    port: int,
+    backend: str,
+    workers: int | None,
+    quiet: bool,
+    shutdown_event: str | None,
+) -> int:
+    """Serve until Ctrl-C, Ctrl-Break or SIGTERM, or until the event named `shutdown_event`."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     server = EchoServer() if quiet else ReportingEchoServer()
     signal.signal(signal.SIGTERM, stop)
+    if sys.platform == "win32":
+        signal.signal(signal.SIGBREAK, stop)
     try:
+        if shutdown_event is not None:
+            _stop_at_event(shutdown_event, server)
         with server:
             server.start(host, port, backend=backend, workers=workers)  # type: ignore[arg-type]
             bound_host, bound_port = server.address
@@ -68,8 +103,9 @@ def run(host: str, port: int, backend: str, workers: int | None, quiet: bool) ->
             )
             server.serve_forever()
     except KeyboardInterrupt:
-        print("stopped", flush=True)
+        pass  # the `with` block has shut the server down
     except (OSError, ValueError, iocp_bind.BackendUnavailable) as error:
         print(f"iocp_bind echo: {error}", file=sys.stderr)
         return 1
+    print("stopped", flush=True)
     return 0

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Runs a Windows program under Wine, in the prefix that WINEPREFIX names. Wine wants no file as
+# standard input or output, so there is nothing to read, and a pipe to write to.
+set -euo pipefail
+: "${WINEPREFIX:?names the folder of a Windows of its own}"
+export WINEPREFIX WINEDEBUG=${WINEDEBUG:--all}
+# No offer to install Mono or Gecko; no menu entries; no debugger that waits for somebody.
+export WINEDLLOVERRIDES="mscoree=;mshtml=;winemenubuilder.exe=;winedbg.exe="
+wine "$@" </dev/null 2>&1 | cat
