@@ -102,6 +102,8 @@ struct IocpRead : IocpStreamOperation {
 
 // The port's part of a connection; its Socket::port_data.
 struct IocpStream {
+  static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
+
   IocpStream(Socket& of, std::size_t read_count) : socket(of) {
     for (std::size_t i = 0; i < read_count; ++i) {
       reads.push_back(std::make_unique<IocpRead>(*this));
@@ -119,13 +121,15 @@ struct IocpStream {
   bool receiving = false;             // true exactly from Receive until the last read has ended
   bool paused = false;                // true exactly from Pause to Resume
   bool cancelled = false;             // true exactly when Cancel was called
-  bool broken = false;                // true exactly when a read has met the end, or an error
+  // The place of the first read, of those that have ended, that met the end or an error.
+  std::uint64_t broken_at = kNowhere;
   // True exactly when a send found the connection reset; a receive that saw an end of stream then
   // would be wrong (R7).
   bool reset = false;
   IocpStreamOperation read_end{IocpOperation::Kind::kReadEnd, *this};
 
   [[nodiscard]] std::size_t outstanding() const { return reads.size() - idle_reads.size(); }
+  [[nodiscard]] bool broken() const { return broken_at != kNowhere; }
 };
 
 }  // namespace iocp

@@ -76,6 +76,7 @@ class IocpPort final : public CompletionPort {
   // iocp_stream.cpp
   void PostReads(IocpStream& stream);
   void PostRead(IocpStream& stream, IocpRead& read, Block* block);
+  static void WithdrawReads(IocpStream& stream);
   void CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch);
   void CompleteReadEnd(IocpStream& stream, Batch& batch);
   void CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& batch);

@@ -30,7 +30,7 @@ void IocpPort::Receive(Socket& socket) {
 
 // Keeps as many reads with the system as there are to be. Under the stream's lock.
 void IocpPort::PostReads(IocpStream& stream) {
-  while (stream.receiving && !stream.paused && !stream.cancelled && !stream.broken &&
+  while (stream.receiving && !stream.paused && !stream.cancelled && !stream.broken() &&
          !stream.idle_reads.empty()) {
     Block* const block = options_.initial_reads == 0 ? nullptr : options_.pool->Take();
     // Out of memory with others under way: the next that ends tries again.
@@ -88,6 +88,8 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
   } else {
     options_.pool->CountPosted(-1);
     completion.sequence = read.sequence;
+    // What comes behind the end is no part of the stream.
+    if (code == 0 && read.sequence > stream.broken_at) code = WSA_OPERATION_ABORTED;
     if (code == 0 && bytes != 0) {
       batch.bytes += bytes;
       completion.buffer = Buffer(block, block->data(), bytes);
@@ -101,9 +103,12 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
     completion.error =
         stream.reset ? ErrorFromWindows(WSAECONNRESET) : Error{ErrorKind::kEndOfStream, 0};
   }
-  if (completion.error) stream.broken = true;
+  if (completion.error) {
+    if (!stream.broken()) WithdrawReads(stream);
+    stream.broken_at = std::min(stream.broken_at, completion.sequence);
+  }
   PostReads(stream);
-  if (stream.outstanding() != 0 || (!stream.broken && !stream.cancelled)) return;
+  if (stream.outstanding() != 0 || (!stream.broken() && !stream.cancelled)) return;
   stream.receiving = false;
   // The last in order says that there are no more. Should that one be gone already, something
   // behind it says so.
@@ -111,6 +116,15 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
     completion.last = true;
   } else {
     PushResult(stream.read_end, WSA_OPERATION_ABORTED, 0);
+  }
+}
+
+// Those behind the one that met the end: most have ended with it, but not every system ends them
+// all. Under the stream's lock.
+void IocpPort::WithdrawReads(IocpStream& stream) {
+  if (stream.outstanding() == 0) return;
+  for (const auto& read : stream.reads) {
+    ::CancelIoEx(reinterpret_cast<HANDLE>(stream.socket.handle), &read->overlapped);
   }
 }
 

@@ -132,8 +132,8 @@ struct ServerEnd : Socket {
   std::string received;  // in the order of the stream
   std::vector<Buffer> kept;
   std::size_t receives = 0;  // completions that brought data
-  bool ended = false;        // the receive, with this and in this place:
-  Error end;
+  bool ended = false;        // the receive
+  Error end;                 // of the stream, in this place
   std::uint64_t ended_at = 0;
 
   bool sending = false;
@@ -538,15 +538,15 @@ class PortDriver {
     while (!end.early.empty() && end.early.begin()->first == end.next_in_order) {
       const ServerEnd::Early& next = end.early.begin()->second;
       // What a cancelled read was to take may come to the one behind it.
-      EXPECT_TRUE(!end.ended || next.error || end.cancelled) << "data behind the end";
-      if (!end.ended) {
+      EXPECT_TRUE(!end.end || next.error || end.cancelled) << "data behind the end";
+      if (!end.end) {
         end.received += next.bytes;
         end.end = next.error;
-        end.ended = static_cast<bool>(next.error);
         end.ended_at = end.next_in_order;
       }
       if (next.last) {
         end.receiving = false;
+        end.ended = true;
         EXPECT_EQ(end.early.size(), 1U) << "the last one is not the last in order";
       }
       ++end.next_in_order;
