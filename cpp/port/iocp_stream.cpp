@@ -64,6 +64,8 @@ void IocpPort::PostRead(IocpStream& stream, IocpRead& read, Block* block) {
 
 void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch) {
   IocpStream& stream = read.stream;
+  Buffer unused;  // given back without the lock: a block's owner may have to wait for a lock of its
+                  // own
   const std::lock_guard lock(stream.lock);
   Block* block = std::exchange(read.block, nullptr);
   if (block == nullptr && code == 0 && !stream.cancelled) {
@@ -94,7 +96,7 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
       batch.bytes += bytes;
       completion.buffer = Buffer(block, block->data(), bytes);
     } else {
-      block->DropReference();
+      unused = Buffer(block, block->data(), 0);
     }
   }
   if (code == WSA_OPERATION_ABORTED && !stream.cancelled) code = WSAECONNABORTED;
