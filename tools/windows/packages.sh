@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts what the tests need, but for NumPy, which Wine 8 cannot run, into the Windows Python in $1, with the pip of the environment $2; what it
-# downloads stays in pip's cache.
+# Puts what the tests need, but for NumPy, which Wine 8 cannot run, into the Windows Python in $1,
+# with the pip of the environment $2; what it downloads stays in pip's cache.
 set -euo pipefail
 python_dir=$1
 venv=$2

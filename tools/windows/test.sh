@@ -33,9 +33,13 @@ tools/windows/wheel.sh "$folder/cpp" "$venv" "$folder/wheel"
   --target "$folder/python/Lib/site-packages" "$folder"/wheel/*-win_amd64.whl
 
 # Wine's own processes outlive the program that started them, and hold its output: so they are
-# started here, with none, and ended when all is done.
+# started here, with a file for it, and ended when all is done. The folder must be there before.
+mkdir -p "$WINEPREFIX"
 trap 'wineserver --kill || true' EXIT
-wineserver --persistent </dev/null >/dev/null 2>&1
-timeout 300 wine cmd /c exit </dev/null >/dev/null 2>&1
+{ wineserver --persistent && timeout 300 wine cmd /c exit; } </dev/null >"$folder/wine.log" 2>&1 || {
+  echo "Wine does not start; it said:" >&2
+  cat "$folder/wine.log" >&2
+  exit 1
+}
 ctest --preset windows
 tools/windows/run.sh "$folder/python/python.exe" -m pytest -p no:cacheprovider ${PYTEST_ARGS:-}
