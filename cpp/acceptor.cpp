@@ -45,11 +45,15 @@ void Acceptor::OnCompletion(Worker& worker, Completion& completion) {
 void Acceptor::OnExhaustion(Worker& worker, const Error& error) {
   if (back_off_ == std::chrono::milliseconds::zero()) {
     back_off_ = kFirstBackOff;
-    worker.Warn(
-        "accepting is paused: the system is out of descriptors, buffers or memory (error " +
-        std::to_string(error.code) +
-        "); trying again every 0.1 to 1 s. Raise the limit of open files (ulimit -n) or lower "
-        "max_connections");
+    try {
+      worker.Warn(
+          "accepting is paused: the system is out of descriptors, buffers or memory (error " +
+          std::to_string(error.code) +
+          "); trying again every 0.1 to 1 s. Raise the limit of open files (ulimit -n) or lower "
+          "max_connections");
+    } catch (const std::bad_alloc&) {
+      // Not a word, but it is counted.
+    }
   } else {
     back_off_ = std::min(2 * back_off_, kLastBackOff);
   }
@@ -64,7 +68,12 @@ void Acceptor::Take(Worker& worker, NativeSocket handle) {
     return;
   }
   if (options.at_capacity == AtCapacity::kWait && (!waiting_.empty() || !engine_.TakeSlot())) {
-    waiting_.push_back(handle);
+    try {
+      waiting_.push_back(handle);
+    } catch (const std::bad_alloc&) {
+      worker.counters().refused.Add(1);
+      worker.shard().port().Discard(handle, true);
+    }
     UpdatePause(worker);
     return;
   }

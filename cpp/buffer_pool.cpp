@@ -1,8 +1,9 @@
 #include "buffer_pool.h"
 
-#include <cstdlib>
 #include <cstring>
 #include <new>
+
+#include "heap.h"
 
 namespace iocp {
 
@@ -76,11 +77,11 @@ Buffer BufferPool::Compact(Buffer buffer) noexcept {
 }
 
 Block* BufferPool::NewBlock(BufferPool* pool, std::size_t capacity) noexcept {
-  void* data = std::malloc(capacity);
+  void* data = AllocateBytes(capacity);
   if (data == nullptr) return nullptr;
   Block* block =
-      new (std::nothrow) Block(pool, capacity, {static_cast<char*>(data), data, &std::free});
-  if (block == nullptr) std::free(data);
+      new (std::nothrow) Block(pool, capacity, {static_cast<char*>(data), data, &FreeBytes});
+  if (block == nullptr) FreeBytes(data);
   return block;
 }
 

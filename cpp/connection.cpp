@@ -140,9 +140,12 @@ SendResult Context::Enqueue(SendItem* item) {
 
 void Context::RequestClose(CloseReason why) {
   const std::lock_guard lock(mutex);
-  if (finished || !open.load(std::memory_order_relaxed)) return;
+  if (finished || abort_requested.load(std::memory_order_relaxed) ||
+      close_requested.load(std::memory_order_relaxed)) {
+    return;
+  }
+  close_requested.store(true, std::memory_order_release);
   open.store(false, std::memory_order_release);
-  close_requested = true;
   requested_reason = why;
   requested.store(true, std::memory_order_release);
   CallWorker();
@@ -152,7 +155,7 @@ void Context::RequestAbort(CloseReason why) {
   const std::lock_guard lock(mutex);
   if (finished || abort_requested.load(std::memory_order_relaxed)) return;
   abort_requested.store(true, std::memory_order_release);
-  if (!close_requested) requested_reason = why;
+  if (!close_requested.load(std::memory_order_relaxed)) requested_reason = why;
   open.store(false, std::memory_order_release);
   requested.store(true, std::memory_order_release);
   CallWorker();

@@ -58,8 +58,11 @@ class Context final : public Connection, public Socket, public TimerNode, public
   // --- Any thread.
   mutable std::atomic<std::uint32_t> references{1};
   std::atomic<bool> open{true};  // true exactly when sends are accepted; written under `mutex`
-  std::atomic<bool> paused_by_user{false};   // true exactly from PauseReading to ResumeReading
-  std::atomic<bool> abort_requested{false};  // written under `mutex`
+  std::atomic<bool> paused_by_user{false};  // true exactly from PauseReading to ResumeReading
+  // True exactly when somebody asked for it, the server that stops included; written under `mutex`.
+  // From then on nothing is delivered.
+  std::atomic<bool> close_requested{false};
+  std::atomic<bool> abort_requested{false};
   // Accepted sends: all of them, written under `mutex`, and those that have ended, written by the
   // holder. A send that is dropped has ended like one that went out.
   Counter queued_bytes, queued_sends;
@@ -84,12 +87,20 @@ class Context final : public Connection, public Socket, public TimerNode, public
   std::mutex mutex;
   SendQueue incoming;               // accepted, not seen by the holder yet
   std::vector<Completion> mailbox;  // completions that came to a worker that does not hold it
+  // Of those for which there was no memory: what was received is lost, what was sent is not.
+  struct Unkept {
+    std::uint64_t receives = 0;
+    std::uint64_t receives_expected = 0;  // 0: the last one is not among them
+    bool send = false;                    // true exactly when the send has ended, so:
+    std::size_t sent = 0;
+    Error send_error;
+  } unkept;
   // True exactly when there is something of these that the holder has to take: sends in `incoming`,
-  // completions in `mailbox`, a close or an abort. Written under `mutex`; the holder asks without.
+  // completions, kept or not, a close or an abort. Written under `mutex`; the holder asks
+  // without.
   std::atomic<bool> requested{false};
-  // What somebody asked for and the holder has not seen yet.
-  bool close_requested = false;
-  CloseReason requested_reason = CloseReason::kLocalClose;  // of the first of them
+  // Of what was asked for first, a close or an abort.
+  CloseReason requested_reason = CloseReason::kLocalClose;
   bool posted = false;    // true exactly when this Posting is with the port
   bool finished = false;  // true exactly when its shard, and so its port, may be gone
 
@@ -107,7 +118,9 @@ class Context final : public Connection, public Socket, public TimerNode, public
   SendQueue sending;
   SendQueue complete;  // out or dropped; OnWriteCompleted, or only their release, is due
   ReorderQueue reorder;
-  std::vector<Buffer> held;  // received while the connection was paused
+  std::uint64_t receives_came = 0;      // completions of the receive, in whatever order
+  std::uint64_t receives_expected = 0;  // 0: the last one has not come yet
+  std::vector<Buffer> held;             // received while the connection was paused
   TimePoint accepted_at;
   TimePoint active_at;          // when bytes last moved, in or out
   TimePoint write_progress_at;  // when bytes were last taken, or there began to be some to take

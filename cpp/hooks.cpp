@@ -1,5 +1,6 @@
 // The worker's second step: all hooks that are due, in one batch.
 #include <exception>
+#include <new>
 #include <utility>
 
 #include "engine.h"
@@ -10,9 +11,9 @@ namespace {
 
 // Data is delivered until somebody closes, aborts or the stream breaks.
 bool Deliverable(const Context& context) {
-  if (context.abort_requested.load(std::memory_order_acquire)) return false;
-  return context.phase == Phase::kFailing ||
-         (context.phase == Phase::kOpen && context.open.load(std::memory_order_acquire));
+  return context.phase <= Phase::kFailing &&
+         !context.close_requested.load(std::memory_order_acquire) &&
+         !context.abort_requested.load(std::memory_order_acquire);
 }
 
 std::uint64_t Nanoseconds(Duration duration) {
@@ -94,10 +95,14 @@ void Worker::DeliverArrival(Arrival& arrival) {
   if (!Deliverable(context)) return;
   TellEstablished(context);
   if (!context.held.empty() || Blocked(context)) {
-    context.held.push_back(BufferPool::Compact(std::move(arrival.buffer)));
+    try {
+      context.held.push_back(BufferPool::Compact(std::move(arrival.buffer)));
+    } catch (const std::bad_alloc&) {
+      RunOutOfMemory(context);
+    }
     return;
   }
-  if (Deliverable(context)) TellRead(context, arrival.buffer);
+  TellRead(context, arrival.buffer);
   // Gone before the next hook runs: unless the hook kept it, the block can be used again.
   arrival.buffer = Buffer();
 }
@@ -143,6 +148,10 @@ void Worker::TellEstablished(Context& context) {
 }
 
 void Worker::TellRead(Context& context, Buffer& buffer) {
+  if ((engine_.wanted_hooks() & kHookRead) == 0) return;
+  // Looked at once the batch has begun: whoever it had to wait for may have closed the connection.
+  EnterBatch();
+  if (!Deliverable(context)) return;
   CallHook(context, kHookRead, [&](Server& server) { server.OnReadCompleted(context, buffer); });
 }
 

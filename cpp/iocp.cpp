@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -221,30 +222,37 @@ Status Server::Start(const Options& options) {
     const std::lock_guard lock(life.mutex);
     if (std::exchange(life.starting, true)) return running_already();
   }
-  const auto ended = [&](Status result) {
-    const std::lock_guard lock(life.mutex);
-    life.starting = false;
-    return result;
-  };
+  const struct Starting {
+    Lifecycle& life;
+    ~Starting() {
+      const std::lock_guard lock(life.mutex);
+      life.starting = false;
+    }
+  } starting{life};
 
   NativeSocket listener = kNoSocket;
   Address bound;
   status = kind->listen({options.host, options.port, options.listen_backlog, options.no_delay,
                          options.reuse_port, options.dual_stack, options.keepalive},
                         &listener, &bound);
-  if (!status.ok()) return ended(status);
+  if (!status.ok()) return status;
 
-  const auto run =
-      std::make_shared<Run>(std::make_unique<Engine>(*this, options, *kind, listener, bound));
+  std::shared_ptr<Run> run;
   std::vector<std::thread> threads;
-  const Error error = Lifecycle::OpenWorkers(this, run, threads);
+  Error error;
+  try {
+    run = std::make_shared<Run>(std::make_unique<Engine>(*this, options, *kind, listener, bound));
+    error = Lifecycle::OpenWorkers(this, run, threads);
+  } catch (const std::bad_alloc&) {
+    error = {ErrorKind::kOutOfResources, 0};
+  }
   if (error) {
-    Lifecycle::GiveUp(run, threads);
+    if (run != nullptr) Lifecycle::GiveUp(run, threads);
     kind->close_listener(listener);
     status.problem = Status::Problem::kSystem;
     status.error = error;
     status.message = std::string("cannot start the workers of backend '") + kind->name + "'";
-    return ended(status);
+    return status;
   }
   {
     const std::lock_guard lock(life.mutex);
@@ -252,7 +260,6 @@ Status Server::Start(const Options& options) {
     life.threads = std::move(threads);
     life.address = bound;
     life.backend = kind->name;
-    life.starting = false;
   }
   {
     const std::lock_guard lock(run->mutex);
@@ -329,6 +336,7 @@ std::size_t Server::Broadcast(const void* data, std::size_t size, const Connecti
     }
   };
   auto* shared = new Shared{1, std::string(static_cast<const char*>(data), size)};
+  const std::unique_ptr<Shared, void (*)(void*)> ours(shared, &Shared::Release);
   SendMemory* const memory = Worker::CurrentSendMemory();
   std::size_t accepted = 0;
   for (const ConnectionPtr& connection : connections()) {
@@ -343,7 +351,6 @@ std::size_t Server::Broadcast(const void* data, std::size_t size, const Connecti
       SendItem::Destroy(item, memory);
     }
   }
-  Shared::Release(shared);
   return accepted;
 }
 

@@ -51,6 +51,7 @@ bool Worker::Progress(Context& context) {
 void Worker::TakeRequests(Context& context) {
   if (!context.requested.load(std::memory_order_acquire)) return;
   std::vector<Completion> mailbox;
+  Context::Unkept unkept;
   bool close = false;
   bool abort = false;
   CloseReason reason{};
@@ -61,17 +62,26 @@ void Worker::TakeRequests(Context& context) {
       context.sending.Append(context.incoming);
     }
     mailbox.swap(context.mailbox);
+    unkept = std::exchange(context.unkept, {});
     context.requested.store(false, std::memory_order_relaxed);
-    close = std::exchange(context.close_requested, false);
+    close = context.close_requested.load(std::memory_order_relaxed);
     abort = context.abort_requested.load(std::memory_order_relaxed);
     reason = context.requested_reason;
   }
   for (Completion& completion : mailbox) Apply(context, completion);
+  if (unkept.send) ApplySend(context, unkept.sent, unkept.send_error);
+  if (unkept.receives != 0) {
+    CountReceives(context, unkept.receives, unkept.receives_expected);
+    RunOutOfMemory(context);
+  }
   if (abort && context.phase < Phase::kCancelling) {
     if (context.phase <= Phase::kFailing) context.reason = reason;
-    BeginCancel(context, true);
+    context.reset_on_close = true;
+    BeginCancel(context);
   } else if (close && context.phase == Phase::kOpen) {
     BeginFlush(context, reason);
+  } else if (close && context.phase == Phase::kFailing) {
+    BeginCancel(context);  // nobody listens any more to what came before
   }
 }
 
@@ -83,7 +93,7 @@ void Worker::ActOnEnd(Context& context) {
     case Phase::kOpen:
       if (!in_order) {
         Fail(context, context.end_error);
-        BeginCancel(context, false);
+        BeginCancel(context);
       } else if (!Blocked(context)) {
         BeginFlush(context, CloseReason::kPeerClosed);
       }
@@ -91,7 +101,7 @@ void Worker::ActOnEnd(Context& context) {
     case Phase::kFailing:
       // Both directions told of the same accident; a reset is the clearer word for it.
       if (context.end_error.kind == ErrorKind::kReset) context.error = context.end_error;
-      BeginCancel(context, false);
+      BeginCancel(context);
       return;
     case Phase::kFlushing:
       if (!in_order) Fail(context, context.end_error);
@@ -125,7 +135,7 @@ void Worker::Fail(Context& context, Error error) {
   context.error = error;
   context.reason = CloseReason::kError;
   if (context.phase == Phase::kFlushing) {
-    BeginCancel(context, false);
+    BeginCancel(context);
     return;
   }
   context.phase = Phase::kFailing;
@@ -134,9 +144,15 @@ void Worker::Fail(Context& context, Error error) {
   if (!context.send_in_flight) DropSends(context);
 }
 
-void Worker::BeginCancel(Context& context, bool reset) {
+// Something was received, or sent, and there is no memory to deal with it: what is lost is told.
+void Worker::RunOutOfMemory(Context& context) {
+  Fail(context, {ErrorKind::kOutOfResources, 0});
+  context.reset_on_close = true;
+  if (context.phase < Phase::kCancelling) BeginCancel(context);
+}
+
+void Worker::BeginCancel(Context& context) {
   context.phase = Phase::kCancelling;
-  context.reset_on_close = reset;
   context.held.clear();
   StopSends(context);
   if (context.receive_in_flight || context.send_in_flight) shard_.port().Cancel(context);
@@ -161,13 +177,13 @@ void Worker::Flush(Context& context) {
 void Worker::AdvanceClose(Context& context) {
   if (context.phase == Phase::kFlushing && context.sending.empty() && !context.send_in_flight) {
     if (context.end_received) {
-      BeginCancel(context, false);
+      BeginCancel(context);
     } else {
       shard_.port().ShutdownSend(context);
       context.phase = Phase::kLingering;
     }
   }
-  if (context.phase == Phase::kLingering && context.end_received) BeginCancel(context, false);
+  if (context.phase == Phase::kLingering && context.end_received) BeginCancel(context);
 }
 
 // The last completion of everything in flight has come: the socket is closed, nothing more follows.
@@ -193,6 +209,8 @@ void Worker::DropSends(Context& context) {
     item->dropped = true;
     ended.Push(item);
   }
+  // A stream that lacks what was accepted does not end in order: the peer would take it for whole.
+  if (context.backlog() != 0) context.reset_on_close = true;
   context.ended_bytes.Add(context.backlog());
   CompleteSends(context, ended);
 }
@@ -250,7 +268,7 @@ void Worker::CheckDeadlines(Context& context) {
   context.deadline_due.store(false, std::memory_order_relaxed);
   if (now_ < EarliestDeadline(context)) return;
   if (context.phase != Phase::kOpen) {
-    BeginCancel(context, context.phase == Phase::kFlushing && !context.sending.empty());
+    BeginCancel(context);
     return;
   }
   const Options& options = engine_.options();
@@ -265,11 +283,10 @@ void Worker::CheckDeadlines(Context& context) {
   }
 }
 
-// Ends the stream without waiting for a peer that has not shown itself; only bytes that it did not
-// take make it a reset.
+// Ends the stream without waiting for a peer that has not shown itself.
 void Worker::TimeOut(Context& context, CloseReason reason) {
   context.reason = reason;
-  BeginCancel(context, !context.sending.empty());
+  BeginCancel(context);
 }
 
 // A timer that goes off too early is armed anew, so a deadline that moves on costs nothing.

@@ -15,8 +15,7 @@ namespace iocp {
 struct Received {
   std::uint64_t sequence = 0;
   Buffer buffer;
-  Error end;          // kNone: there is data
-  bool last = false;  // nothing comes behind it
+  Error end;  // kNone: there is data
 };
 
 // Where several reads are outstanding they complete in any order; each carries its number. What is
@@ -25,7 +24,8 @@ struct Received {
 class ReorderQueue {
  public:
   // Calls `deliver(Received&&)` for `received` and for what waited for it, in order; for nothing
-  // when something before it has not come yet.
+  // when something before it has not come yet. When there is no memory for it to wait it is lost,
+  // and std::bad_alloc tells so.
   template <typename Deliver>
   void Push(Received&& received, Deliver deliver) {
     if (received.sequence != next_) {

@@ -1,9 +1,10 @@
 #include "send_item.h"
 
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
+
+#include "heap.h"
 
 namespace iocp {
 namespace {
@@ -11,7 +12,7 @@ namespace {
 SendItem* NewItem(std::size_t payload, SendMemory* memory) noexcept {
   std::uint8_t size_class = SendMemory::kNoClass;
   const std::size_t size = sizeof(SendItem) + payload;
-  void* block = memory != nullptr ? memory->Take(size, &size_class) : std::malloc(size);
+  void* block = memory != nullptr ? memory->Take(size, &size_class) : AllocateBytes(size);
   if (block == nullptr) return nullptr;
   auto* item = new (block) SendItem;
   item->size = payload;
@@ -23,7 +24,7 @@ SendItem* NewItem(std::size_t payload, SendMemory* memory) noexcept {
 
 SendMemory::~SendMemory() {
   for (List& list : free_) {
-    while (list.first != nullptr) std::free(std::exchange(list.first, list.first->next));
+    while (list.first != nullptr) FreeBytes(std::exchange(list.first, list.first->next));
   }
 }
 
@@ -32,18 +33,18 @@ void* SendMemory::Take(std::size_t size, std::uint8_t* size_class) noexcept {
   while (index < kSizes.size() && kSizes[index] < size) ++index;
   if (index == kSizes.size()) {
     *size_class = kNoClass;
-    return std::malloc(size);
+    return AllocateBytes(size);
   }
   *size_class = index;
   List& list = free_[index];
-  if (list.first == nullptr) return std::malloc(kSizes[index]);
+  if (list.first == nullptr) return AllocateBytes(kSizes[index]);
   --list.count;
   return std::exchange(list.first, list.first->next);
 }
 
 void SendMemory::GiveBack(void* memory, std::uint8_t size_class) noexcept {
   if (size_class == kNoClass || free_[size_class].count == kMostKept[size_class]) {
-    std::free(memory);
+    FreeBytes(memory);
     return;
   }
   List& list = free_[size_class];
@@ -90,7 +91,7 @@ void SendItem::Destroy(SendItem* item, SendMemory* memory) noexcept {
   if (memory != nullptr) {
     memory->GiveBack(item, item->size_class);
   } else {
-    std::free(item);
+    FreeBytes(item);
   }
 }
 

@@ -12,8 +12,8 @@ namespace iocp {
 
 // Memory for the copies that hooks send, which come and go with every batch: more at once than
 // malloc keeps at hand for a thread. Blocks of a few sizes, the one that came back last first, so
-// that it is still in the cache. Not thread-safe: each worker has its own. A block is malloc's, so
-// one that ends elsewhere may simply be freed.
+// that it is still in the cache. Not thread-safe: each worker has its own. A block is
+// AllocateBytes', so one that ends elsewhere may simply be freed.
 class SendMemory {
  public:
   SendMemory() = default;

@@ -53,10 +53,7 @@ void Shard::Remove(Context& context) {
 }
 
 void Shard::Snapshot(std::vector<ConnectionPtr>& connections) {
-  const std::lock_guard lock(mutex_);
-  for (Context* context = first_; context != nullptr; context = context->next_in_shard) {
-    connections.emplace_back(context);
-  }
+  ForEach([&](Context& context) { connections.emplace_back(&context); });
 }
 
 void Shard::ArmTimer(Context& context, TimePoint deadline) {

@@ -39,6 +39,14 @@ class Shard {
   void Insert(Context& context);
   void Remove(Context& context);
   void Snapshot(std::vector<ConnectionPtr>& connections);
+  // Under the list's lock, which comes before any connection's.
+  template <typename Visit>
+  void ForEach(Visit visit) {
+    const std::lock_guard lock(mutex_);
+    for (Context* context = first_; context != nullptr; context = context->next_in_shard) {
+      visit(*context);
+    }
+  }
   [[nodiscard]] std::size_t connection_count() const {
     return count_.load(std::memory_order_acquire);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 #include <utility>
 
 #include "engine.h"
@@ -11,13 +12,17 @@ namespace {
 
 thread_local Worker* current_worker = nullptr;
 
-// The worker whose turn it is, for as long as this lives.
+// The worker whose turn it is, for as long as this lives. A test may take another worker's turn
+// inside a hook, on the same thread.
 class CurrentScope {
  public:
-  explicit CurrentScope(Worker* worker) { current_worker = worker; }
+  explicit CurrentScope(Worker* worker) : before_(std::exchange(current_worker, worker)) {}
   CurrentScope(const CurrentScope&) = delete;
   CurrentScope& operator=(const CurrentScope&) = delete;
-  ~CurrentScope() { current_worker = nullptr; }
+  ~CurrentScope() { current_worker = before_; }
+
+ private:
+  Worker* const before_;
 };
 
 constexpr std::uintptr_t kCalled = 1;
@@ -167,13 +172,27 @@ void Worker::Dispatch(Completion& completion) {
     Apply(context, completion);
     return;
   }
-  {
-    // Another worker holds it, and finds this in the mailbox before it lets go.
-    const std::lock_guard lock(context.mutex);
-    context.mailbox.push_back(std::move(completion));
-    context.requested.store(true, std::memory_order_release);
-  }
+  LeaveWithHolder(context, completion);
   Activate(context);
+}
+
+// Another worker holds it, and finds this before it lets go.
+void Worker::LeaveWithHolder(Context& context, Completion& completion) {
+  const std::lock_guard lock(context.mutex);
+  context.requested.store(true, std::memory_order_release);
+  try {
+    context.mailbox.push_back(std::move(completion));
+  } catch (const std::bad_alloc&) {
+    Context::Unkept& unkept = context.unkept;
+    if (completion.operation == Operation::kSend) {
+      unkept.send = true;
+      unkept.sent = completion.bytes;
+      unkept.send_error = completion.error;
+    } else {
+      ++unkept.receives;
+      if (completion.last) unkept.receives_expected = completion.sequence + 1;
+    }
+  }
 }
 
 void Worker::OnPosting(Posting& posting) {
@@ -219,41 +238,51 @@ void Worker::Apply(Context& context, Completion& completion) {
   if (completion.operation == Operation::kReceive) {
     ApplyReceive(context, completion);
   } else {
-    ApplySend(context, completion);
+    ApplySend(context, completion.bytes, completion.error);
   }
 }
 
 void Worker::ApplyReceive(Context& context, Completion& completion) {
-  context.reorder.Push(
-      {completion.sequence, std::move(completion.buffer), completion.error, completion.last},
-      [&](Received&& next) {
-        // In order, so none that another worker still has is behind it.
-        if (next.last) context.receive_in_flight = false;
-        if (next.end.kind == ErrorKind::kCancelled) return;
-        if (!next.end) {
-          counters_.reads.Add(1);
-          counters_.bytes_received.Add(next.buffer.size());
-          context.received_bytes.Add(next.buffer.size());
-          context.active_at = now_;
-        }
-        arrivals_.push_back({&context, std::move(next.buffer), next.end});
-      });
+  // Counted, for when there is no memory to put it in order.
+  CountReceives(context, 1, completion.last ? completion.sequence + 1 : 0);
+  try {
+    context.reorder.Push({completion.sequence, std::move(completion.buffer), completion.error},
+                         [&](Received&& next) {
+                           if (next.end.kind == ErrorKind::kCancelled) return;
+                           if (!next.end) {
+                             counters_.reads.Add(1);
+                             counters_.bytes_received.Add(next.buffer.size());
+                             context.received_bytes.Add(next.buffer.size());
+                             context.active_at = now_;
+                           }
+                           arrivals_.push_back({&context, std::move(next.buffer), next.end});
+                         });
+  } catch (const std::bad_alloc&) {
+    RunOutOfMemory(context);
+  }
 }
 
-void Worker::ApplySend(Context& context, const Completion& completion) {
+void Worker::CountReceives(Context& context, std::uint64_t came, std::uint64_t expected) {
+  context.receives_came += came;
+  if (expected != 0) context.receives_expected = expected;
+  // All have been applied, so none that another worker still has is of this connection.
+  if (context.receives_came == context.receives_expected) context.receive_in_flight = false;
+}
+
+void Worker::ApplySend(Context& context, std::size_t bytes, const Error& error) {
   context.send_in_flight = false;
-  if (completion.error) {
-    if (completion.error.kind != ErrorKind::kCancelled) Fail(context, completion.error);
+  if (error) {
+    if (error.kind != ErrorKind::kCancelled) Fail(context, error);
     return;
   }
   counters_.writes.Add(1);
-  counters_.bytes_sent.Add(completion.bytes);
-  context.sent_bytes.Add(completion.bytes);
-  context.ended_bytes.Add(completion.bytes);
+  counters_.bytes_sent.Add(bytes);
+  context.sent_bytes.Add(bytes);
+  context.ended_bytes.Add(bytes);
   context.active_at = now_;
   context.write_progress_at = now_;
   SendQueue ended;
-  context.sending.Advance(completion.bytes, ended);
+  context.sending.Advance(bytes, ended);
   CompleteSends(context, ended);
 }
 
@@ -267,15 +296,12 @@ void Worker::StopConnections() {
   const bool enforce = !stop_enforced_ && now_ >= engine_.stop_deadline();
   if (std::exchange(stop_seen_, true) && !enforce) return;
   stop_enforced_ = stop_enforced_ || enforce;
-  std::vector<ConnectionPtr> connections;
-  shard_.Snapshot(connections);
-  for (const ConnectionPtr& connection : connections) {
-    Context& context = Context::Of(*connection);
+  shard_.ForEach([this](Context& context) {
     context.RequestClose(CloseReason::kShutdown);
     // It may be closing already, with more time than is left now.
     context.deadline_due.store(true, std::memory_order_relaxed);
     Activate(context);
-  }
+  });
 }
 
 bool Worker::MayLeave() {

@@ -45,6 +45,8 @@ class Worker {
   bool Turn();
   // Turns until it may leave.
   void Run();
+  // When the next turn is due if nothing completes before; for who steps the workers.
+  [[nodiscard]] TimePoint Deadline();
 
   // The worker whose turn this thread is in; null outside.
   static Worker* Current();
@@ -78,12 +80,13 @@ class Worker {
   // worker.cpp: turns and completions.
   bool Hold(Context& context);
   [[nodiscard]] bool Holds(const Context& context) const;
-  TimePoint Deadline();
   void Dispatch(Completion& completion);
   void OnPosting(Posting& posting);
   void Apply(Context& context, Completion& completion);
   void ApplyReceive(Context& context, Completion& completion);
-  void ApplySend(Context& context, const Completion& completion);
+  static void LeaveWithHolder(Context& context, Completion& completion);
+  static void CountReceives(Context& context, std::uint64_t came, std::uint64_t expected);
+  void ApplySend(Context& context, std::size_t bytes, const Error& error);
   static bool Settled(const Context& context);
   void StopConnections();
   bool MayLeave();
@@ -111,8 +114,9 @@ class Worker {
   void ActOnEnd(Context& context);
   void StopSends(Context& context);
   void BeginFlush(Context& context, CloseReason reason);
-  void BeginCancel(Context& context, bool reset);
+  void BeginCancel(Context& context);
   void Fail(Context& context, Error error);
+  void RunOutOfMemory(Context& context);
   void Flush(Context& context);
   void AdvanceClose(Context& context);
   void Join(Context& context);

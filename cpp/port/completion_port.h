@@ -31,7 +31,7 @@
 // R9  Wait returns a batch, bounded in number and in received bytes, hides interruptions by
 //     signals, and honours its timeout. It may return empty-handed before that.
 // R10 A port is destroyed only with nothing in flight; the system's object goes first, memory
-//     after.
+//     after. A posting that nobody has taken by then is forgotten.
 // R11 A port says whether it is available and, if not, why, in words a user can act on.
 #pragma once
 

@@ -1,0 +1,111 @@
+// The server of a simulated run. Its hooks do whatever hooks may do, by chance, and check whatever
+// a hook is promised: the grammar, the order, every byte.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+#include "iocp.h"
+#include "network.h"
+#include "pattern.h"
+
+namespace iocp::sim {
+
+// What both ends of a connection know of it: by the client's port.
+struct Account {
+  explicit Account(std::uint64_t client_port)
+      : up(client_port * 2 + 1), down(client_port * 2 + 2) {}
+
+  const Pattern up;    // what the client sends
+  const Pattern down;  // what the server sends
+  // The client's.
+  std::uint64_t client_sent = 0;
+  std::uint64_t client_received = 0;
+  bool client_ended = false;  // in order
+  bool client_reset = false;
+  // The server's.
+  std::uint64_t accepted = 0;  // bytes that Send has taken
+  std::uint64_t delivered = 0;
+  bool established = false;
+};
+
+class App final : public Server {
+ public:
+  App(Network& network, std::map<std::uint16_t, Account>& accounts)
+      : network_(network), accounts_(accounts) {}
+  ~App() override = default;
+
+  // What the run gives it to work with.
+  Engine* engine = nullptr;
+  std::function<void()> yield;  // in a hook: others may move
+  double liveliness = 0.5;      // how likely a hook is to do something more
+
+  // One thing that a program may do to a connection, from outside of its hooks.
+  void ActFromOutside();
+  void ResumeAll();
+  void LetGo();  // of everything it has kept
+
+  [[nodiscard]] std::uint64_t hooks() const { return hooks_; }
+  [[nodiscard]] std::uint64_t thrown() const { return thrown_; }
+  [[nodiscard]] std::uint64_t established() const { return established_; }
+  [[nodiscard]] std::uint64_t closed(std::size_t reason) const { return closed_[reason]; }
+  [[nodiscard]] bool stop_requested() const { return stop_requested_; }
+  // True when every connection that was told of has been told to close, and everything given to a
+  // send came back.
+  [[nodiscard]] bool AllTold() const;
+
+ protected:
+  void OnConnectionEstablished(Connection& connection) override;
+  void OnReadCompleted(Connection& connection, Buffer& buffer) override;
+  void OnWriteCompleted(Connection& connection, std::size_t size) override;
+  void OnConnectionError(Connection& connection, Error error) override;
+  void OnConnectionClosing(Connection& connection, CloseReason reason) override;
+  void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& error) override;
+  void OnConnectionReleased(Connection& connection) override;
+  void OnBatchBegin() override;
+  void OnBatchEnd() override;
+
+ private:
+  struct Known {
+    ConnectionPtr connection;
+    Account* account = nullptr;
+    bool in_hook = false;  // true exactly while a hook of it runs
+    bool errored = false;
+    bool closed = false;  // true exactly when its closing hook has begun
+    bool released = false;
+    bool paused = false;                // true exactly when it was last told to pause
+    bool ended_here = false;            // true exactly when we closed or aborted it
+    std::deque<std::size_t> unwritten;  // sends that were accepted, by size
+  };
+  class HookScope;
+  struct Loan;
+
+  Known& Of(Connection& connection);
+  void Act(Known& known, bool in_hook);
+  void SendSome(Known& known);
+  void Stop();
+  void Check(bool holds, const char* what) { network_.Check(holds, what); }
+  Choices& choices() { return network_.choices; }
+
+  Network& network_;
+  std::map<std::uint16_t, Account>& accounts_;
+  std::map<std::uint64_t, Known> known_;  // by id
+  std::vector<Known*> living_;            // not closed
+  std::vector<ConnectionPtr> dead_;       // handles that are kept after the end
+  std::vector<Buffer> kept_;
+  std::size_t loans_ = 0;  // bytes lent to sends that did not come back
+  int batches_ = 0;        // that are open: one for each worker in a hook
+  std::uint64_t hooks_ = 0;
+  std::uint64_t thrown_ = 0;
+  std::uint64_t established_ = 0;
+  std::uint64_t closed_[kCloseReasons]{};
+  bool stop_requested_ = false;
+};
+
+}  // namespace iocp::sim

@@ -1,0 +1,43 @@
+// The heap under test: counts what lives, and fails when a test says so. A program that links
+// memory.cpp has its operators new and delete replaced.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace iocp::sim {
+
+// What was allocated and not freed, of the whole program.
+std::size_t LiveAllocations();
+
+// While one lives, allocations inside `Armed` scopes fail when `fails` says so.
+class FailingMemory {
+ public:
+  class Source {
+   public:
+    // Asked for each allocation; `can_throw`: the caller expects memory or an exception.
+    virtual bool Fails(bool can_throw) = 0;
+
+   protected:
+    ~Source() = default;
+  };
+  explicit FailingMemory(Source* source);
+  FailingMemory(const FailingMemory&) = delete;
+  FailingMemory& operator=(const FailingMemory&) = delete;
+  ~FailingMemory();
+
+  // Allocations fail, or do not, until this ends: the engine's do, those of what tests it do not.
+  class Scope {
+   public:
+    explicit Scope(bool armed);
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    ~Scope();
+
+   private:
+    const bool before_;
+  };
+  [[nodiscard]] static bool armed();
+};
+
+}  // namespace iocp::sim

@@ -1,0 +1,524 @@
+#include "sim_port.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "memory.h"
+
+namespace iocp::sim {
+namespace {
+
+// A read that found no buffer is tried again so much later.
+constexpr std::chrono::milliseconds kBufferRetry{10};
+
+Error Failure(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kReset:
+      return {kind, ECONNRESET};
+    case ErrorKind::kCancelled:
+      return {kind, ECANCELED};
+    case ErrorKind::kClientGone:
+      return {kind, ECONNABORTED};
+    case ErrorKind::kOutOfResources:
+      return {kind, EMFILE};
+    case ErrorKind::kOther:
+      return {kind, EIO};
+    default:
+      return {kind, 0};
+  }
+}
+
+}  // namespace
+
+SimPort::SimPort(Network& network, const PortOptions& options)
+    : network_(network), options_(options) {
+  network_.ports.push_back(this);
+}
+
+SimPort::~SimPort() {
+  network_.Check(streams_.empty(), "R10: a port is destroyed with a socket open");
+  network_.Check(listener_ == nullptr, "R10: a port is destroyed while it accepts");
+  for (const Posting* posting : postings_) {
+    network_.Check(posting->tag == 0, "R10: a port is destroyed with a posting that matters");
+  }
+  if (open_) --network_.open_ports;
+  std::erase(network_.ports, this);
+}
+
+Error SimPort::Open() {
+  if (network_.exhausted) return Failure(ErrorKind::kOutOfResources);
+  if (!std::exchange(open_, true)) ++network_.open_ports;
+  return {};
+}
+
+// ---- Calls.
+
+SimPort::Stream* SimPort::Known(const Socket& socket, const char* call) {
+  for (const auto& stream : streams_) {
+    if (stream->socket == &socket) return stream.get();
+  }
+  network_.Fail(std::string(call) + " of a socket that is not this port's");
+  return nullptr;
+}
+
+void SimPort::Accept(Socket& listener) {
+  const FailingMemory::Scope unarmed(false);
+  network_.Check(listener_ == nullptr, "R1: Accept twice");
+  network_.Check(network_.BacklogOf(listener.handle) != nullptr, "Accept on no listener");
+  listener_ = &listener;
+  accept_paused_ = accept_exhausted_ = accept_ended_ = false;
+}
+
+Error SimPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
+  const FailingMemory::Scope unarmed(false);
+  LinkPtr link = network_.LinkOf(handle);
+  network_.Check(link != nullptr, "Adopt of no connection");
+  if (link == nullptr) return Failure(ErrorKind::kOther);
+  if (network_.Fails(network_.faults.adopt_error)) {
+    ++told_.accept_errors;
+    return Failure(ErrorKind::kReset);
+  }
+  socket.handle = handle;
+  *local = link->server;
+  *remote = link->server;
+  remote->port = link->client_port;
+  streams_.push_back(std::make_unique<Stream>());
+  streams_.back()->socket = &socket;
+  streams_.back()->link = std::move(link);
+  return {};
+}
+
+void SimPort::Receive(Socket& socket) {
+  const FailingMemory::Scope unarmed(false);
+  Stream* stream = Known(socket, "Receive");
+  if (stream == nullptr) return;
+  network_.Check(stream->next_read == 0, "Receive twice");
+  stream->receiving = true;
+  PostReads(*stream);
+}
+
+void SimPort::PostReads(Stream& stream) {
+  const auto most = static_cast<std::size_t>(std::max(network_.settings.reads, 1));
+  while (!stream.ended && !stream.paused && stream.reads.size() + stream.undelivered < most) {
+    stream.reads.push_back(stream.next_read++);
+  }
+}
+
+void SimPort::Pause(Socket& socket) {
+  const FailingMemory::Scope unarmed(false);
+  if (&socket == listener_) {
+    accept_paused_ = true;
+  } else if (Stream* stream = Known(socket, "Pause")) {
+    stream->paused = true;
+  }
+}
+
+void SimPort::Resume(Socket& socket) {
+  const FailingMemory::Scope unarmed(false);
+  if (&socket == listener_) {
+    accept_paused_ = false;
+    accept_exhausted_ = false;
+  } else if (Stream* stream = Known(socket, "Resume")) {
+    stream->paused = false;
+    PostReads(*stream);
+  }
+}
+
+void SimPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
+  const FailingMemory::Scope unarmed(false);
+  Stream* stream = Known(socket, "Send");
+  if (stream == nullptr) return;
+  network_.Check(stream->pieces.empty(), "R4: two sends at once");
+  network_.Check(count >= 1 && count <= kMaxPieces, "Send of so many pieces");
+  network_.Check(!stream->link->down.ended(), "Send behind the end of the stream");
+  stream->pieces.assign(pieces, pieces + count);
+  for (const Piece& piece : stream->pieces) network_.Check(piece.size > 0, "an empty piece");
+  stream->sending = true;
+}
+
+void SimPort::ShutdownSend(Socket& socket) {
+  const FailingMemory::Scope unarmed(false);
+  Stream* stream = Known(socket, "ShutdownSend");
+  if (stream == nullptr) return;
+  network_.Note("end stream", stream->link->client_port);
+  network_.Check(stream->pieces.empty(), "ShutdownSend while a send is in flight");
+  stream->link->down.End(network_.Soon());
+}
+
+void SimPort::Cancel(Socket& socket) {
+  const FailingMemory::Scope unarmed(false);
+  if (&socket == listener_) {
+    if (std::exchange(accept_ended_, true)) return;
+    Completion last;
+    last.operation = Operation::kAccept;
+    last.error = Failure(ErrorKind::kCancelled);
+    last.socket = listener_;
+    Make(std::move(last));
+    return;
+  }
+  Stream* stream = Known(socket, "Cancel");
+  if (stream == nullptr) return;
+  network_.Note("cancel", stream->link->client_port);
+  // The system may have been about to complete what is cancelled.
+  if (network_.Fails(network_.faults.late_cancel)) {
+    if (stream->receiving) ProduceReads(*stream);
+    if (stream->sending) ProduceSend(*stream);
+  }
+  if (stream->receiving && !stream->ended) EndReads(*stream, ErrorKind::kCancelled);
+  if (stream->sending) {
+    stream->sending = false;
+    Completion completion;
+    completion.operation = Operation::kSend;
+    completion.error = Failure(ErrorKind::kCancelled);
+    completion.socket = stream->socket;
+    Make(std::move(completion));
+  }
+}
+
+void SimPort::Close(Socket& socket, bool reset) {
+  const FailingMemory::Scope unarmed(false);
+  if (&socket == listener_) {
+    network_.Check(accept_ended_ && pending_accepts() == 0, "R6: the listener still accepts");
+    listener_ = nullptr;
+  }
+  const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
+  if (network_.BacklogOf(handle) != nullptr) {
+    network_.CloseListener(handle);
+    return;
+  }
+  Stream* stream = Known(socket, "Close");
+  if (stream == nullptr) return;
+  network_.Note(reset ? "reset socket" : "close socket", stream->link->client_port);
+  network_.Check(!stream->receiving, "R6: Close with a receive in flight");
+  network_.Check(stream->pieces.empty(), "R6: Close with a send in flight");
+  if (!Strikes(Bug::kLeavesASocketOpen)) network_.CloseConnection(handle, reset);
+  std::erase_if(streams_, [&](const auto& other) { return other.get() == stream; });
+}
+
+void SimPort::Discard(NativeSocket handle, bool reset) {
+  const FailingMemory::Scope unarmed(false);
+  for (const auto& stream : streams_) {
+    network_.Check(stream->socket->handle != handle, "Discard of a socket that was adopted");
+  }
+  network_.CloseConnection(handle, reset);
+}
+
+void SimPort::Post(Posting& posting) {
+  const FailingMemory::Scope unarmed(false);
+  network_.Check(std::find(postings_.begin(), postings_.end(), &posting) == postings_.end(),
+                 "R5: posted while it is posted");
+  if (Strikes(Bug::kForgetsAWakeUp)) return;
+  postings_.push_back(&posting);
+}
+
+int SimPort::pending_accepts() const {
+  const bool accepts = listener_ != nullptr && !accept_paused_ && !accept_exhausted_;
+  return accepts && !accept_ended_ ? options_.initial_accepts : 0;
+}
+
+// ---- What the network does to the operations in flight.
+
+void SimPort::Make(Completion completion) {
+  network_.Note("completion", static_cast<std::uint64_t>(completion.operation),
+                static_cast<std::uint64_t>(completion.error.kind));
+  const TimePoint at = network_.Soon();
+  made_.push_back({std::move(completion), at});
+}
+
+bool SimPort::Strikes(Bug bug) {
+  return network_.settings.bug == bug && network_.choices.Chance(0.1);
+}
+
+void SimPort::Produce() {
+  ProduceAccepts();
+  for (const auto& stream : streams_) {
+    ProduceReads(*stream);
+    ProduceSend(*stream);
+  }
+}
+
+void SimPort::ProduceAccepts() {
+  if (pending_accepts() == 0) return;
+  std::deque<LinkPtr>& backlog = *network_.BacklogOf(listener_->handle);
+  for (int i = 0; i < options_.max_accepts && !backlog.empty(); ++i) {
+    Completion completion;
+    completion.operation = Operation::kAccept;
+    completion.last = false;
+    completion.socket = listener_;
+    if (network_.exhausted || network_.Fails(network_.faults.accept_exhausted)) {
+      accept_exhausted_ = true;
+      completion.error = Failure(ErrorKind::kOutOfResources);
+    } else if (network_.Fails(network_.faults.accept_error)) {
+      network_.SendReset(*backlog.front(), false);
+      backlog.front()->server_open = false;
+      backlog.pop_front();
+      if (Strikes(Bug::kForgetsAnAccept)) accept_exhausted_ = true;
+      completion.error = Failure(ErrorKind::kClientGone);
+    } else {
+      completion.accepted = network_.OpenConnection(std::move(backlog.front()));
+      backlog.pop_front();
+    }
+    const bool failed = completion.error.kind == ErrorKind::kOutOfResources;
+    Make(std::move(completion));
+    if (failed) return;
+  }
+}
+
+void SimPort::ProduceReads(Stream& stream) {
+  if (!stream.receiving || stream.ended || stream.reads.empty()) return;
+  if (network_.Fails(network_.faults.reset)) {
+    network_.SendReset(*stream.link, true);
+    network_.SendReset(*stream.link, false);
+  }
+  const bool reset = network_.ResetArrived(*stream.link, true);
+  while (!stream.reads.empty() && ProduceData(stream)) {
+  }
+  if (stream.reads.empty() || stream.retry_at > network_.now()) return;
+  if (reset) {
+    EndReads(stream, Strikes(Bug::kResetAsEnd) ? ErrorKind::kEndOfStream : ErrorKind::kReset);
+  } else if (stream.link->up.AtEnd(network_.now())) {
+    EndReads(stream, ErrorKind::kEndOfStream);
+  }
+}
+
+// One receive; false when there was nothing, or nothing to receive it into.
+bool SimPort::ProduceData(Stream& stream) {
+  Pipe& pipe = stream.link->up;
+  const std::string_view arrived = pipe.Arrived(network_.now());
+  if (arrived.empty() || stream.retry_at > network_.now()) return false;
+  if (Strikes(Bug::kEndOvertakesData)) {
+    EndReads(stream, ErrorKind::kEndOfStream);
+    return false;
+  }
+  Block* block = TakeBlock();
+  if (block == nullptr) {
+    stream.retry_at = network_.now() + kBufferRetry;
+    network_.Expect(stream.retry_at);
+    return false;
+  }
+  std::size_t size = std::min(arrived.size(), block->capacity());
+  if (network_.choices.Chance(network_.faults.short_read)) size = network_.choices.Size(size);
+  std::memcpy(block->data(), arrived.data(), size);
+  pipe.Take(size);
+  if (size > 1 && Strikes(Bug::kLosesAByte)) --size;
+
+  Completion completion;
+  completion.operation = Operation::kReceive;
+  completion.last = false;
+  completion.socket = stream.socket;
+  completion.sequence = stream.reads.front();
+  if (Strikes(Bug::kKeepsABuffer)) block->AddReference();
+  completion.buffer = Buffer(block, block->data(), size);
+  stream.reads.pop_front();
+  ++stream.undelivered;
+  if (!made_.empty() && made_.back().completion.socket == stream.socket &&
+      made_.back().completion.operation == Operation::kReceive && Strikes(Bug::kSwapsReads)) {
+    std::swap(made_.back().completion.sequence, completion.sequence);
+  }
+  Make(std::move(completion));
+  return true;
+}
+
+Block* SimPort::TakeBlock() {
+  const FailingMemory::Scope armed(pool_may_fail_);
+  return options_.pool->Take();
+}
+
+void SimPort::EndReads(Stream& stream, ErrorKind kind) {
+  stream.ended = true;
+  // All are with Wait already, or none was posted while it was paused.
+  if (stream.reads.empty()) stream.reads.push_back(stream.next_read++);
+  while (!stream.reads.empty()) {
+    Completion completion;
+    completion.operation = Operation::kReceive;
+    completion.socket = stream.socket;
+    completion.sequence = stream.reads.front();
+    completion.last = stream.reads.size() == 1;
+    completion.error = Failure(kind);
+    stream.reads.pop_front();
+    ++stream.undelivered;
+    Make(std::move(completion));
+  }
+}
+
+void SimPort::ProduceSend(Stream& stream) {
+  if (!stream.sending) return;
+  Completion completion;
+  completion.operation = Operation::kSend;
+  completion.socket = stream.socket;
+  if (network_.ResetArrived(*stream.link, true)) {
+    completion.error = Failure(ErrorKind::kReset);
+  } else if (network_.Fails(network_.faults.send_error)) {
+    completion.error = Failure(ErrorKind::kOther);
+  } else {
+    completion.bytes = Transmit(stream);
+    if (completion.bytes == 0) return;
+    if (Strikes(Bug::kCountsTooMuch)) ++completion.bytes;
+  }
+  stream.sending = false;
+  if (Strikes(Bug::kForgetsACompletion)) return;
+  if (Strikes(Bug::kCompletesTwice)) {
+    Completion again;
+    again.operation = Operation::kSend;
+    again.socket = stream.socket;
+    again.bytes = completion.bytes;
+    again.error = completion.error;
+    Make(std::move(again));
+  }
+  Make(std::move(completion));
+}
+
+// The bytes are looked at as late as can be: they have to be there until the completion.
+std::size_t SimPort::Transmit(Stream& stream) {
+  Link& link = *stream.link;
+  std::size_t room = link.client_open ? link.down.Space() : ~std::size_t{0};
+  if (room > 0 && network_.choices.Chance(network_.faults.short_send)) {
+    room = network_.choices.Size(std::min<std::size_t>(room, 64 * 1024));
+  }
+  std::string bytes;
+  for (const Piece& piece : stream.pieces) {
+    const std::size_t size = std::min(piece.size, room);
+    bytes.append(static_cast<const char*>(piece.data), size);
+    room -= size;
+  }
+  if (bytes.empty()) return 0;
+  if (!link.client_open) {
+    network_.SendReset(link, true);
+    return bytes.size();
+  }
+  link.down.Push(bytes, network_.Soon());
+  if (Strikes(Bug::kRepeatsAByte)) link.down.Push(bytes.substr(bytes.size() - 1), network_.now());
+  return bytes.size();
+}
+
+// ---- Waiting.
+
+bool SimPort::Ready() {
+  Produce();
+  return !postings_.empty() || std::any_of(made_.begin(), made_.end(), [&](const Made& made) {
+    return made.at <= network_.now() && MayBring(made.completion);
+  });
+}
+
+// The last accept is really the last.
+bool SimPort::MayBring(const Completion& completion) const {
+  if (completion.operation != Operation::kAccept || !completion.last) return true;
+  return std::none_of(made_.begin(), made_.end(), [](const Made& other) {
+    return other.completion.operation == Operation::kAccept && !other.completion.last;
+  });
+}
+
+std::size_t SimPort::Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
+                          TimePoint deadline) {
+  pool_may_fail_ = FailingMemory::armed();
+  const FailingMemory::Scope unarmed(false);
+  network_.Check(open_, "Wait on a port that is not open");
+  for (;;) {
+    Produce();
+    const std::size_t count = Bring(batch, capacity, max_bytes);
+    if (count > 0 || deadline <= network_.now() || !network_.settings.wait_passes_time) {
+      return count;
+    }
+    const TimePoint next = std::min(deadline, network_.NextEvent());
+    if (next == TimePoint::max()) {
+      network_.Fail("R9: a worker sleeps for ever");
+      return 0;
+    }
+    network_.AdvanceTo(next);
+  }
+}
+
+std::size_t SimPort::Bring(Completion* batch, std::size_t capacity, std::size_t max_bytes) {
+  std::size_t count = 0;
+  std::size_t bytes = 0;
+  bool received = false;
+  // Postings and sockets take turns, so that neither keeps the other waiting.
+  while (!postings_.empty() && count < (capacity + 1) / 2) {
+    Completion posted;
+    posted.posting = postings_.front();
+    batch[count++] = std::move(posted);
+    postings_.pop_front();
+  }
+  const bool reorder = network_.choices.Chance(network_.faults.reorder);
+  std::vector<std::size_t> due;
+  for (std::size_t i = 0; i < made_.size(); ++i) {
+    if (made_[i].at <= network_.now()) due.push_back(i);
+  }
+  std::vector<std::size_t> brought;
+  while (!due.empty() && count < capacity) {
+    const auto pick = reorder ? static_cast<std::ptrdiff_t>(network_.choices.Below(due.size())) : 0;
+    const std::size_t index = due[static_cast<std::size_t>(pick)];
+    due.erase(due.begin() + pick);
+    Completion& completion = made_[index].completion;
+    if (!MayBring(completion)) continue;
+    const std::size_t size = completion.buffer.size();
+    if (size > 0 && received && bytes + size > max_bytes) break;
+    received = received || size > 0;
+    bytes += size;
+    OnBrought(completion);
+    batch[count++] = std::move(completion);
+    brought.push_back(index);
+  }
+  std::sort(brought.begin(), brought.end());
+  for (auto index = brought.rbegin(); index != brought.rend(); ++index) {
+    made_.erase(made_.begin() + static_cast<std::ptrdiff_t>(*index));
+  }
+  return count;
+}
+
+void SimPort::OnBrought(Completion& completion) {
+  if (completion.operation == Operation::kAccept) {
+    if (completion.last) return;
+    ++(completion.error ? told_.accept_errors : told_.accepts);
+    return;
+  }
+  Stream* stream = Known(*completion.socket, "a completion");
+  if (stream == nullptr) return;
+  if (completion.operation == Operation::kSend) {
+    stream->pieces.clear();
+    told_.sent_bytes += completion.bytes;
+    return;
+  }
+  --stream->undelivered;
+  told_.received_bytes += completion.buffer.size();
+  if (stream->ended && stream->undelivered == 0) stream->receiving = false;
+  PostReads(*stream);
+}
+
+TimePoint SimPort::NextReady() const {
+  TimePoint next = TimePoint::max();
+  for (const Made& made : made_) next = std::min(next, made.at);
+  return next;
+}
+
+// ---- The kind.
+
+namespace {
+
+std::string WhyUnavailable() { return {}; }
+
+std::unique_ptr<CompletionPort> CreatePort(const PortOptions& options) {
+  return std::make_unique<SimPort>(Network::Current(), options);
+}
+
+Status Listen(const ListenOptions& options, NativeSocket* listener, Address* bound) {
+  const NativeSocket handle =
+      Network::Current().OpenListener(static_cast<std::uint16_t>(options.port), bound);
+  if (handle == kNoSocket) {
+    return {Status::Problem::kSystem,
+            {ErrorKind::kAddressInUse, EADDRINUSE},
+            "cannot bind " + options.host + ":" + std::to_string(options.port)};
+  }
+  *listener = handle;
+  return {};
+}
+
+void CloseListener(NativeSocket listener) { Network::Current().CloseListener(listener); }
+
+}  // namespace
+
+const PortKind kSimPortKind = {"simulated", &WhyUnavailable, &CreatePort, &Listen, &CloseListener};
+
+}  // namespace iocp::sim

@@ -1,0 +1,447 @@
+#include "simulation.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "app.h"
+#include "engine.h"
+#include "memory.h"
+#include "options.h"
+#include "sim_port.h"
+
+namespace iocp::sim {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// More than any run needs that goes on; fewer than would be a nuisance.
+constexpr std::uint64_t kMostTurns = 200'000;
+constexpr std::chrono::minutes kLongest{30};
+
+// A client: what it wants, and how far it is.
+struct Client {
+  std::unique_ptr<SimPeer> peer;
+  Account* account;
+  std::size_t to_send;  // bytes that it wants to send
+  double reads;         // how likely it is to look at what has arrived, when it moves
+  double ends;          // to end its stream, once all is sent or not
+  double closes;
+  double resets;
+  bool done = false;  // true exactly when it has closed, or the connection has ended for it
+};
+
+class Simulation final : public FailingMemory::Source {
+ public:
+  Simulation(Choices& choices, const RunSettings& settings);
+  ~Simulation() = default;
+  Simulation(const Simulation&) = delete;
+  Simulation& operator=(const Simulation&) = delete;
+
+  RunResult Run();
+
+ private:
+  struct Seat {  // a worker's
+    bool in_turn = false;
+    bool left = false;
+  };
+
+  static Network::Settings DrawNetwork(Choices& choices, const RunSettings& run);
+  void DrawOptions();
+  bool Start();
+  void Chaos();
+  void End();
+  bool Fails(bool can_throw) override;
+
+  void Move();
+  bool Runnable(std::size_t index);
+  bool TurnOfOne();
+  void Turn(std::size_t index);
+  void Yield();
+  void LetTimePass();
+  TimePoint NextMoment();
+
+  void Dial();
+  void MoveClient(Client& client);
+  void Read(Client& client, std::size_t most);
+  bool Finish(Client& client);
+
+  void CheckCounters(bool at_the_end);
+  [[nodiscard]] bool failed() const { return !network_.failure().empty(); }
+  [[nodiscard]] bool AllLeft() const {
+    return std::all_of(seats_.begin(), seats_.end(), [](const Seat& seat) { return seat.left; });
+  }
+
+  Choices& choices_;
+  const RunSettings settings_;
+  Network network_;
+  std::map<std::uint16_t, Account> accounts_;
+  App app_;
+  Options options_;
+  Address bound_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<Seat> seats_;
+  std::vector<std::unique_ptr<Client>> clients_;
+  std::size_t most_clients_;
+  std::size_t depth_ = 0;  // turns inside turns
+  double interleaving_;    // how likely another worker moves inside a hook
+  RunResult result_;
+};
+
+Network::Settings Simulation::DrawNetwork(Choices& choices, const RunSettings& run) {
+  Network::Settings settings;
+  settings.window = choices.OneOf<std::size_t>({256, 4096, 65'536, 262'144});
+  settings.reads = choices.OneOf({0, 1, 2, 4, 16});
+  settings.shared = choices.Chance(0.5);
+  settings.wait_passes_time = false;
+  settings.bug = run.bug;
+  settings.log = run.log;
+  return settings;
+}
+
+Simulation::Simulation(Choices& choices, const RunSettings& settings)
+    : choices_(choices),
+      settings_(settings),
+      network_(choices, DrawNetwork(choices, settings)),
+      app_(network_, accounts_),
+      most_clients_(choices.Between(1, 12)),
+      interleaving_(choices.OneOf({0.0, 0.05, 0.3})) {
+  DrawOptions();
+  app_.yield = [this] { Yield(); };
+}
+
+void Simulation::DrawOptions() {
+  const auto sometimes = [&](Duration duration) {
+    return choices_.Chance(0.3) ? std::optional<Duration>(duration) : std::nullopt;
+  };
+  options_.port = 0;
+  options_.workers = static_cast<int>(choices_.Between(1, 4));
+  options_.max_connections = choices_.OneOf({1, 2, 5, 100});
+  options_.at_capacity = choices_.OneOf({AtCapacity::kRefuse, AtCapacity::kWait});
+  options_.max_accepts = choices_.OneOf({10, 100});
+  options_.buffer_size = choices_.OneOf<std::size_t>({512, 4096, 65'536});
+  options_.max_free_buffers = choices_.OneOf({0, 2, 200});
+  options_.max_free_contexts = choices_.OneOf({0, 1, 100});
+  options_.send_backlog_limit = choices_.OneOf<std::size_t>({1, 1000, 1'048'576});
+  if (choices_.Chance(0.3)) options_.max_pending_sends = choices_.OneOf({1, 4});
+  options_.flow_control = choices_.Chance(0.7);
+  if (choices_.Chance(0.5)) {
+    options_.write_high_water = choices_.OneOf<std::size_t>({0, 100, 5000});
+    options_.write_low_water = options_.write_high_water / 2;
+  }
+  options_.established_on = choices_.OneOf({EstablishedOn::kConnect, EstablishedOn::kFirstData});
+  options_.first_data_timeout = sometimes(milliseconds(choices_.Size(20'000)));
+  options_.idle_timeout = sometimes(milliseconds(choices_.Size(20'000)));
+  options_.write_timeout = sometimes(milliseconds(choices_.Size(20'000)));
+  options_.close_timeout = milliseconds(choices_.OneOf({0, 20, 5000}));
+  app_.liveliness = choices_.OneOf({0.05, 0.3, 0.6});
+}
+
+// ---- The run.
+
+RunResult Simulation::Run() {
+  const FailingMemory memory(this);
+  if (Start()) {
+    const Faults faults = Faults::Draw(choices_);
+    if (settings_.faults && settings_.nth_failure == 0 && settings_.nth_allocation == 0) {
+      network_.faults = faults;
+    }
+    if (settings_.nth_failure != 0) network_.FailOnly(settings_.nth_failure);
+    Chaos();
+    network_.faults = {};
+    if (!failed()) End();
+  }
+  result_.failure = network_.failure();
+  result_.trace = network_.trace();
+  result_.could_fail = network_.could_have_failed();
+  result_.hooks = app_.hooks();
+  result_.connections = app_.established();
+  if (failed()) {
+    // What has gone wrong may not be possible to take down: it is left as it is.
+    (void)engine_.release();
+  }
+  return result_;
+}
+
+bool Simulation::Start() {
+  const Status valid = ValidateOptions(options_);
+  network_.Check(valid.ok(), valid.message.c_str());
+  NativeSocket listener = kNoSocket;
+  const Status status = kSimPortKind.listen({}, &listener, &bound_);
+  network_.Check(status.ok(), "cannot listen");
+  engine_ = std::make_unique<Engine>(app_, options_, kSimPortKind, listener, bound_);
+  app_.engine = engine_.get();
+  seats_.resize(engine_->worker_count());
+  for (std::size_t i = 0; i < seats_.size(); ++i) {
+    network_.Check(!engine_->worker(i).Open(), "cannot open a port");
+  }
+  engine_->BeginAccepting();
+  return !failed();
+}
+
+void Simulation::Chaos() {
+  for (std::size_t moves = choices_.Size(3000); moves > 0 && !failed() && !AllLeft(); --moves) {
+    Move();
+    CheckCounters(false);
+  }
+}
+
+void Simulation::Move() {
+  if (choices_.Chance(network_.faults.clock_jump)) {
+    network_.AdvanceTo(network_.now() + milliseconds(choices_.Size(60'000)));
+  }
+  if (choices_.Chance(network_.faults.spurious)) {
+    const std::size_t index = choices_.Below(seats_.size());
+    if (!seats_[index].left) Turn(index);
+    return;
+  }
+  const std::uint64_t what = choices_.Below(100);
+  if (what < 55) {
+    if (!TurnOfOne()) LetTimePass();
+  } else if (what < 65 && clients_.size() < most_clients_) {
+    Dial();
+  } else if (what < 90 && !clients_.empty()) {
+    MoveClient(*clients_[choices_.Below(clients_.size())]);
+  } else if (what < 97) {
+    app_.ActFromOutside();
+  } else {
+    LetTimePass();
+  }
+}
+
+// Everything ends, in one of two ways: the clients are served and go, or the server stops.
+void Simulation::End() {
+  const TimePoint latest = network_.now() + kLongest;
+  bool stopping = app_.stop_requested();
+  if (choices_.Chance(0.5) && !stopping) {
+    stopping = true;
+    engine_->RequestStop(network_.now() + seconds(choices_.Below(10)));
+  }
+  app_.liveliness = 0;
+  app_.ResumeAll();
+  while (!failed()) {
+    const bool moved = TurnOfOne();
+    CheckCounters(false);
+    if (AllLeft()) break;
+    bool clients_moved = false;
+    for (const auto& client : clients_) clients_moved = Finish(*client) || clients_moved;
+    if (!stopping &&
+        std::all_of(clients_.begin(), clients_.end(),
+                    [](const auto& client) { return client->done; }) &&
+        engine_->connection_count() == 0) {
+      stopping = true;
+      engine_->RequestStop(network_.now() + seconds(5));
+    } else if (!moved && !clients_moved) {
+      if (NextMoment() == TimePoint::max()) return network_.Fail("nothing will ever move again");
+      LetTimePass();
+    }
+    if (network_.now() > latest) return network_.Fail("it does not end in half an hour");
+    if (result_.turns > kMostTurns) return network_.Fail("it does not end in 200,000 turns");
+  }
+  if (failed()) return;
+  for (const auto& client : clients_) Finish(*client);
+  CheckCounters(true);
+  network_.Check(app_.AllTold(), "a connection was not told of its end");
+  app_.LetGo();
+  engine_.reset();
+  network_.Check(network_.ports.empty(), "a port was left");
+  network_.Check(network_.open_descriptors() == 0, "a descriptor was left");
+}
+
+bool Simulation::Fails(bool can_throw) {
+  ++result_.allocations;
+  if (settings_.nth_allocation != 0) return result_.allocations == settings_.nth_allocation;
+  return !can_throw && choices_.Chance(network_.faults.no_memory);
+}
+
+// ---- Workers and time.
+
+bool Simulation::Runnable(std::size_t index) {
+  if (seats_[index].left || seats_[index].in_turn) return false;
+  Worker& worker = engine_->worker(index);
+  return worker.Deadline() <= network_.now() ||
+         static_cast<SimPort&>(worker.shard().port()).Ready();
+}
+
+bool Simulation::TurnOfOne() {
+  std::vector<std::size_t> runnable;
+  for (std::size_t i = 0; i < seats_.size(); ++i) {
+    if (Runnable(i)) runnable.push_back(i);
+  }
+  if (runnable.empty()) return false;
+  Turn(runnable[choices_.Below(runnable.size())]);
+  return true;
+}
+
+void Simulation::Turn(std::size_t index) {
+  if (seats_[index].in_turn) return;
+  ++result_.turns;
+  ++depth_;
+  seats_[index].in_turn = true;
+  network_.Note("turn", index, 0);
+  {
+    const FailingMemory::Scope armed(true);
+    seats_[index].left = !engine_->worker(index).Turn();
+  }
+  seats_[index].in_turn = false;
+  --depth_;
+}
+
+// Inside a hook: another worker may run until its turn ends.
+void Simulation::Yield() {
+  const FailingMemory::Scope unarmed(false);
+  if (depth_ < seats_.size() && choices_.Chance(interleaving_)) TurnOfOne();
+}
+
+TimePoint Simulation::NextMoment() {
+  TimePoint next = network_.NextEvent();
+  for (std::size_t i = 0; i < seats_.size(); ++i) {
+    if (!seats_[i].left) next = std::min(next, engine_->worker(i).Deadline());
+  }
+  return next;
+}
+
+void Simulation::LetTimePass() {
+  const TimePoint next = NextMoment();
+  if (next != TimePoint::max()) network_.AdvanceTo(next);
+}
+
+// ---- Clients.
+
+void Simulation::Dial() {
+  LinkPtr link = network_.Connect(bound_);
+  if (link == nullptr) return;
+  const std::uint16_t port = link->client_port;
+  auto client = std::make_unique<Client>();
+  client->peer = std::make_unique<SimPeer>(network_, std::move(link));
+  client->account = &accounts_.try_emplace(port, port).first->second;
+  client->to_send = choices_.Chance(0.2) ? 0 : choices_.Size(20'000);
+  client->reads = choices_.OneOf({0.0, 0.3, 0.9});
+  client->ends = choices_.OneOf({0.0, 0.02, 0.2});
+  client->closes = choices_.OneOf({0.0, 0.0, 0.05});
+  client->resets = choices_.OneOf({0.0, 0.0, 0.05});
+  network_.Note("dial", port, client->to_send);
+  clients_.push_back(std::move(client));
+}
+
+void Simulation::MoveClient(Client& client) {
+  if (client.done) return;
+  Account& account = *client.account;
+  if (!account.client_ended && account.client_sent < client.to_send) {
+    const std::size_t size = choices_.Size(client.to_send - account.client_sent);
+    account.client_sent += client.peer->Send(account.up.At(account.client_sent, size));
+  }
+  if (choices_.Chance(client.reads)) Read(client, choices_.Size(65'536));
+  if (client.done) return;
+  if (choices_.Chance(client.ends)) {
+    network_.Note("client ends", client.peer->port(), account.client_sent);
+    account.client_ended = true;
+    client.peer->EndStream();
+  }
+  if (choices_.Chance(client.closes)) {
+    network_.Note("client closes", client.peer->port(), account.client_sent);
+    account.client_ended = true;
+    client.peer->Close();
+    client.done = true;
+  } else if (choices_.Chance(client.resets)) {
+    network_.Note("client resets", client.peer->port(), account.client_sent);
+    account.client_reset = true;
+    client.peer->Reset();
+    client.done = true;
+  }
+}
+
+void Simulation::Read(Client& client, std::size_t most) {
+  Account& account = *client.account;
+  const std::string bytes = client.peer->Receive(most);
+  network_.Check(account.down.Is(account.client_received, bytes), "a client receives wrong bytes");
+  account.client_received += bytes.size();
+  network_.Check(account.client_received <= account.accepted,
+                 "a client receives more than was sent");
+  if (client.peer->state() == Peer::State::kOpen) return;
+  const bool in_order = client.peer->state() == Peer::State::kEnded;
+  network_.Note(in_order ? "client sees the end" : "client sees a reset", client.peer->port(),
+                account.client_received);
+  if (in_order) {
+    network_.Check(account.client_received == account.accepted,
+                   "a client sees the end of the stream before all that was sent");
+    account.client_ended = true;
+  }
+  client.peer->Close();
+  client.done = true;
+}
+
+// Without faults: reads all there is, sends all it wants, ends its stream. False when it waits.
+bool Simulation::Finish(Client& client) {
+  if (client.done) return false;
+  Account& account = *client.account;
+  const std::uint64_t received = account.client_received;
+  const std::uint64_t sent = account.client_sent;
+  if (!account.client_ended && account.client_sent < client.to_send) {
+    const std::string bytes =
+        account.up.At(account.client_sent, client.to_send - account.client_sent);
+    account.client_sent += client.peer->Send(bytes);
+  }
+  Read(client, 1'000'000);
+  if (client.done) return true;
+  if (!account.client_ended && account.client_sent == client.to_send) {
+    account.client_ended = true;
+    client.peer->EndStream();
+    return true;
+  }
+  return received != account.client_received || sent != account.client_sent;
+}
+
+// ---- Oracles.
+
+void Simulation::CheckCounters(bool at_the_end) {
+  if (failed()) return;
+  const Stats stats = engine_->stats();
+  SimPort::Told told;
+  std::size_t adopted = 0;
+  for (const SimPort* port : network_.ports) {
+    told.accepts += port->told().accepts;
+    told.accept_errors += port->told().accept_errors;
+    told.received_bytes += port->told().received_bytes;
+    told.sent_bytes += port->told().sent_bytes;
+    adopted += port->adopted();
+  }
+  const auto check = [&](bool holds, const char* what) { network_.Check(holds, what); };
+  check(stats.accepted == told.accepts, "counter: accepted");
+  // Without memory for a connection there is an error that the port does not know of.
+  check(stats.accept_errors >= told.accept_errors, "counter: accept_errors");
+  check(stats.established == app_.established(), "counter: established");
+  std::uint64_t closed = 0;
+  for (std::size_t i = 0; i < kCloseReasons; ++i) {
+    check(stats.closed[i] == app_.closed(i), "counter: closed");
+    closed += stats.closed[i];
+  }
+  check(stats.connections == adopted, "counter: connections");
+  check(stats.connections <= static_cast<std::uint64_t>(options_.max_connections),
+        "more connections than max_connections");
+  check(stats.hook_calls == app_.hooks(), "counter: hook_calls");
+  check(stats.hook_errors == app_.thrown(), "counter: hook_errors");
+  check(stats.bytes_received <= told.received_bytes, "counter: bytes_received");
+  check(stats.bytes_sent <= told.sent_bytes, "counter: bytes_sent");
+  if (!at_the_end) return;
+  check(stats.connections == 0, "a connection was left");
+  check(stats.bytes_sent == told.sent_bytes, "counter: bytes_sent, at the end");
+  check(closed == stats.established, "established, and never closed");
+  check(stats.pending_accepts == 0, "accepts were left");
+}
+
+}  // namespace
+
+RunResult Simulate(Choices& choices, const RunSettings& settings) {
+  const std::size_t before = LiveAllocations();
+  RunResult result = Simulation(choices, settings).Run();
+  if (result.failure.empty() && LiveAllocations() != before) {
+    result.failure = "memory was left: " + std::to_string(LiveAllocations() - before) + " pieces";
+  }
+  return result;
+}
+
+}  // namespace iocp::sim
