@@ -75,6 +75,9 @@ class IocpPort final : public CompletionPort {
 
   // iocp_stream.cpp
   void PostReads(IocpStream& stream);
+  void PostReadsLater(IocpStream& stream);
+  void PostReadsDue();
+  void EndReads(IocpStream& stream, Completion* last);
   void PostRead(IocpStream& stream, IocpRead& read, Block* block);
   static void WithdrawReads(IocpStream& stream);
   void CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch);
@@ -101,6 +104,9 @@ class IocpPort final : public CompletionPort {
   Posting* first_posting_ = nullptr;
   Posting* last_posting_ = nullptr;
   std::atomic<std::size_t> at_hand_{0};  // of both; written under the lock
+  // `reads_due` of streams, for the next Wait. Oldest first.
+  IocpOperation* first_due_ = nullptr;
+  IocpOperation* last_due_ = nullptr;
   std::atomic<int> sleepers_{0};         // workers that sleep, or are about to
   std::atomic<bool> waking_{false};      // true exactly when a packet to wake one is in the queue
 };
