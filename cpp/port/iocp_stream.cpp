@@ -173,7 +173,8 @@ void IocpPort::CompleteReadEnd(IocpStream& stream, Batch& batch) {
   const std::lock_guard lock(stream.lock);
   Completion& completion = batch.Add(Operation::kReceive, &stream.socket);
   completion.sequence = stream.socket.next_sequence++;
-  completion.error = {ErrorKind::kCancelled, WSA_OPERATION_ABORTED};
+  // Behind the end it is no more than those reads are that were posted behind it.
+  completion.error = ErrorFromWindows(stream.cancelled ? WSA_OPERATION_ABORTED : WSAECONNABORTED);
 }
 
 void IocpPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
