@@ -21,7 +21,7 @@ void Hash(const unsigned char* data, std::size_t size) {
   static const BCRYPT_ALG_HANDLE algorithm = [] {
     BCRYPT_ALG_HANDLE handle = nullptr;
     return BCryptOpenAlgorithmProvider(&handle, BCRYPT_SHA256_ALGORITHM, nullptr, 0) == 0 ? handle
-                                                                                         : nullptr;
+                                                                                          : nullptr;
   }();
   std::array<unsigned char, 32> digest{};
   // BCryptHash only reads, whatever its declaration says.
