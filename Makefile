@@ -13,11 +13,12 @@ endif
 JOBS ?= $(shell nproc)
 # A run of everything refreshes the figures of the documentation.
 BENCH_ARGS ?= --json docs/bench/results.json --chart docs/bench/chart.png
+BENCH_WINDOWS_ARGS ?= --workers 1,2 --json docs/bench/windows.json
 
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install lint format bench clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install lint format bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -72,6 +73,9 @@ bench: venv $(VENV)/package.stamp ## measure, side by side; BENCH_ARGS="--help" 
 	cmake --preset release
 	cmake --build --preset release -j $(JOBS)
 	$(VENV)/bin/python bench/run.py $(BENCH_ARGS)
+
+bench-windows: venv ## the same for Windows, under Wine
+	tools/windows/bench.sh $(VENV) $(PYTHON) $(BENCH_WINDOWS_ARGS)
 
 clean: ## remove what was built
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
