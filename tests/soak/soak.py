@@ -61,6 +61,8 @@ SQUEEZE_EVERY, SQUEEZE_LASTS, SQUEEZE_BY = 20.0, 2.0, 50
 WARM_UP = 60.0
 FLAT = 4 << 20
 """Bytes by which memory may grow once the server is warm."""
+SLACK = 64 << 10
+"""Bytes that a server may still have allocated after its end: buffers of streams and of threads."""
 ANSWER_TIMEOUT = 10.0
 GRACE = 60.0
 """Seconds that clients may take to end after their time is over; polite ones wait for answers."""
@@ -337,6 +339,9 @@ def judge(share: Share) -> list[Check]:
     check("no receive buffer left", last["buffers_in_use"] == 0, last["buffers_in_use"])
     before, after = last["descriptors_before"], last["descriptors_after"]
     check("no descriptor left", before == after, f"{before} before, {after} after")
+    if "heap_before" in last:
+        kept = last["heap"] - last["heap_before"]
+        check("no memory left", kept <= SLACK, f"{kept:,} bytes")
     check("descriptors did run out", last["warnings"] > 0, last["accept_errors"])
     check("the server ended in order", share.exit_code == 0, f"exit code {share.exit_code}")
     grown = growth(share.samples, WARM_UP)

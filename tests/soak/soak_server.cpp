@@ -5,8 +5,8 @@
 //               write_timeout SECONDS close_timeout SECONDS
 //
 // Prints "listening PORT". Answers each line of its standard input with a line of JSON: where the
-// books stand. When the input ends it shuts down and prints the last line, with the descriptors
-// before the start and after the end. The exit code is 0 when it came that far.
+// books stand. When the input ends it shuts down and prints the last line, with descriptors and
+// heap before the start and after the end. The exit code is 0 when it came that far.
 #include <malloc.h>
 
 #include <array>
@@ -30,6 +30,12 @@
 namespace {
 
 using Count = std::atomic<std::uint64_t>;
+
+// Bytes that were allocated and not freed.
+std::size_t Heap() {
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
 
 // What the hooks of one connection have seen.
 struct Account {
@@ -70,7 +76,6 @@ class SoakServer final : public iocp::Server {
       line += (i == 0 ? "" : ", ") + std::to_string(stats.closed[i]);
     }
     line += "]";
-    const struct mallinfo2 heap = mallinfo2();
     const std::pair<const char*, std::uint64_t> members[] = {
         {"accepted", stats.accepted},
         {"refused", stats.refused},
@@ -91,7 +96,7 @@ class SoakServer final : public iocp::Server {
         {"closed_received", closed_received_},
         {"closed_sent", closed_sent_},
         {"warnings", warnings_},
-        {"heap", heap.uordblks + heap.hblkhd},
+        {"heap", Heap()},
     };
     for (const auto& [name, value] : members) {
       line += ", \"" + std::string(name) + "\": " + std::to_string(value);
@@ -263,6 +268,7 @@ std::size_t Descriptors() {
 int main(int argc, char** argv) {
   const iocp::Options options = ParseOptions(argc, argv);
   const std::size_t before = Descriptors();
+  const std::size_t heap_before = Heap();
   SoakServer server;
   const iocp::Status status = server.Start(options);
   if (!status.ok()) Refuse(status.message);
@@ -270,7 +276,8 @@ int main(int argc, char** argv) {
   std::fflush(stdout);
   for (std::string line; std::getline(std::cin, line);) server.Print();
   server.Shutdown();
-  server.Print(", \"descriptors_before\": " + std::to_string(before) +
+  server.Print(", \"heap_before\": " + std::to_string(heap_before) +
+               ", \"descriptors_before\": " + std::to_string(before) +
                ", \"descriptors_after\": " + std::to_string(Descriptors()));
   return 0;
 }
