@@ -23,7 +23,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ MOST = 1 << 17
 """Bytes of the longest message."""
 CHUNK = 1 << 16
 SLOW_READERS_BUFFER = 4096
-HOARD_EVERY, HOARD_LASTS, HOARD = 15.0, 3.0, 500
-"""Every so many seconds so many clients come at once and stay for a while."""
+STORM, STORM_PAUSE = 100, 2.0
+"""So many clients come at once; seconds between one storm and the next."""
+HOARD, HOARD_LASTS, HOARD_PAUSE = 500, 3.0, 12.0
+"""The same, and how long they stay."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Timeouts:
     close_timeout: float
 
 
+Kind = Callable[["Soak", random.Random], Awaitable[None]]
+
+
 class Failed(Exception):
     """The server did what it must not do."""
 
@@ -58,8 +63,9 @@ class Failed(Exception):
 class Tally:
     """What has happened so far."""
 
-    def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
+    def __init__(self, kinds: Iterable[Kind]) -> None:
+        self.served: Counter[str] = Counter({kind.__name__: 0 for kind in kinds})
+        """Clients by kind that met with what they should."""
         self.failures: list[str] = []
         self.failed = 0
         self.echoed = 0
@@ -80,7 +86,7 @@ class Tally:
 
     def report_all(self) -> None:
         """The last line: latencies of the whole run, and what went wrong."""
-        last = {"failures": self.failures, "outcomes": dict(self.outcomes)}
+        last = {"failures": self.failures, "served": self.served}
         print(json.dumps(self._counters(self.latencies) | last), flush=True)
 
     def _counters(self, latencies: array[float]) -> dict[str, Any]:
@@ -194,11 +200,14 @@ class Client:
 class Soak:
     """All clients of this process."""
 
-    def __init__(self, port: int, seed: str, seconds: float, timeouts: Timeouts) -> None:
+    def __init__(
+        self, kinds: dict[Kind, int], port: int, seed: str, seconds: float, timeouts: Timeouts
+    ) -> None:
+        self.kinds = kinds
         self.address = ("127.0.0.1", port)
         self.seed = seed
         self.timeouts = timeouts
-        self.tally = Tally()
+        self.tally = Tally(kinds)
         self.stop_at = asyncio.get_running_loop().time() + seconds
 
     @property
@@ -224,16 +233,17 @@ class Soak:
             await asyncio.sleep(rng.uniform(0.0, 0.5))
             try:
                 await kind(self, rng)
-                self.tally.outcomes[f"{kind.__name__}: served"] += 1
+                self.tally.served[kind.__name__] += 1
             except Failed as failure:
                 self.tally.fail(f"{name}: {failure}")
             except OSError as error:
                 self.tally.fail(f"{name}: {error!r}")
+            await asyncio.sleep(PAUSES.get(kind, 0.0))
 
-    async def run(self, kinds: dict[Kind, int], stop_at_once: bool) -> None:
+    async def run(self, stop_at_once: bool) -> None:
         clients = [
             asyncio.create_task(self.again_and_again(kind, index))
-            for kind, count in kinds.items()
+            for kind, count in self.kinds.items()
             for index in range(count)
         ]
         while not self.is_over:
@@ -248,17 +258,13 @@ class Soak:
         self.tally.report_all()
 
 
-Kind = Callable[[Soak, random.Random], Awaitable[None]]
-
-
 # ---- Polite clients: every byte and every end must be right, and in time.
 
 
 async def long_lived(soak: Soak, rng: random.Random) -> None:
     """Talks until the end."""
     async with Client(soak, rng) as client:
-        async with soak.in_time("the first echo"):
-            await client.exchange(client.message())  # may wait for its turn to be accepted
+        await client.exchange(client.message())  # may have to wait until it is accepted
         while not soak.is_over:
             await client.nap(0.04)
             data = client.message()
@@ -401,13 +407,11 @@ async def storm(soak: Soak, rng: random.Random) -> None:
                 await client.exchange(client.message(100))
                 await client.end()
 
-    await asyncio.gather(*(one() for _ in range(100)))
-    await asyncio.sleep(rng.uniform(0.0, 4.0))
+    await asyncio.gather(*(one() for _ in range(STORM)))
 
 
 async def hoard(soak: Soak, rng: random.Random) -> None:
     """More come than the server has descriptors for, and stay; in the end each has been served."""
-    await asyncio.sleep(rng.uniform(0.0, 2.0))
     leave_at = asyncio.get_running_loop().time() + HOARD_LASTS
 
     async def one() -> None:
@@ -418,9 +422,10 @@ async def hoard(soak: Soak, rng: random.Random) -> None:
             await asyncio.sleep(leave_at - client.loop.time())
 
     await asyncio.gather(*(one() for _ in range(HOARD)))
-    await asyncio.sleep(HOARD_EVERY - HOARD_LASTS)
 
 
+PAUSES: dict[Kind, float] = {storm: STORM_PAUSE, hoard: HOARD_PAUSE}
+"""Seconds after a client of this kind until the next."""
 KINDS: dict[str, dict[Kind, int]] = {
     "polite": {long_lived: 40, visitor: 10},
     "chaos": {
@@ -444,8 +449,8 @@ async def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     timeouts = Timeouts(**task["timeouts"])
-    soak = Soak(task["port"], task["seed"], task["seconds"], timeouts)
-    await soak.run(KINDS[group], stop_at_once=group == "chaos")
+    soak = Soak(KINDS[group], task["port"], task["seed"], task["seconds"], timeouts)
+    await soak.run(stop_at_once=group == "chaos")
 
 
 if __name__ == "__main__":
