@@ -73,6 +73,8 @@ class Tally:
         self.latencies = array("d")
         self.reported = 0
         self.slowest_connect = 0.0
+        self.stall = 0.0
+        """Seconds for which this process stood still, at the most: no client could act then."""
 
     def fail(self, message: str) -> None:
         self.failed += 1
@@ -104,6 +106,7 @@ class Tally:
             "echoed": self.echoed,
             "failed": self.failed,
             "slowest_connect_s": self.slowest_connect,
+            "stall_s": self.stall,
         } | milliseconds
 
 
@@ -117,6 +120,7 @@ class Client:
         self.socket = socket.socket()
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sent = bytearray()
@@ -132,12 +136,17 @@ class Client:
             self.socket.close()
             raise
         self.soak.tally.open += 1
-        took = self.loop.time() - began
+        self.port = self.socket.getsockname()[1]
+        self.connected_at = self.loop.time()
+        took = self.connected_at - began
         self.soak.tally.slowest_connect = max(self.soak.tally.slowest_connect, took)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.soak.tally.open -= 1
+        if error is not None:
+            age = self.loop.time() - self.connected_at
+            error.add_note(f"from port {self.port}, {age:.3f} s after it connected")
         self.socket.close()
 
     def message(self, most: int = MOST) -> memoryview:
@@ -234,10 +243,9 @@ class Soak:
             try:
                 await kind(self, rng)
                 self.tally.served[kind.__name__] += 1
-            except Failed as failure:
-                self.tally.fail(f"{name}: {failure}")
-            except OSError as error:
-                self.tally.fail(f"{name}: {error!r}")
+            except (Failed, OSError) as error:
+                notes = ", ".join(getattr(error, "__notes__", []))
+                self.tally.fail(f"{name}: {error!r}, {notes}")
             await asyncio.sleep(PAUSES.get(kind, 0.0))
 
     async def run(self, stop_at_once: bool) -> None:
@@ -246,9 +254,15 @@ class Soak:
             for kind, count in self.kinds.items()
             for index in range(count)
         ]
+        report_at = asyncio.get_running_loop().time()
         while not self.is_over:
-            await asyncio.sleep(1.0)
-            self.tally.report()
+            began = asyncio.get_running_loop().time()
+            await asyncio.sleep(0.05)
+            now = asyncio.get_running_loop().time()
+            self.tally.stall = max(self.tally.stall, now - began - 0.05)
+            if now >= report_at + 1.0:
+                report_at = now
+                self.tally.report()
         if stop_at_once:
             for client in clients:
                 client.cancel()
@@ -340,8 +354,7 @@ async def deaf(soak: Soak, rng: random.Random) -> None:
     async with Client(soak, rng, SLOW_READERS_BUFFER) as client:
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(1.0):
-                while True:
-                    await client.send(memoryview(RANDOM_BYTES)[:CHUNK])
+                await _flood(client)
         client.socket.shutdown(socket.SHUT_WR)
         await asyncio.sleep(soak.timeouts.close_timeout)
         await _read_what_is_left(client)
@@ -352,9 +365,14 @@ async def flooder(soak: Soak, rng: random.Random) -> None:
     async with Client(soak, rng, SLOW_READERS_BUFFER) as client:
         async with soak.in_time("the end of a flood", soak.timeouts.write_timeout + 20.0):
             with contextlib.suppress(ConnectionError):
-                while True:
-                    await client.send(memoryview(RANDOM_BYTES)[:CHUNK])
+                await _flood(client)
         await _read_what_is_left(client)
+
+
+async def _flood(client: Client) -> None:
+    while True:
+        await client.send(memoryview(RANDOM_BYTES)[:CHUNK])
+        await asyncio.sleep(0)  # a send that succeeds at once lets nobody else have a turn
 
 
 async def _read_what_is_left(client: Client) -> None:
