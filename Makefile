@@ -18,7 +18,11 @@ BENCH_WINDOWS_ARGS ?= --workers 1,2 --json docs/bench/windows.json
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install lint format bench bench-windows clean
+# Of `make soak`, on each back-end.
+MINUTES ?= 1
+
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install soak lint format \
+  bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +62,11 @@ test-windows: venv ## the Windows port, its tests and its wheel, cross-built and
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)
+
+soak: venv $(VENV)/package.stamp ## chaos and soak, MINUTES=n on each back-end; SOAK_ARGS="--help" for the options
+	cmake --preset release
+	cmake --build --preset release -j $(JOBS) --target soak_server
+	$(VENV)/bin/python tests/soak/soak.py --minutes $(MINUTES) $(SOAK_ARGS)
 
 lint: venv ## every linter
 	cmake --preset tidy -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python \

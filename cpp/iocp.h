@@ -417,7 +417,8 @@ class Server {
   virtual void OnBatchEnd() {}
   // Inside a batch, after the last hook of a connection whose user_data is not null.
   virtual void OnConnectionReleased(Connection&) {}
-  // Something an operator must know (descriptors exhausted, say). Inside a batch.
+  // Something an operator must know (descriptors exhausted, say; at most once a minute). Inside a
+  // batch.
   virtual void OnWarning(const std::string&) {}
   // First and last call on each worker thread, outside any batch.
   virtual void OnWorkerBegin() {}

@@ -33,5 +33,6 @@ echo "mypy --strict"
 "$venv/bin/mypy" python/iocp_bind
 "$venv/bin/mypy" examples/*.py bench/*.py bench/servers/*.py
 "$venv/bin/mypy" tests/python
+"$venv/bin/mypy" tests/soak
 echo "pyright"
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"
