@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <queue>
@@ -187,6 +188,11 @@ class Network {
   std::size_t open_ports = 0;
 
   std::vector<SimPort*> ports;  // those that live, in the order in which they were made
+
+  // For a test that forces an order. Completions of which this says true stay with the system.
+  std::function<bool(const Completion&)> held_back;
+  // A send is with the system, and Send has not returned: what it leads to may come first.
+  std::function<void(Socket&)> on_send;
 
   // What happened, for the log and for the hash of all that happened.
   void Note(const char* what, std::uint64_t which = 0, std::uint64_t how_much = 0);

@@ -136,6 +136,7 @@ void SimPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   stream->pieces.assign(pieces, pieces + count);
   for (const Piece& piece : stream->pieces) network_.Check(piece.size > 0, "an empty piece");
   stream->sending = true;
+  if (network_.on_send) network_.on_send(socket);
 }
 
 void SimPort::ShutdownSend(Socket& socket) {
@@ -402,8 +403,9 @@ bool SimPort::Ready() {
   });
 }
 
-// The last accept is really the last.
+// The last accept is really the last; a test may want something to be late.
 bool SimPort::MayBring(const Completion& completion) const {
+  if (network_.held_back && network_.held_back(completion)) return false;
   if (completion.operation != Operation::kAccept || !completion.last) return true;
   return std::none_of(made_.begin(), made_.end(), [](const Made& other) {
     return other.completion.operation == Operation::kAccept && !other.completion.last;
