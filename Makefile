@@ -17,7 +17,7 @@ BENCH_ARGS ?= --json docs/bench/results.json --chart docs/bench/chart.png
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install lint format bench clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install mutants lint format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ test-windows: venv ## the Windows port, its tests and its wheel, cross-built and
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)
+
+mutants: bootstrap ## prove that the tests of the original's defects can fail; ROWS="D01 D17" picks
+	$(PYTHON) tools/mutants.py --jobs $(JOBS) $(ROWS)
 
 lint: venv ## every linter
 	cmake --preset tidy -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python \
