@@ -33,5 +33,6 @@ echo "mypy --strict"
 "$venv/bin/mypy" python/iocp_bind
 "$venv/bin/mypy" examples/*.py bench/*.py bench/servers/*.py
 "$venv/bin/mypy" tests/python
+MYPYPATH=tests/python "$venv/bin/mypy" tools/mutants.py
 echo "pyright"
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"

@@ -206,12 +206,12 @@ TEST_F(DefectsTest, D15_AWaitThatBringsNothingIsHarmless) {
 }
 
 TEST_F(DefectsTest, D16_NoFailedCompletionEndsAWorker) {
-  double Faults::*const kFaults[] = {&Faults::accept_error, &Faults::accept_exhausted,
-                                     &Faults::adopt_error,  &Faults::reset,
-                                     &Faults::send_error,   &Faults::late_cancel};
+  double Faults::* const kFaults[] = {&Faults::accept_error, &Faults::accept_exhausted,
+                                      &Faults::adopt_error,  &Faults::reset,
+                                      &Faults::send_error,   &Faults::late_cancel};
   for (const bool shared : {false, true}) {
     Scenario scenario(Workers(2, shared));
-    for (double Faults::*fault : kFaults) {
+    for (double Faults::* fault : kFaults) {
       const auto client = scenario.Connect();
       scenario.ConnectionOf(client).Send("x", 1);
       scenario.network().faults.*fault = 1;
@@ -251,9 +251,11 @@ TEST_F(DefectsTest, D17_NothingIsFreedBeforeItsLastCompletion) {
     scenario.RequestStop(seconds(1));
     scenario.PassTime(milliseconds(999));
     EXPECT_EQ(scenario.ConnectionOf(client).send_backlog(), loan.bytes.size() - 256);
-    EXPECT_TRUE(Context::Of(scenario.ConnectionOf(client)).phase < Phase::kCancelling) << "too early";
+    EXPECT_TRUE(Context::Of(scenario.ConnectionOf(client)).phase < Phase::kCancelling)
+        << "too early";
     scenario.PassTime(milliseconds(11));
-    EXPECT_TRUE(Context::Of(scenario.ConnectionOf(client)).phase == Phase::kCancelling) << "too late";
+    EXPECT_TRUE(Context::Of(scenario.ConnectionOf(client)).phase == Phase::kCancelling)
+        << "too late";
     scenario.PassTime(hours(1));
     EXPECT_FALSE(scenario.all_left());
     EXPECT_EQ(scenario.engine().connection_count(), 1U);

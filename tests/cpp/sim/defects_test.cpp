@@ -231,7 +231,8 @@ TEST_F(DefectsTest, D06_AConnectionWithNothingOutstandingIsReleased) {
     EXPECT_FALSE(scenario.Of(client).closed);
     abort ? context.Abort() : context.Close();
     scenario.StepAll();
-    EXPECT_EQ(scenario.Of(client).closed, abort ? CloseReason::kLocalAbort : CloseReason::kLocalClose);
+    EXPECT_EQ(scenario.Of(client).closed,
+              abort ? CloseReason::kLocalAbort : CloseReason::kLocalClose);
     EXPECT_EQ(scenario.stats().connections, 0U);
     EXPECT_EQ(scenario.stats().free_contexts, 1U);
   }
@@ -311,7 +312,8 @@ TEST_F(DefectsTest, D23_TheLimitsAreExactAndNothingAcceptedIsDropped) {
   Connection& connection = scenario.ConnectionOf(client);
   const auto sends = [&](std::initializer_list<std::size_t> sizes) {
     std::vector<SendResult> results;
-    for (const std::size_t size : sizes) results.push_back(connection.Send(Bytes(size).data(), size));
+    for (const std::size_t size : sizes)
+      results.push_back(connection.Send(Bytes(size).data(), size));
     return results;
   };
   using enum SendResult;
@@ -324,8 +326,8 @@ TEST_F(DefectsTest, D23_TheLimitsAreExactAndNothingAcceptedIsDropped) {
   EXPECT_EQ(sends({10, 1}), (std::vector{kAccepted, kBacklogFull}));
   connection.Close();
   EXPECT_EQ(sends({1}), (std::vector{kClosed}));
-  const std::string expected = Bytes(1) + Bytes(1) + Bytes(1) + Bytes(1) + Bytes(4) + Bytes(5) +
-                               Bytes(100) + Bytes(10);
+  const std::string expected =
+      Bytes(1) + Bytes(1) + Bytes(1) + Bytes(1) + Bytes(4) + Bytes(5) + Bytes(100) + Bytes(10);
   EXPECT_EQ(scenario.ReceiveAll(client), expected);
   EXPECT_EQ(client->state(), State::kEnded);
 }
