@@ -2,6 +2,7 @@
 // defects; see docs/testing.md.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <random>
@@ -9,7 +10,7 @@
 #include <thread>
 #include <type_traits>
 
-#include "counter.h"
+#include "connection.h"
 #include "server_harness.h"
 #ifndef _WIN32
 #include <sys/resource.h>
@@ -530,6 +531,24 @@ TEST_P(ServerTest, D31_CountersMayBeReadWhileTheyAreWritten) {
   EXPECT_EQ(right, static_cast<int>(kClients));
   EXPECT_EQ(server_.stats().bytes_received, kClients * kRounds);
   EXPECT_EQ(server_.stats().bytes_sent, kClients * kRounds);
+}
+
+TEST(ServerContextTest, D31_TheBacklogIsWhatItWasAtOneMoment) {
+  constexpr int kRounds = 500'000;
+  Context context(nullptr);
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    for (int i = 0; i < kRounds; ++i) {
+      context.queued_bytes.Add(1);
+      context.ended_bytes.Add(1);
+    }
+    done = true;
+  });
+  std::size_t most = 0;
+  while (!done) most = std::max(most, context.send_backlog());
+  writer.join();
+  EXPECT_LE(most, 1U);
+  EXPECT_EQ(context.send_backlog(), 0U);
 }
 
 TEST_P(ServerTest, D32_AsManyWorkersAsAskedForOnLoopbackByDefault) {
