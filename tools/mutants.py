@@ -111,6 +111,7 @@ def run_tests(program: str, names: list[str]) -> Found | None:
     """Run the tests; None when all of them pass."""
     patterns = ":".join(f"*.{name}:*.{name}/*" for name in names)
     command = [str(BUILD / "tests/cpp" / program), f"--gtest_filter={patterns}"]
+    command.append("--gtest_fail_fast")
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
