@@ -13,11 +13,16 @@ endif
 JOBS ?= $(shell nproc)
 # A run of everything refreshes the figures of the documentation.
 BENCH_ARGS ?= --json docs/bench/results.json --chart docs/bench/chart.png
+BENCH_WINDOWS_ARGS ?= --workers 1,2 --json docs/bench/windows.json
 
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install mutants lint format bench clean
+# Of `make soak`, on each back-end.
+MINUTES ?= 1
+
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install mutants soak lint format \
+  bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +66,11 @@ test-install: bootstrap ## pip install by build isolation alone, without liburin
 mutants: bootstrap ## prove that the tests of the original's defects can fail; ROWS="D01 D17" picks
 	$(PYTHON) tools/mutants.py --jobs $(JOBS) $(ROWS)
 
+soak: venv $(VENV)/package.stamp ## chaos and soak, MINUTES=n on each back-end; SOAK_ARGS="--help" for the options
+	cmake --preset release
+	cmake --build --preset release -j $(JOBS) --target soak_server
+	$(VENV)/bin/python tests/soak/soak.py --minutes $(MINUTES) $(SOAK_ARGS)
+
 lint: venv ## every linter
 	cmake --preset tidy -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python \
 	  -Dpybind11_DIR="$$($(VENV)/bin/python -m pybind11 --cmakedir)" >/dev/null
@@ -75,6 +85,9 @@ bench: venv $(VENV)/package.stamp ## measure, side by side; BENCH_ARGS="--help" 
 	cmake --preset release
 	cmake --build --preset release -j $(JOBS)
 	$(VENV)/bin/python bench/run.py $(BENCH_ARGS)
+
+bench-windows: venv ## the same for Windows, under Wine
+	tools/windows/bench.sh $(VENV) $(PYTHON) $(BENCH_WINDOWS_ARGS)
 
 clean: ## remove what was built
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from results import CONNECT, RAW, SHA256, UVLOOP
+from results import ASYNCIO, CONNECT, RAW, SHA256, UVLOOP
 
 SERVERS = Path(__file__).resolve().parent / "servers"
 BACKENDS = ("io_uring", "epoll")
@@ -31,6 +31,8 @@ class Contender:
     backend: str | None = None
     """Of iocp_bind, which it says with `--list` whether it has."""
     workers: int = 1
+    under_wine: bool = False
+    """It is not pinned, and ends with its input, as it hears of no signals."""
     hooks: tuple[str, ...] = ("echo", "sha256")
     """What it can do with a message."""
 
@@ -83,7 +85,40 @@ def contenders(binaries: Path, python: str, workers: Sequence[int]) -> list[Cont
         Contender(RAW, (str(binaries / "raw_epoll_echo"),), hooks=("echo",)),
         *ours,
         Contender(UVLOOP, (python, str(SERVERS / "echo_uvloop.py"))),
-        Contender("asyncio", (python, str(SERVERS / "echo_asyncio.py"))),
+        Contender(ASYNCIO, (python, str(SERVERS / "echo_asyncio.py"))),
+    ]
+
+
+WINDOWS_WORKLOADS = (echo(16, 64, 1), echo(16, 64, 32), echo(16, 16384, 4, check_every=8))
+
+
+def on_windows(path: Path) -> str:
+    """What Wine calls a file of this system."""
+    return "Z:" + str(path.resolve()).replace("/", "\\")
+
+
+def windows_contenders(folder: Path, wine: str, workers: Sequence[int]) -> list[Contender]:
+    """What `make bench-windows` built in `folder`, under Wine.
+
+    None is pinned, as the wineserver is not, which every one of them asks several times for a
+    message.
+    """
+    python = (wine, on_windows(folder / "python" / "python.exe"))
+    programs = folder / "release" / "bench"
+    ours = []
+    for language, program in (
+        ("python", (*python, on_windows(SERVERS / "echo_iocp_bind.py"))),
+        ("cpp", (wine, on_windows(programs / "server_echo.exe"))),
+    ):
+        for count in workers:
+            name = f"{language}/iocp" + (f"/{count}" if count != 1 else "")
+            ours.append(Contender(name, program, "iocp", count, under_wine=True))
+    raw = (wine, on_windows(programs / "raw_iocp_echo.exe"))
+    asyncio = (*python, on_windows(SERVERS / "echo_asyncio.py"))
+    return [
+        Contender(RAW, raw, under_wine=True, hooks=("echo",)),
+        *ours,
+        Contender(ASYNCIO, asyncio, under_wine=True),
     ]
 
 

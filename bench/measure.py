@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from contenders import Contender, Workload
-from processes import BenchError, MissingError, RunningServer, run_load, running_server
+from processes import (
+    BenchError,
+    MissingError,
+    RunningServer,
+    end_input,
+    run_load,
+    running_server,
+)
 from results import Problem, Results, Sample, parse_load, rotated
 
 WARM_UP = 0.2
@@ -40,7 +47,14 @@ def check_contender(contender: Contender) -> None:
     if contender.backend is None:
         return
     command = [*contender.command, "--list"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         raise BenchError(lines[-1] if lines else f"--list: exit code {done.returncode}")
@@ -63,8 +77,9 @@ class Servers:
         if contender.name not in self._running:
             stack = contextlib.ExitStack()
             command = contender.command_for(self._workload)
-            cpus = self._cpus[: max(contender.workers, 1)]
-            server = stack.enter_context(running_server(command, cpus))
+            cpus = self._cpus if contender.under_wine else self._cpus[: contender.workers]
+            end = end_input if contender.under_wine else subprocess.Popen.terminate
+            server = stack.enter_context(running_server(command, cpus, end))
             self._running[contender.name] = (server, stack)
         return self._running[contender.name][0]
 

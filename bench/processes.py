@@ -8,9 +8,8 @@ import os
 import selectors
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +19,10 @@ EXIT_MISSING = 77
 """With this code a server says that the system lacks what it needs."""
 
 PINNED = Path(__file__).with_name("pinned.py")
+
+
+End = Callable[[subprocess.Popen[bytes]], None]
+"""How a server is asked to end: SIGTERM, or `end_input`."""
 
 
 class BenchError(Exception):
@@ -39,20 +42,25 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(command: Sequence[str], cpus: Iterable[int]) -> Iterator[RunningServer]:
+def running_server(
+    command: Sequence[str], cpus: Iterable[int], end: End
+) -> Iterator[RunningServer]:
     """A fresh server on these CPUs, ended on leaving.
 
-    BenchError when it does not start, has died in between, or does not end cleanly at SIGTERM.
+    BenchError when it does not start, has died in between, or does not end cleanly when asked to.
     """
     pinned = [sys.executable, str(PINNED), ",".join(str(cpu) for cpu in cpus), *command]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            pinned,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-        )
+    process = subprocess.Popen(
+        pinned,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Not a file: Python under Wine does not start with one.
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    with process.stderr as errors:
+        os.set_blocking(errors.fileno(), False)
         try:
             try:
                 yield RunningServer(_listening_port(process), process.pid)
@@ -62,15 +70,21 @@ def running_server(command: Sequence[str], cpus: Iterable[int]) -> Iterator[Runn
                 message = f"ended while it was measured, exit code {process.returncode}"
                 raise BenchError(_with_output(message, errors))
         except BaseException:
-            _stop(process)
+            _stop(process, end)
             if process.returncode == EXIT_MISSING:
                 raise MissingError(_tail(errors)) from None
             raise
-        if not _stop(process):
-            raise BenchError(_with_output(f"did not end {STOP_TIMEOUT:g} s after SIGTERM", errors))
+        if not _stop(process, end):
+            raise BenchError(_with_output(f"did not end within {STOP_TIMEOUT:g} s", errors))
         if process.returncode != 0:
-            message = f"exit code {process.returncode} after SIGTERM"
+            message = f"exit code {process.returncode} at its end"
             raise BenchError(_with_output(message, errors))
+
+
+def end_input(process: subprocess.Popen[bytes]) -> None:
+    """Close what the process reads from."""
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def run_load(command: Sequence[str], timeout: float) -> str:
@@ -116,11 +130,11 @@ def _listening_port(process: subprocess.Popen[bytes]) -> int:
     return int(words[1])
 
 
-def _stop(process: subprocess.Popen[bytes]) -> bool:
+def _stop(process: subprocess.Popen[bytes], end: End) -> bool:
     """End the process; False when it had to be killed."""
     clean = True
     try:
-        process.terminate()
+        end(process)
         try:
             process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -136,9 +150,8 @@ def _stop(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _tail(errors: IO[bytes]) -> str:
-    """The last line that the process wrote to stderr."""
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").split("\n")
+    """The last line that the process has written to stderr, of those that nobody has read."""
+    lines = (errors.read() or b"").decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 

@@ -14,11 +14,11 @@ from rich.table import Table
 from results import (
     CONNECT,
     RAW,
-    UVLOOP,
     Change,
     Results,
     Row,
     compare,
+    peer,
     relative,
     score,
     summarise,
@@ -119,22 +119,26 @@ def _load(row: Row) -> str:
     return f"[{style}]{row.load_cpu:.0%}[/]"
 
 
-COLUMNS = (
-    Column("rate/s", lambda row: f"{row.requests_per_second:,.0f}"),
-    Column("±", lambda row: f"{row.spread:.0%}"),
-    Column(f"x {RAW}", lambda row: _ratio(row.rate_to_raw)),
-    Column(f"x {UVLOOP}", lambda row: _ratio(row.rate_to_uvloop)),
-    Column(ONE_WORKER, lambda row: _ratio(row.rate_to_one_worker), always=False),
-    Column("p50 µs", lambda row: f"{row.p50_us:,.0f}", always=False),
-    Column("p99", lambda row: f"{row.p99_us:,.0f}", always=False),
-    Column("p99.9", lambda row: f"{row.p999_us:,.0f}"),
-    Column("CPU µs", lambda row: f"{row.server_cpu_us:.2f}"),
-    Column(f"x {RAW}", lambda row: _ratio(row.cpu_to_raw)),
-    Column(f"x {UVLOOP}", lambda row: _ratio(row.cpu_to_uvloop), always=False),
-    Column("CPU", lambda row: f"{row.server_cpu:.0%}", always=False),
-    Column("load", _load),
-    Column("RSS MiB", lambda row: f"{row.rss_kib / 1024:.1f}", always=False),
-)
+def _columns(peer: str) -> list[Column]:
+    """Of the tables of a run, whose other event loop is `peer`."""
+    return [
+        Column("rate/s", lambda row: f"{row.requests_per_second:,.0f}"),
+        Column("±", lambda row: f"{row.spread:.0%}"),
+        Column(f"x {RAW}", lambda row: _ratio(row.rate_to_raw)),
+        Column(f"x {peer}", lambda row: _ratio(row.rate_to_peer)),
+        Column(ONE_WORKER, lambda row: _ratio(row.rate_to_one_worker), always=False),
+        Column("p50 µs", lambda row: f"{row.p50_us:,.0f}", always=False),
+        Column("p99", lambda row: f"{row.p99_us:,.0f}", always=False),
+        Column("p99.9", lambda row: f"{row.p999_us:,.0f}"),
+        Column("CPU µs", lambda row: f"{row.server_cpu_us:.2f}"),
+        Column(f"x {RAW}", lambda row: _ratio(row.cpu_to_raw)),
+        Column(f"x {peer}", lambda row: _ratio(row.cpu_to_peer), always=False),
+        Column("CPU", lambda row: f"{row.server_cpu:.0%}", always=False),
+        Column("load", _load),
+        Column("RSS MiB", lambda row: f"{row.rss_kib / 1024:.1f}", always=False),
+    ]
+
+
 WIDTH = 132
 """Of the table with all columns."""
 
@@ -146,7 +150,7 @@ def _table(workload: str, rows: Sequence[Row], results: Results, *, wide: bool) 
     several_workers = any(row.rate_to_one_worker is not None for row in rows)
     columns = [
         column
-        for column in COLUMNS
+        for column in _columns(peer(results))
         if (wide or column.always) and (several_workers or column.header != ONE_WORKER)
     ]
     table = _empty_table(title, [column.header for column in columns])

@@ -12,6 +12,7 @@ from typing import Any
 FORMAT = 1
 RAW = "raw"
 UVLOOP = "uvloop"
+ASYNCIO = "asyncio"
 CONNECT = "connect"
 SHA256 = "sha256"
 
@@ -86,9 +87,10 @@ class Row:
     load_cpu: float
     rss_kib: float
     rate_to_raw: float | None
-    rate_to_uvloop: float | None
+    rate_to_peer: float | None
+    """The other event loop for Python: see `peer`."""
     cpu_to_raw: float | None
-    cpu_to_uvloop: float | None
+    cpu_to_peer: float | None
     rate_to_one_worker: float | None
     """For a server with more than one, against the same with one."""
 
@@ -167,7 +169,7 @@ def summarise(results: Results) -> list[Row]:
     for sample in results.samples:
         by_row.setdefault((sample.workload, sample.server), []).append(sample)
     return [
-        _row(by_row, workload, server)
+        _row(by_row, workload, server, peer(results))
         for workload in results.workloads
         for server in results.servers
         if (workload, server) in by_row
@@ -180,7 +182,14 @@ def one_worker(server: str) -> str | None:
     return name if workers.isdigit() else None
 
 
-def _row(by_row: Mapping[tuple[str, str], Sequence[Sample]], workload: str, server: str) -> Row:
+def peer(results: Results) -> str:
+    """What Python servers are compared with: uvloop, and asyncio where there is none of that."""
+    return UVLOOP if UVLOOP in results.servers else ASYNCIO
+
+
+def _row(
+    by_row: Mapping[tuple[str, str], Sequence[Sample]], workload: str, server: str, peer: str
+) -> Row:
     samples = by_row[workload, server]
 
     def median(get: Callable[[Sample], float]) -> float:
@@ -214,9 +223,9 @@ def _row(by_row: Mapping[tuple[str, str], Sequence[Sample]], workload: str, serv
         load_cpu=median(lambda sample: sample.load_cpu),
         rss_kib=median(lambda sample: sample.rss_kib),
         rate_to_raw=compared(RAW, rate),
-        rate_to_uvloop=compared(UVLOOP, rate),
+        rate_to_peer=compared(peer, rate),
         cpu_to_raw=compared(RAW, cpu),
-        cpu_to_uvloop=compared(UVLOOP, cpu),
+        cpu_to_peer=compared(peer, cpu),
         rate_to_one_worker=compared(one_worker(server), rate),
     )
 

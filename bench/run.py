@@ -16,7 +16,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contenders import WORKLOADS, contenders, select
+from contenders import (
+    WINDOWS_WORKLOADS,
+    WORKLOADS,
+    Contender,
+    Workload,
+    contenders,
+    on_windows,
+    select,
+    windows_contenders,
+)
 from measure import Bench
 from report import WIDTH, draw_chart, print_comparison, print_results
 from results import Results, load, save
@@ -50,12 +59,18 @@ print(json.dumps(versions))
 """
 
 
-def describe_python(python: str) -> dict[str, str]:
+def describe_python(python: Sequence[str]) -> dict[str, str]:
     """The versions of the interpreter of the Python servers, and of what they use."""
-    command = [python, "-c", DESCRIBE_PYTHON]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [*python, "-c", DESCRIBE_PYTHON],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     if done.returncode != 0:
-        raise ValueError(f"{python} is not a Python interpreter that runs: {done.stderr.strip()}")
+        raise ValueError(f"{python[-1]} is not a Python that runs: {done.stderr.strip()}")
     return {str(key): str(value) for key, value in json.loads(done.stdout).items()}
 
 
@@ -122,6 +137,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PROGRAM",
         help="the interpreter of the Python servers (this one)",
     )
+    parser.add_argument(
+        "--windows",
+        type=Path,
+        metavar="DIR",
+        help="measure what was built there for Windows, under Wine: see `make bench-windows`",
+    )
     parser.add_argument("--binaries", type=Path, metavar="DIR", help="where the programs are built")
     cpus = sorted(os.sched_getaffinity(0))
     parser.add_argument(
@@ -146,15 +167,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def what_there_is(
+    arguments: argparse.Namespace, binaries: Path
+) -> tuple[list[str], list[Contender], Sequence[Workload]]:
+    """The interpreter of the Python servers, the servers and the workloads."""
+    if not arguments.windows:
+        found = contenders(binaries, arguments.python, arguments.workers)
+        return [arguments.python], found, WORKLOADS
+    wine = shutil.which("wine")
+    if wine is None:
+        raise ValueError("there is no Wine here: `make bench-windows` installs it")
+    python = [wine, on_windows(arguments.windows / "python" / "python.exe")]
+    return python, windows_contenders(arguments.windows, wine, arguments.workers), WINDOWS_WORKLOADS
+
+
 def prepare(arguments: argparse.Namespace) -> tuple[Bench, Results]:
     """What the command line asks for; ValueError when it cannot be."""
     binaries = (arguments.binaries or find_binaries()).resolve()
     if not (binaries / "iocp_load").is_file():
         raise ValueError(f"no iocp_load in {binaries}: `make bench` builds it")
-    servers = {
-        server.name: server for server in contenders(binaries, arguments.python, arguments.workers)
-    }
-    workloads = {workload.name: workload for workload in WORKLOADS}
+    python, all_servers, all_workloads = what_there_is(arguments, binaries)
+    servers = {server.name: server for server in all_servers}
+    workloads = {workload.name: workload for workload in all_workloads}
     patterns = [part for text in arguments.only for part in text.split(",")]
     chosen_servers = select(patterns, list(servers), list(workloads))
     chosen_workloads = select(patterns, list(workloads), list(servers))
@@ -169,7 +203,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Bench, Results]:
     )
     settings = {
         **describe_machine(),
-        **describe_python(arguments.python),
+        **describe_python(python),
         "rounds": bench.rounds,
         "seconds": bench.seconds,
         "server_cpus": bench.server_cpus,
@@ -182,7 +216,7 @@ def measure(arguments: argparse.Namespace, log: Console) -> tuple[Results, bool]
     """Run the bench; the results, and whether it was interrupted."""
     bench, results = prepare(arguments)
     used = max(contender.workers for contender in bench.contenders.values())
-    if bench.load_cpu in bench.server_cpus[:used]:
+    if not arguments.windows and bench.load_cpu in bench.server_cpus[:used]:
         log.print("[yellow]server and load generator share a CPU: the figures say little[/]")
     try:
         bench.run(results, log)

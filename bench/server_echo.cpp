@@ -3,27 +3,17 @@
 //   server_echo [--backend NAME] [--workers N] [--hook echo|sha256] [--host ADDRESS] [--port N]
 //   server_echo --list
 //
-// Prints "listening PORT"; ends at SIGTERM, SIGINT or when its standard input ends. --list prints
-// one line per back-end: its name, a tab, and nothing when it is available or else why it is not.
-#include <openssl/evp.h>
-#include <poll.h>
-#include <pthread.h>
-#include <sys/resource.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
-
-#include <array>
-#include <cerrno>
+// Prints "listening PORT"; ends when its standard input does, on Linux at SIGTERM and SIGINT as
+// well. --list prints one line per back-end: its name, a tab, and nothing when it is available or
+// else why it is not.
 #include <charconv>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <string>
 #include <string_view>
 #include <vector>
 
 #include "iocp.h"
+#include "system.h"
 
 namespace {
 
@@ -44,11 +34,7 @@ class EchoServer final : public iocp::Server {
   // What hashlib does in the Python server's hook.
   static void HashBlock() {
     static const std::vector<unsigned char> block(kHashed);
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-    if (EVP_Digest(block.data(), block.size(), digest.data(), nullptr, EVP_sha256(), nullptr) !=
-        1) {
-      std::abort();
-    }
+    bench::Hash(block.data(), block.size());
   }
 
   static constexpr std::size_t kHashed = 256 * 1024;
@@ -108,19 +94,6 @@ void ListBackends() {
   }
 }
 
-// Returns at a signal that came to `signals`, or when the standard input ends.
-void WaitForEnd(int signals) {
-  std::array<pollfd, 2> sources = {{{signals, POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}}};
-  for (;;) {
-    if (poll(sources.data(), sources.size(), -1) < 0 && errno != EINTR) return;
-    if (sources[0].revents != 0) return;
-    if (sources[1].revents != 0) {
-      std::array<char, 256> ignored{};
-      if (read(STDIN_FILENO, ignored.data(), ignored.size()) <= 0) return;
-    }
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -130,23 +103,7 @@ int main(int argc, char** argv) {
   }
   const CommandLine line = ParseOptions(argc, argv);
 
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-  }
-  // Blocked before the workers start, so that they inherit it and the signals wait in `signals`.
-  sigset_t ending;
-  sigemptyset(&ending);
-  sigaddset(&ending, SIGTERM);
-  sigaddset(&ending, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &ending, nullptr);
-  const int signals = signalfd(-1, &ending, SFD_CLOEXEC);
-  if (signals < 0) {
-    std::fprintf(stderr, "server_echo: signalfd: %s\n", std::strerror(errno));
-    return 1;
-  }
-
+  if (!bench::Prepare()) return 1;
   EchoServer server(line.hash);
   const iocp::Status status = server.Start(line.options);
   if (!status.ok()) {
@@ -155,7 +112,7 @@ int main(int argc, char** argv) {
   }
   std::printf("listening %d\n", server.address().port);
   std::fflush(stdout);
-  WaitForEnd(signals);
+  bench::WaitForEnd();
   server.Shutdown(std::chrono::seconds(1));
   return 0;
 }

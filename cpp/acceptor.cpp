@@ -43,8 +43,12 @@ void Acceptor::OnCompletion(Worker& worker, Completion& completion) {
 
 // The port has paused accepting by itself (R8).
 void Acceptor::OnExhaustion(Worker& worker, const Error& error) {
-  if (back_off_ == std::chrono::milliseconds::zero()) {
-    back_off_ = kFirstBackOff;
+  back_off_ = back_off_ == std::chrono::milliseconds::zero()
+                  ? kFirstBackOff
+                  : std::min(2 * back_off_, kLastBackOff);
+  // Where clients come and go all the time, each that goes ends one shortage and begins the next.
+  if (worker.now() >= warn_at_) {
+    warn_at_ = worker.now() + kWarnAgain;
     try {
       worker.Warn(
           "accepting is paused: the system is out of descriptors, buffers or memory (error " +
@@ -54,8 +58,6 @@ void Acceptor::OnExhaustion(Worker& worker, const Error& error) {
     } catch (const std::bad_alloc&) {
       // Not a word, but it is counted.
     }
-  } else {
-    back_off_ = std::min(2 * back_off_, kLastBackOff);
   }
   retry_at_.store(worker.now() + back_off_, std::memory_order_relaxed);
 }

@@ -36,6 +36,7 @@ class Acceptor {
  private:
   static constexpr std::chrono::milliseconds kFirstBackOff{100};
   static constexpr std::chrono::milliseconds kLastBackOff{1000};
+  static constexpr std::chrono::minutes kWarnAgain{1};
 
   void OnExhaustion(Worker& worker, const Error& error);
   void Take(Worker& worker, NativeSocket handle);
@@ -49,6 +50,7 @@ class Acceptor {
   // when accepting was paused.
   std::vector<NativeSocket> waiting_;
   std::chrono::milliseconds back_off_{0};  // 0: the last accept did not fail for want of anything
+  TimePoint warn_at_ = TimePoint::min();   // when a shortage is worth a warning again
   std::atomic<TimePoint> retry_at_{TimePoint::max()};  // max: not backing off
   // True exactly when accepting is paused until there is room: the server is full, or somebody
   // waits.

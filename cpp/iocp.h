@@ -290,7 +290,9 @@ struct Options {
   int listen_backlog = 1024;
   int initial_accepts = 10;  // accepts posted ahead (Windows)
   int max_accepts = 100;     // the most accepts posted (Windows), or taken per turn (Linux)
-  int initial_reads = 4;     // reads posted per connection (Windows); 0: zero-byte reads
+  // Windows: reads posted for a connection at first, and again when what came has filled one; one
+  // while it does not. 0: a zero-byte read.
+  int initial_reads = 4;
 
   std::size_t buffer_size = kDefaultBufferSize;  // bytes of a receive buffer, 512 to 16 MiB
   int max_free_buffers = 200;                    // receive buffers kept for reuse
@@ -415,7 +417,8 @@ class Server {
   virtual void OnBatchEnd() {}
   // Inside a batch, after the last hook of a connection whose user_data is not null.
   virtual void OnConnectionReleased(Connection&) {}
-  // Something an operator must know (descriptors exhausted, say). Inside a batch.
+  // Something an operator must know (descriptors exhausted, say; at most once a minute). Inside a
+  // batch.
   virtual void OnWarning(const std::string&) {}
   // First and last call on each worker thread, outside any batch.
   virtual void OnWorkerBegin() {}

@@ -249,12 +249,6 @@ void Worker::ApplyReceive(Context& context, Completion& completion) {
     context.reorder.Push({completion.sequence, std::move(completion.buffer), completion.error},
                          [&](Received&& next) {
                            if (next.end.kind == ErrorKind::kCancelled) return;
-                           if (!next.end) {
-                             counters_.reads.Add(1);
-                             counters_.bytes_received.Add(next.buffer.size());
-                             context.received_bytes.Add(next.buffer.size());
-                             context.active_at = now_;
-                           }
                            arrivals_.push_back({&context, std::move(next.buffer), next.end});
                          });
   } catch (const std::bad_alloc&) {

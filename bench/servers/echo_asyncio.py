@@ -1,7 +1,7 @@
 """Echo on asyncio: the Protocol that its documentation shows.
 
 python echo_asyncio.py [--hook NAME] [--host ADDRESS] [--port N]
-prints "listening PORT", ends at SIGTERM.
+prints "listening PORT", ends at SIGTERM, on Windows when its standard input ends.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import hashlib
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Protocol, cast
 
@@ -41,15 +42,24 @@ class HashingEcho(Echo):
 HOOKS = {"echo": Echo, "sha256": HashingEcho}
 
 
-async def serve(hook: str, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT."""
+async def end() -> None:
+    """Wait for SIGTERM or SIGINT; on Windows for the end of the standard input."""
     loop = asyncio.get_running_loop()
+    if sys.platform == "win32":
+        await loop.run_in_executor(None, sys.stdin.read)
+        return
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    await ended.wait()
+
+
+async def serve(hook: str, host: str, port: int) -> None:
+    """Serve until the program is to end."""
+    loop = asyncio.get_running_loop()
     server = await loop.create_server(HOOKS[hook], host, port, backlog=1024)
     print("listening", server.sockets[0].getsockname()[1], flush=True)
-    await ended.wait()
+    await end()
     server.close()
 
 

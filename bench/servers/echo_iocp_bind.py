@@ -1,8 +1,9 @@
 """Echo on iocp_bind with default options, as the README shows it.
 
 python echo_iocp_bind.py [--backend NAME] [--workers N] [--hook NAME] [--host ADDRESS] [--port N]
-prints "listening PORT", ends at SIGTERM. With --list it prints one line per back-end: its name, a
-tab, and nothing when it is available or else why it is not.
+prints "listening PORT", ends at SIGTERM, on Windows when its standard input ends. With --list it
+prints one line per back-end: its name, a tab, and nothing when it is available or else why it is
+not.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def main() -> None:
     with HOOKS[options.hook]() as server:
         server.start(options.host, options.port, backend=options.backend, workers=options.workers)
         print("listening", server.address[1], flush=True)
-        server.serve_forever()
+        if sys.platform == "win32":
+            sys.stdin.read()
+        else:
+            server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ struct IocpOperation {
     kAcceptEnd,      // the listener's: Cancel has ended the last accept
     kAcceptTrouble,  // the listener's: accepting has paused itself
     kRead,
-    kReadEnd,  // a stream's: the reads have ended, and none of them could say so
+    kReadEnd,   // a stream's: the reads have ended, and none of them could say so
+    kReadsDue,  // a stream's, never a result: what has ended is to be posted anew
     kSend,
   };
 
@@ -38,7 +39,7 @@ struct IocpOperation {
 
   OVERLAPPED overlapped{};
   const Kind kind;
-  IocpOperation* next = nullptr;  // in the port's queue of results
+  IocpOperation* next = nullptr;  // in the port's queue of results, or of what is due
   // The result, for one that is in that queue.
   int code = 0;
   DWORD bytes = 0;
@@ -104,7 +105,7 @@ struct IocpRead : IocpStreamOperation {
 struct IocpStream {
   static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
 
-  IocpStream(Socket& of, std::size_t read_count) : socket(of) {
+  IocpStream(Socket& of, std::size_t read_count) : socket(of), wanted(read_count) {
     for (std::size_t i = 0; i < read_count; ++i) {
       reads.push_back(std::make_unique<IocpRead>(*this));
       idle_reads.push_back(reads.back().get());
@@ -118,15 +119,20 @@ struct IocpStream {
   SlimLock lock;  // for what follows, and Socket::next_sequence
   std::vector<std::unique_ptr<IocpRead>> reads;
   std::vector<IocpRead*> idle_reads;  // of those, not with the system
-  bool receiving = false;             // true exactly from Receive until the last read has ended
-  bool paused = false;                // true exactly from Pause to Resume
-  bool cancelled = false;             // true exactly when Cancel was called
+  // How many are to be with the system: all at first, and while what comes fills them; else one,
+  // which is enough for a peer that the server keeps up with.
+  std::size_t wanted;
+  bool due = false;        // true exactly when `reads_due` is in the port's queue
+  bool receiving = false;  // true exactly from Receive until the last read has ended
+  bool paused = false;     // true exactly from Pause to Resume
+  bool cancelled = false;  // true exactly when Cancel was called
   // The place of the first read, of those that have ended, that met the end or an error.
   std::uint64_t broken_at = kNowhere;
   // True exactly when a send found the connection reset; a receive that saw an end of stream then
   // would be wrong (R7).
   bool reset = false;
   IocpStreamOperation read_end{IocpOperation::Kind::kReadEnd, *this};
+  IocpStreamOperation reads_due{IocpOperation::Kind::kReadsDue, *this};
 
   [[nodiscard]] std::size_t outstanding() const { return reads.size() - idle_reads.size(); }
   [[nodiscard]] bool broken() const { return broken_at != kNowhere; }

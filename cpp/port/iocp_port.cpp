@@ -148,6 +148,7 @@ void IocpPort::Wake() {
 std::size_t IocpPort::Wait(Completion* completions, std::size_t capacity, std::size_t max_bytes,
                            TimePoint deadline) {
   Batch batch{completions, capacity, max_bytes};
+  PostReadsDue();
   // What is at hand leaves room for what the system has: or what posts all the time could keep the
   // sockets from being looked at.
   TakeAtHand(batch, std::max<std::size_t>(capacity / 2, 1));
@@ -259,6 +260,8 @@ void IocpPort::Complete(IocpOperation& operation, int code, DWORD bytes, Batch& 
       return;
     case IocpOperation::Kind::kReadEnd:
       CompleteReadEnd(static_cast<IocpStreamOperation&>(operation).stream, batch);
+      return;
+    case IocpOperation::Kind::kReadsDue:
       return;
     case IocpOperation::Kind::kSend:
       CompleteSend(static_cast<IocpStreamOperation&>(operation).stream, code, bytes, batch);

@@ -3,7 +3,9 @@
 // Several reads may be outstanding for a connection. Each has a number, given under the
 // connection's lock when it is posted, so the numbers are in the order of the stream, whichever
 // worker gets which result. The idea, and that accepts are topped up when a client finds none, are
-// the original CIOCPServer's.
+// the original CIOCPServer's. A read that has ended is posted anew by the next Wait, once what its
+// bytes led to has been sent: the answer to that is there by then, so that the read ends at once,
+// which costs no packet; and while the server keeps up with the peer, one read is enough.
 #pragma once
 
 #include <atomic>
@@ -75,6 +77,9 @@ class IocpPort final : public CompletionPort {
 
   // iocp_stream.cpp
   void PostReads(IocpStream& stream);
+  void PostReadsLater(IocpStream& stream);
+  void PostReadsDue();
+  void EndReads(IocpStream& stream, Completion* last);
   void PostRead(IocpStream& stream, IocpRead& read, Block* block);
   static void WithdrawReads(IocpStream& stream);
   void CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch);
@@ -101,8 +106,11 @@ class IocpPort final : public CompletionPort {
   Posting* first_posting_ = nullptr;
   Posting* last_posting_ = nullptr;
   std::atomic<std::size_t> at_hand_{0};  // of both; written under the lock
-  std::atomic<int> sleepers_{0};         // workers that sleep, or are about to
-  std::atomic<bool> waking_{false};      // true exactly when a packet to wake one is in the queue
+  // `reads_due` of streams, for the next Wait. Oldest first.
+  IocpOperation* first_due_ = nullptr;
+  IocpOperation* last_due_ = nullptr;
+  std::atomic<int> sleepers_{0};     // workers that sleep, or are about to
+  std::atomic<bool> waking_{false};  // true exactly when a packet to wake one is in the queue
 };
 
 }  // namespace iocp

@@ -31,7 +31,7 @@ void IocpPort::Receive(Socket& socket) {
 // Keeps as many reads with the system as there are to be. Under the stream's lock.
 void IocpPort::PostReads(IocpStream& stream) {
   while (stream.receiving && !stream.paused && !stream.cancelled && !stream.broken() &&
-         !stream.idle_reads.empty()) {
+         stream.outstanding() < stream.wanted) {
     Block* const block = options_.initial_reads == 0 ? nullptr : options_.pool->Take();
     // Out of memory with others under way: the next that ends tries again.
     if (block == nullptr && stream.outstanding() != 0) return;
@@ -40,6 +40,36 @@ void IocpPort::PostReads(IocpStream& stream) {
     PostRead(stream, read, block);
     // One of no bytes must be alone: it has no place in the stream.
     if (block == nullptr) return;
+  }
+}
+
+// Not before the next Wait: what the peer answers to this turn's sends is then there already, and a
+// read that ends at once is the cheapest. Under the stream's lock.
+void IocpPort::PostReadsLater(IocpStream& stream) {
+  if (std::exchange(stream.due, true)) return;
+  stream.reads_due.next = nullptr;
+  const std::lock_guard lock(at_hand_lock_);
+  if (first_due_ == nullptr) {
+    first_due_ = &stream.reads_due;
+  } else {
+    last_due_->next = &stream.reads_due;
+  }
+  last_due_ = &stream.reads_due;
+}
+
+void IocpPort::PostReadsDue() {
+  IocpOperation* due = nullptr;
+  {
+    const std::lock_guard lock(at_hand_lock_);
+    due = std::exchange(first_due_, nullptr);
+  }
+  while (due != nullptr) {
+    IocpStream& stream = static_cast<IocpStreamOperation*>(due)->stream;
+    due = due->next;
+    const std::lock_guard lock(stream.lock);
+    stream.due = false;
+    PostReads(stream);
+    EndReads(stream, nullptr);
   }
 }
 
@@ -92,6 +122,7 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
     completion.sequence = read.sequence;
     // What comes behind the end is no part of the stream.
     if (code == 0 && read.sequence > stream.broken_at) code = WSA_OPERATION_ABORTED;
+    stream.wanted = bytes == block->capacity() ? stream.reads.size() : 1;
     if (code == 0 && bytes != 0) {
       batch.bytes += bytes;
       completion.buffer = Buffer(block, block->data(), bytes);
@@ -109,13 +140,21 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
     if (!stream.broken()) WithdrawReads(stream);
     stream.broken_at = std::min(stream.broken_at, completion.sequence);
   }
-  PostReads(stream);
-  if (stream.outstanding() != 0 || (!stream.broken() && !stream.cancelled)) return;
+  if (stream.broken() || stream.cancelled) {
+    EndReads(stream, &completion);
+  } else {
+    PostReadsLater(stream);
+  }
+}
+
+// Once nothing is with the system and nothing will be: the last completion. That is `last`, if it
+// is the last in order; else something behind it. Under the stream's lock.
+void IocpPort::EndReads(IocpStream& stream, Completion* last) {
+  if (!stream.receiving || stream.due || stream.outstanding() != 0) return;
+  if (!stream.broken() && !stream.cancelled) return;
   stream.receiving = false;
-  // The last in order says that there are no more. Should that one be gone already, something
-  // behind it says so.
-  if (completion.error && completion.sequence + 1 == stream.socket.next_sequence) {
-    completion.last = true;
+  if (last != nullptr && last->error && last->sequence + 1 == stream.socket.next_sequence) {
+    last->last = true;
   } else {
     PushResult(stream.read_end, WSA_OPERATION_ABORTED, 0);
   }
@@ -134,7 +173,8 @@ void IocpPort::CompleteReadEnd(IocpStream& stream, Batch& batch) {
   const std::lock_guard lock(stream.lock);
   Completion& completion = batch.Add(Operation::kReceive, &stream.socket);
   completion.sequence = stream.socket.next_sequence++;
-  completion.error = {ErrorKind::kCancelled, WSA_OPERATION_ABORTED};
+  // Behind the end it is no more than those reads are that were posted behind it.
+  completion.error = ErrorFromWindows(stream.cancelled ? WSA_OPERATION_ABORTED : WSAECONNABORTED);
 }
 
 void IocpPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
@@ -205,10 +245,7 @@ void IocpPort::Cancel(Socket& socket) {
   stream.cancelled = true;
   // Nothing with the system is nothing to cancel, and no error.
   ::CancelIoEx(reinterpret_cast<HANDLE>(socket.handle), nullptr);
-  if (stream.receiving && stream.outstanding() == 0) {
-    stream.receiving = false;
-    PushResult(stream.read_end, WSA_OPERATION_ABORTED, 0);
-  }
+  EndReads(stream, nullptr);
 }
 
 void IocpPort::Close(Socket& socket, bool reset) {

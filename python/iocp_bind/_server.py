@@ -139,9 +139,11 @@ class Server(_core.Server):
             listen_backlog: clients the system queues before they are accepted.
             initial_accepts: accepts posted ahead (Windows).
             max_accepts: the most accepts posted (Windows), or taken in one turn (Linux).
-            initial_reads: reads posted for each connection (Windows); 0 posts empty ones.
+            initial_reads: reads posted for a connection at first, and again when what came
+                has filled one; one while it does not (Windows). 0 posts empty ones.
             buffer_size: bytes of a receive buffer: the most one hook gets. The default is
-                64 KiB; 16 KiB on Windows, where an idle connection has `initial_reads` of them.
+                64 KiB; 16 KiB on Windows, where an idle connection has up to `initial_reads`
+                of them.
             max_free_buffers: receive buffers kept for reuse.
             max_free_contexts: connection objects kept for reuse.
             send_backlog_limit: bytes; at or above it `Connection.send` raises.

@@ -39,7 +39,7 @@ from support import (
 
 from iocp_bind import CloseReason, Connection
 
-pytestmark = [linux_only, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 MIB = 1 << 20
 
@@ -58,6 +58,7 @@ def _warm_up(server: ServerChild) -> dict[str, Any]:
     return server.wait_idle()
 
 
+@linux_only
 def test_10000_connections_at_once(backend: str) -> None:
     count = 10_000
     need_descriptors(count + 500)
@@ -81,6 +82,7 @@ def test_10000_connections_at_once(backend: str) -> None:
         assert answer["closed"] == {"PEER_CLOSED": count}
 
 
+@linux_only
 def test_1_gib_through_one_connection_to_a_slow_reader(backend: str) -> None:
     total = 1024 * MIB
     block = pattern(MIB + 7)  # shifts against every power of two
@@ -123,6 +125,7 @@ def test_1_gib_through_one_connection_to_a_slow_reader(backend: str) -> None:
         assert max(highest, after) - before < 16 * MIB
 
 
+@linux_only
 def test_256_mib_from_a_client_that_never_reads(backend: str) -> None:
     with ServerChild(backend) as server:
         before = _warm_up(server)["memory"]
@@ -144,6 +147,7 @@ def test_256_mib_from_a_client_that_never_reads(backend: str) -> None:
         server.wait_idle()
 
 
+@linux_only
 def test_100000_short_connections(backend: str) -> None:
     """Connect, one message, disconnect; a third of them with a reset."""
     with ServerChild(backend, max_connections=5000) as server:
@@ -201,6 +205,7 @@ def _traffic(address: Address, connections: int = 16) -> Iterator[list[float]]:
     assert rounds
 
 
+@linux_only
 def test_200_silent_clients_under_traffic(backend: str) -> None:
     with (
         ServerChild(backend, first_data_timeout=1.0) as server,
@@ -228,6 +233,7 @@ def test_200_silent_clients_under_traffic(backend: str) -> None:
         assert max(rounds) < 0.5, "the traffic stalled"
 
 
+@linux_only
 def test_descriptors_exhausted_by_clients(backend: str) -> None:
     with (
         ServerChild(backend, max_connections=5000, descriptors=80) as server,
@@ -281,6 +287,7 @@ def _answered(clients: list[socket.socket], count: int) -> list[socket.socket]:
     return got
 
 
+@linux_only
 def test_shutdown_under_load_from_1000_connections(backend: str) -> None:
     need_descriptors(2000)
     count = 1000
@@ -333,6 +340,7 @@ def _hammer(clients: list[socket.socket], stop: threading.Event) -> None:
     poller.close()
 
 
+@linux_only
 def test_200_starts_and_shutdowns(backend: str) -> None:
     with ServerChild(backend, restart=True) as server:
         before = server.ask("restart", times=20)
@@ -405,6 +413,7 @@ def test_8_threads_sending_on_the_same_connections(serve: Serve, connect: Connec
     assert {event.value for event in writes} == {size}
 
 
+@linux_only
 def test_memory_of_an_idle_connection_that_has_spoken_once(backend: str) -> None:
     count = 5000
     need_descriptors(count + 500)
@@ -420,6 +429,7 @@ def test_memory_of_an_idle_connection_that_has_spoken_once(backend: str) -> None
             assert each <= 1500, f"{each:.0f} bytes"
 
 
+@linux_only
 def test_the_limit_of_descriptors_is_what_the_rows_need() -> None:
     import resource
 

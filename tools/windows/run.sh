@@ -3,7 +3,6 @@
 # standard input or output, so there is nothing to read, and a pipe to write to.
 set -euo pipefail
 : "${WINEPREFIX:?names the folder of a Windows of its own}"
-export WINEPREFIX WINEDEBUG=${WINEDEBUG:--all}
-# No offer to install Mono or Gecko; no menu entries; no debugger that waits for somebody.
-export WINEDLLOVERRIDES="mscoree=;mshtml=;winemenubuilder.exe=;winedbg.exe="
+export WINEPREFIX
+. "$(dirname "$0")/environment.sh"
 wine "$@" </dev/null 2>&1 | cat

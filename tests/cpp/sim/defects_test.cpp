@@ -176,13 +176,13 @@ TEST_F(DefectsTest, D05_ASendIsCountedBeforeItCanComplete) {
   Scenario scenario(Original());
   const auto client = scenario.Connect();
   Connection& connection = scenario.ConnectionOf(client);
+  const Context& context = Context::Of(connection);
   int sends = 0;
-  scenario.network().on_send = [&](Socket& socket) {
-    ++sends;
-    Context& context = static_cast<Context&>(socket);
+  // Inside the port's calls: the send is with the system, and the call has not returned.
+  scenario.network().yield = [&] {
+    if (!context.send_in_flight || sends++ != 0) return;
     EXPECT_EQ(context.backlog(), 5U);
     EXPECT_EQ(context.pending_sends(), 1U);
-    EXPECT_TRUE(context.send_in_flight);
     // It completes, to another worker, before the call that started it returns.
     scenario.Step(1);
     EXPECT_EQ(client->Receive(10), "hello");
@@ -193,10 +193,10 @@ TEST_F(DefectsTest, D05_ASendIsCountedBeforeItCanComplete) {
   EXPECT_EQ(connection.send_backlog(), 5U);
   scenario.Step(0);
   scenario.StepAll();
-  EXPECT_EQ(sends, 1);
+  EXPECT_GE(sends, 1);
   EXPECT_EQ(connection.send_backlog(), 0U);
-  EXPECT_EQ(Context::Of(connection).pending_sends(), 0U);
-  EXPECT_FALSE(Context::Of(connection).send_in_flight);
+  EXPECT_EQ(context.pending_sends(), 0U);
+  EXPECT_FALSE(context.send_in_flight);
   EXPECT_EQ(scenario.Of(client).written, (std::vector<std::size_t>{5}));
 }
 

@@ -40,6 +40,7 @@ Faults Faults::Draw(Choices& choices) {
   faults.accept_exhausted = draw(0.3);
   faults.adopt_error = draw(0.1);
   faults.no_memory = draw(0.05);
+  faults.late_posting = draw(0.5);
   faults.spurious = draw(0.2);
   faults.clock_jump = draw(0.02);
   return faults;

@@ -39,6 +39,7 @@ struct Faults {
   double accept_exhausted = 0;  // no descriptor for a newcomer
   double adopt_error = 0;       // a socket cannot be set up
   double no_memory = 0;         // an allocation fails
+  double late_posting = 0;      // a posting waits for another turn
   double spurious = 0;          // a worker wakes up for nothing
   double clock_jump = 0;        // much time has passed
 
@@ -188,11 +189,11 @@ class Network {
   std::size_t open_ports = 0;
 
   std::vector<SimPort*> ports;  // those that live, in the order in which they were made
+  // Called where a port is called with no lock held: others may move.
+  std::function<void()> yield = [] {};
 
   // For a test that forces an order. Completions of which this says true stay with the system.
   std::function<bool(const Completion&)> held_back;
-  // A send is with the system, and Send has not returned: what it leads to may come first.
-  std::function<void(Socket&)> on_send;
 
   // What happened, for the log and for the hash of all that happened.
   void Note(const char* what, std::uint64_t which = 0, std::uint64_t how_much = 0);

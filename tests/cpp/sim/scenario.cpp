@@ -100,7 +100,7 @@ Scenario::~Scenario() {
   server_.on_closing = nullptr;
   network_.faults = {};
   network_.exhausted = false;
-  network_.on_send = nullptr;
+  network_.yield = [] {};
   LetAllCome();
   RequestStop(Duration::zero());
   PassTime(std::chrono::seconds(1));

@@ -112,6 +112,7 @@ void SimPort::Pause(Socket& socket) {
     accept_paused_ = true;
   } else if (Stream* stream = Known(socket, "Pause")) {
     stream->paused = true;
+    network_.yield();
   }
 }
 
@@ -123,6 +124,7 @@ void SimPort::Resume(Socket& socket) {
   } else if (Stream* stream = Known(socket, "Resume")) {
     stream->paused = false;
     PostReads(*stream);
+    network_.yield();
   }
 }
 
@@ -136,7 +138,7 @@ void SimPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   stream->pieces.assign(pieces, pieces + count);
   for (const Piece& piece : stream->pieces) network_.Check(piece.size > 0, "an empty piece");
   stream->sending = true;
-  if (network_.on_send) network_.on_send(socket);
+  network_.yield();
 }
 
 void SimPort::ShutdownSend(Socket& socket) {
@@ -146,6 +148,7 @@ void SimPort::ShutdownSend(Socket& socket) {
   network_.Note("end stream", stream->link->client_port);
   network_.Check(stream->pieces.empty(), "ShutdownSend while a send is in flight");
   stream->link->down.End(network_.Soon());
+  network_.yield();
 }
 
 void SimPort::Cancel(Socket& socket) {
@@ -176,6 +179,7 @@ void SimPort::Cancel(Socket& socket) {
     completion.socket = stream->socket;
     Make(std::move(completion));
   }
+  network_.yield();
 }
 
 void SimPort::Close(Socket& socket, bool reset) {
@@ -196,6 +200,7 @@ void SimPort::Close(Socket& socket, bool reset) {
   network_.Check(stream->pieces.empty(), "R6: Close with a send in flight");
   if (!Strikes(Bug::kLeavesASocketOpen)) network_.CloseConnection(handle, reset);
   std::erase_if(streams_, [&](const auto& other) { return other.get() == stream; });
+  network_.yield();
 }
 
 void SimPort::Discard(NativeSocket handle, bool reset) {
@@ -437,7 +442,8 @@ std::size_t SimPort::Bring(Completion* batch, std::size_t capacity, std::size_t 
   std::size_t bytes = 0;
   bool received = false;
   // Postings and sockets take turns, so that neither keeps the other waiting.
-  while (!postings_.empty() && count < (capacity + 1) / 2) {
+  while (!postings_.empty() && count < (capacity + 1) / 2 &&
+         !network_.choices.Chance(network_.faults.late_posting)) {
     Completion posted;
     posted.posting = postings_.front();
     batch[count++] = std::move(posted);

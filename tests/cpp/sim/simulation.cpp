@@ -110,7 +110,7 @@ Simulation::Simulation(Choices& choices, const RunSettings& settings)
       most_clients_(choices.Between(1, 12)),
       interleaving_(choices.OneOf({0.0, 0.05, 0.3})) {
   DrawOptions();
-  app_.yield = [this] { Yield(); };
+  app_.yield = network_.yield = [this] { Yield(); };
 }
 
 void Simulation::DrawOptions() {

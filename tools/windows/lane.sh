@@ -1,0 +1,43 @@
+# To be sourced: the steps of the lanes for Windows. `venv` is this system's virtual environment,
+# `python` its Python 3.11.
+folder=$PWD/build/windows
+export WINEPREFIX=$folder/wine
+. tools/windows/environment.sh
+
+# Compiler, Wine, and a Python for Windows.
+prepare() {
+  "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
+    echo "the Windows lane needs Python 3.11, as Debian 12 has it: PYTHON=python3.11" >&2
+    exit 1
+  }
+  tools/bootstrap.sh g++-mingw-w64-x86-64-posix wine wine64
+  mkdir -p "$folder"
+  tools/windows/python.sh "$folder/python" "$venv/bin/python"
+}
+
+configure() { # PRESET
+  cmake --preset "$1" -DPython_EXECUTABLE="$PWD/$venv/bin/python" \
+    -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)" \
+    -DPython_INCLUDE_DIR="$folder/python/include" \
+    -DPython_LIBRARY="$folder/python/libs/libpython311.a" -DPYTHON_MODULE_EXTENSION=.pyd
+}
+
+# Puts the package into the Python for Windows, in place of what is there.
+install_wheel() { # BUILD WHEEL_FOLDER
+  tools/windows/wheel.sh "$1" "$venv" "$2"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --upgrade \
+    --platform win_amd64 --python-version 3.11 --implementation cp --only-binary=:all: \
+    --target "$folder/python/Lib/site-packages" "$2"/*-win_amd64.whl
+}
+
+# Wine's own processes outlive the program that started them, and hold its output: so they are
+# started here, with a file for it, and ended when all is done. The folder must be there before.
+start_wine() {
+  mkdir -p "$WINEPREFIX"
+  trap 'wineserver --kill || true' EXIT
+  { wineserver --persistent && timeout 300 wine cmd /c exit; } </dev/null >"$folder/wine.log" 2>&1 || {
+    echo "Wine does not start; it said:" >&2
+    cat "$folder/wine.log" >&2
+    exit 1
+  }
+}
