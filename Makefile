@@ -21,7 +21,7 @@ SOURCES := CMakeLists.txt pyproject.toml \
 # Of `make soak`, on each back-end.
 MINUTES ?= 1
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install soak lint format \
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install mutants soak lint format \
   bench bench-windows clean
 
 help: ## show this
@@ -62,6 +62,9 @@ test-windows: venv ## the Windows port, its tests and its wheel, cross-built and
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)
+
+mutants: bootstrap ## prove that the tests of the original's defects can fail; ROWS="D01 D17" picks
+	$(PYTHON) tools/mutants.py --jobs $(JOBS) $(ROWS)
 
 soak: venv $(VENV)/package.stamp ## chaos and soak, MINUTES=n on each back-end; SOAK_ARGS="--help" for the options
 	cmake --preset release

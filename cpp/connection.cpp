@@ -81,7 +81,14 @@ bool Connection::is_open() const {
   return static_cast<const Context*>(this)->open.load(std::memory_order_acquire);
 }
 std::size_t Connection::send_backlog() const {
-  return static_cast<const Context*>(this)->backlog();
+  const auto* context = static_cast<const Context*>(this);
+  for (;;) {
+    const std::uint64_t ended = context->ended_bytes.value();
+    const std::size_t backlog = context->backlog();
+    // Nothing has ended in between, so that is what it was at one moment. Else it could be more
+    // than it ever was, by all that came and went while this thread did not run.
+    if (context->ended_bytes.value() == ended) return backlog;
+  }
 }
 std::uint64_t Connection::bytes_received() const {
   return static_cast<const Context*>(this)->received_bytes.value();

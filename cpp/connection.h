@@ -69,7 +69,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   Counter ended_bytes, ended_sends;
   Counter received_bytes, sent_bytes;  // written by the holder
   // Bytes accepted and neither with the system yet nor dropped. What has ended is read first: then
-  // it cannot be more than was queued.
+  // it cannot be more than was queued. Exact for the holder, and under `mutex`.
   [[nodiscard]] std::size_t backlog() const {
     const std::uint64_t ended = ended_bytes.value();
     return queued_bytes.value() - ended;

@@ -20,28 +20,6 @@ namespace {
 
 int Descriptor(NativeSocket handle) { return static_cast<int>(handle); }
 
-Address FromSockaddr(const sockaddr_storage& storage, socklen_t length) {
-  Address address;
-  if (storage.ss_family == AF_INET && length >= sizeof(sockaddr_in)) {
-    const auto& in = reinterpret_cast<const sockaddr_in&>(storage);
-    address.family = Address::Family::kIPv4;
-    address.port = ntohs(in.sin_port);
-    std::memcpy(address.bytes, &in.sin_addr, 4);
-  } else if (storage.ss_family == AF_INET6 && length >= sizeof(sockaddr_in6)) {
-    const auto& in6 = reinterpret_cast<const sockaddr_in6&>(storage);
-    address.port = ntohs(in6.sin6_port);
-    if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) {
-      address.family = Address::Family::kIPv4;
-      std::memcpy(address.bytes, &in6.sin6_addr.s6_addr[12], 4);
-    } else {
-      address.family = Address::Family::kIPv6;
-      address.scope = in6.sin6_scope_id;
-      std::memcpy(address.bytes, &in6.sin6_addr, 16);
-    }
-  }
-  return address;
-}
-
 std::string Where(const ListenOptions& options) {
   const bool v6 = options.host.find(':') != std::string::npos;
   const std::string host = v6 ? "[" + options.host + "]" : options.host;
@@ -119,7 +97,7 @@ Status ListenOn(const addrinfo& info, const ListenOptions& options, NativeSocket
     return status;
   }
   *listener = fd;
-  *bound = FromSockaddr(storage, length);
+  *bound = AddressFromPosix(reinterpret_cast<const sockaddr*>(&storage), length);
   return status;
 }
 
@@ -239,6 +217,30 @@ Status ListenPosix(const ListenOptions& options, NativeSocket* listener, Address
 
 void CloseListenerPosix(NativeSocket listener) { ::close(Descriptor(listener)); }
 
+Address AddressFromPosix(const sockaddr* from, socklen_t length) {
+  Address address;
+  if (length >= sizeof(sockaddr_in) && from->sa_family == AF_INET) {
+    sockaddr_in in;
+    std::memcpy(&in, from, sizeof(in));
+    address.family = Address::Family::kIPv4;
+    address.port = ntohs(in.sin_port);
+    std::memcpy(address.bytes, &in.sin_addr, 4);
+  } else if (length >= sizeof(sockaddr_in6) && from->sa_family == AF_INET6) {
+    sockaddr_in6 in6;
+    std::memcpy(&in6, from, sizeof(in6));
+    address.port = ntohs(in6.sin6_port);
+    if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) {
+      address.family = Address::Family::kIPv4;
+      std::memcpy(address.bytes, &in6.sin6_addr.s6_addr[12], 4);
+    } else {
+      address.family = Address::Family::kIPv6;
+      address.scope = in6.sin6_scope_id;
+      std::memcpy(address.bytes, &in6.sin6_addr, 16);
+    }
+  }
+  return address;
+}
+
 Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* local,
                      Address* remote) {
   sockaddr_storage end{};
@@ -247,13 +249,13 @@ Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* loc
   if (::getpeername(fd, reinterpret_cast<sockaddr*>(&end), &length) != 0) {
     return ErrorFromErrno(errno);
   }
-  const Address peer = FromSockaddr(end, length);
+  const Address peer = AddressFromPosix(reinterpret_cast<const sockaddr*>(&end), length);
   if (IsWildcard(listening)) {
     length = sizeof(end);
     if (::getsockname(fd, reinterpret_cast<sockaddr*>(&end), &length) != 0) {
       return ErrorFromErrno(errno);
     }
-    *local = FromSockaddr(end, length);
+    *local = AddressFromPosix(reinterpret_cast<const sockaddr*>(&end), length);
   } else {
     *local = listening;
   }

@@ -1,6 +1,8 @@
 // What the Linux ports share: listening, addresses, errors and closing, in terms of POSIX sockets.
 #pragma once
 
+#include <sys/socket.h>
+
 #include "completion_port.h"
 
 namespace iocp {
@@ -12,6 +14,10 @@ Error ErrorFromErrno(int error_number);
 // TCP_NODELAY and keep-alive are set on it, and Linux lets accepted sockets inherit them.
 Status ListenPosix(const ListenOptions& options, NativeSocket* listener, Address* bound);
 void CloseListenerPosix(NativeSocket listener);
+
+// What the system told. Of no family where it told less than an address of that family has, or of a
+// family that is not ours.
+Address AddressFromPosix(const sockaddr* from, socklen_t length);
 
 // The two ends of a connected socket. `listening` is where it was accepted: unless that is a
 // wildcard, the system need not be asked for the local end. The addresses are untouched on an

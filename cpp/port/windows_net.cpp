@@ -167,13 +167,13 @@ Error ErrorFromWindows(int code) {
 
 Address AddressFromWindows(const sockaddr* from, int length) {
   Address address;
-  if (from->sa_family == AF_INET && length >= static_cast<int>(sizeof(sockaddr_in))) {
+  if (length >= static_cast<int>(sizeof(sockaddr_in)) && from->sa_family == AF_INET) {
     sockaddr_in in;
     std::memcpy(&in, from, sizeof(in));
     address.family = Address::Family::kIPv4;
     address.port = ntohs(in.sin_port);
     std::memcpy(address.bytes, &in.sin_addr, 4);
-  } else if (from->sa_family == AF_INET6 && length >= static_cast<int>(sizeof(sockaddr_in6))) {
+  } else if (length >= static_cast<int>(sizeof(sockaddr_in6)) && from->sa_family == AF_INET6) {
     sockaddr_in6 in6;
     std::memcpy(&in6, from, sizeof(in6));
     address.port = ntohs(in6.sin6_port);

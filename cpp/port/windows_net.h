@@ -29,6 +29,8 @@ void CloseListenerWindows(NativeSocket listener);
 // TCP_NODELAY and keep-alive, which Windows lets an accepted socket not inherit.
 Error ConfigureWindows(SOCKET handle, bool no_delay, const std::optional<KeepAlive>& keepalive);
 
+// What the system told. Of no family where it told less than an address of that family has, or of a
+// family that is not ours.
 Address AddressFromWindows(const sockaddr* address, int length);
 
 // Closes a socket; with `reset` it sends a reset first and drops what is queued.

@@ -209,6 +209,40 @@ TEST(BufferPoolTest, ExchangedMemoryIsReceivedIntoAndGivenBackOnce) {
   EXPECT_EQ(second.returned, 1) << "it goes with the pool";
 }
 
+TEST(BufferPoolTest, D29_ABlockThatComesBackIsNotTouched) {
+  const Pool pool = MakePool(4);
+  const std::string bytes(kBlockSize, '\x5a');
+  const char* const data = [&] { return Filled(*pool, bytes).data(); }();
+  Block* const again = pool->Take();
+  ASSERT_EQ(again->data(), data);
+  EXPECT_EQ(std::string(again->data(), kBlockSize), bytes) << "somebody wrote to it";
+  again->DropReference();
+}
+
+TEST(BufferPoolTest, D29_MemoryIsGivenBackUnderNoLock) {
+  // Its owner, when it is given back, waits for another thread that uses the same pool.
+  struct Owner {
+    BufferPool* pool;
+    bool returned = false;
+    char bytes[kBlockSize]{};
+
+    static void Return(void* self) {
+      auto* const owner = static_cast<Owner*>(self);
+      std::thread([owner] { owner->pool->Take()->DropReference(); }).join();
+      owner->returned = true;
+    }
+  };
+  const Pool pool = MakePool(0);  // keeps nothing
+  Owner owner{pool.get()};
+  {
+    Buffer buffer = Filled(*pool, "bytes");
+    const BlockMemory own = buffer.Exchange({owner.bytes, &owner, &Owner::Return});
+    own.release(own.owner);
+    // Exchange has given the block back, and with it the new memory.
+  }
+  EXPECT_TRUE(owner.returned);
+}
+
 TEST(BufferPoolTest, CompactTwiceCopiesOnce) {
   const Pool pool = MakePool(4);
   Buffer buffer = BufferPool::Compact(Filled(*pool, "once"));

@@ -360,6 +360,9 @@ TEST_P(CIOCPServerTest, D24_D25_OneSendTextOfAnyLengthArrivesWhole) {
   EXPECT_TRUE(client.Receive(data.size()) == data);
   ASSERT_TRUE(log_.WaitFor(Hook::kWrite, 2));
   EXPECT_TRUE(log_.Of(Hook::kWrite).back().bytes == data);
+  EXPECT_FALSE(server.SendText(context, data.data(), -1));
+  EXPECT_TRUE(server.SendText(context, "y", 1)) << "it lives";
+  EXPECT_EQ(client.Receive(1), "y");
 }
 
 TEST_P(CIOCPServerTest, D26_WritesOfManyThreadsAreToldInTheOrderOfTheStream) {

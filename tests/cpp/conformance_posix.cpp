@@ -244,6 +244,30 @@ TEST(PosixErrorsTest, EveryErrnoIsAnErrorAndKeepsItsNumber) {
   EXPECT_EQ(ErrorFromErrno(ETIMEDOUT).kind, ErrorKind::kTimedOut);
 }
 
+TEST(AddressTest, D34_OfNoMoreBytesThanTheSystemTold) {
+  for (const Address::Family family : {Address::Family::kIPv4, Address::Family::kIPv6}) {
+    const Address whole = Loopback(family, 4567);
+    sockaddr_storage storage;
+    const socklen_t length = ToSockaddr(whole, &storage);
+    // On the heap, of just that size: a sanitizer sees who looks behind it.
+    for (socklen_t told = 0; told <= length; ++told) {
+      const auto* const first = reinterpret_cast<const char*>(&storage);
+      const std::vector<char> bytes(first, first + told);
+      const Address address =
+          AddressFromPosix(reinterpret_cast<const sockaddr*>(bytes.data()), told);
+      EXPECT_EQ(address.family, told == length ? family : Address::Family::kNone) << told;
+      EXPECT_EQ(address.Host(), told == length ? whole.Host() : "") << told;
+    }
+    // More than there is to look at.
+    EXPECT_EQ(AddressFromPosix(reinterpret_cast<const sockaddr*>(&storage), sizeof(storage)).Host(),
+              whole.Host());
+  }
+  sockaddr_storage local{};
+  local.ss_family = AF_UNIX;
+  EXPECT_EQ(AddressFromPosix(reinterpret_cast<const sockaddr*>(&local), sizeof(local)).family,
+            Address::Family::kNone);
+}
+
 TEST(AddressTest, HostIsNumericAndHasItsZone) {
   Address address;
   EXPECT_EQ(address.Host(), "");

@@ -52,6 +52,41 @@ TEST_P(ConformanceTest, ConnectionsAreSetUpAndNotInherited) {
   }
 }
 
+Address AddressOf(NativeSocket handle, decltype(&::getpeername) ask) {
+  sockaddr_storage storage{};
+  int length = sizeof(storage);
+  auto* const address = reinterpret_cast<sockaddr*>(&storage);
+  EXPECT_EQ(ask(static_cast<SOCKET>(handle), address, &length), 0) << ::WSAGetLastError();
+  return AddressFromWindows(address, length);
+}
+
+// What an accepted socket can do only after SO_UPDATE_ACCEPT_CONTEXT.
+TEST_P(ConformanceTest, D13_AnAcceptedSocketKnowsItsEndsAndCanEndItsStream) {
+  PortDriver driver(world());
+  ServerEnd& end = driver.Connect();
+  EXPECT_EQ(AddressOf(end.handle, &::getpeername).port, end.peer->port());
+  EXPECT_EQ(AddressOf(end.handle, &::getsockname).port, driver.bound().port);
+  EXPECT_EQ(::shutdown(static_cast<SOCKET>(end.handle), SD_SEND), 0) << ::WSAGetLastError();
+  EXPECT_TRUE(driver.Until([&] {
+    end.peer->Receive(1);
+    return end.peer->state() == Peer::State::kEnded;
+  }));
+}
+
+TEST(WindowsAddressTest, D34_OfNoMoreBytesThanTheSystemTold) {
+  for (const Address::Family family : {Address::Family::kIPv4, Address::Family::kIPv6}) {
+    const Address whole = Loopback(family, 4567);
+    sockaddr_storage storage;
+    const socklen_t length = ToSockaddr(whole, &storage);
+    const auto* const from = reinterpret_cast<const sockaddr*>(&storage);
+    for (socklen_t told = -1; told < length; ++told) {
+      EXPECT_EQ(AddressFromWindows(from, told).family, Address::Family::kNone) << told;
+    }
+    EXPECT_EQ(AddressFromWindows(from, length).Host(), whole.Host());
+  }
+  EXPECT_EQ(AddressFromWindows(nullptr, 0).family, Address::Family::kNone);
+}
+
 TEST(WindowsErrorsTest, EveryCodeIsAnErrorAndKeepsItsNumber) {
   EXPECT_FALSE(ErrorFromWindows(0));
   for (int code = 1; code < 12'000; ++code) {

@@ -2,10 +2,15 @@
 // defects; see docs/testing.md.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <random>
+#include <set>
 #include <thread>
+#include <type_traits>
 
+#include "connection.h"
 #include "server_harness.h"
 #ifndef _WIN32
 #include <sys/resource.h>
@@ -227,6 +232,24 @@ TEST_P(ServerTest, D12_SilentClientsGoOnTimeUnderTraffic) {
   EXPECT_EQ(server_.stats().closed[static_cast<std::size_t>(CloseReason::kFirstDataTimeout)], 100U);
 }
 
+// The system knows a connection by its address, and tells how many bytes it has moved.
+TEST_P(ServerTest, D14_APointerComesBackFromTheSystemWhole) {
+  std::atomic<std::uintptr_t> address{0};
+  server_.on_established = [&](Connection& connection) {
+    address = reinterpret_cast<std::uintptr_t>(&connection);
+  };
+  StartEcho(On());
+  const Stopper stopper{server_};
+  const Client client(server_.address());
+  client.Send("here I am");
+  EXPECT_EQ(client.Receive(9), "here I am");
+#ifdef __linux__
+  if constexpr (sizeof(void*) == 8) {
+    EXPECT_NE(address >> 32U, 0U) << "this process has a heap that shows nothing";
+  }
+#endif
+}
+
 TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
   std::atomic<Connection*> first_connection{nullptr};
   std::atomic<int> closings{0};
@@ -250,6 +273,26 @@ TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
   first.Close();
   EXPECT_TRUE(Eventually([&] { return seen.load(); }));
   first_connection.load()->DropReference();
+}
+
+TEST_P(ServerTest, D18_AClosingHookMayWaitForAnotherClosingHook) {
+  std::atomic<int> closings{0};
+  std::atomic<int> met{0};
+  server_.on_closing = [&](Connection&, CloseReason) {
+    ++closings;
+    met += Eventually([&] { return closings == 2; }) ? 1 : 0;
+  };
+  Start(On(2));
+  const Stopper stopper{server_};
+  Client first(server_.address());
+  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 1; }));
+  Client second(server_.address());
+  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 2; }));
+  first.Close();
+  ASSERT_TRUE(Eventually([&] { return closings == 1; }));
+  second.Close();
+  ASSERT_TRUE(WaitForClosed(2));
+  EXPECT_EQ(met, 2);
 }
 
 TEST_P(ServerTest, D20_AFailedStartLeavesNothingBehind) {
@@ -444,6 +487,90 @@ TEST_P(ServerTest, AResetBehindMuchDataIsSeen) {
     return stats.accepted + stats.accept_errors >= kClients && stats.connections == 0;
   })) << server_.stats().accepted
       << " accepted, " << server_.stats().connections << " connections";
+}
+
+// A plain number could be copied.
+static_assert(!std::is_copy_constructible_v<Counter> && !std::is_copy_assignable_v<Counter>);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+
+TEST_P(ServerTest, D31_CountersMayBeReadWhileTheyAreWritten) {
+  constexpr std::size_t kClients = 4;
+  constexpr std::uint64_t kRounds = 500;
+  StartEcho(On(2));
+  const Stopper stopper{server_};
+  std::atomic<bool> stop{false};
+  std::thread reader([&] {
+    Stats before;
+    while (!stop) {
+      const Stats now = server_.stats();
+      EXPECT_GE(now.bytes_received, before.bytes_received);
+      EXPECT_GE(now.bytes_sent, before.bytes_sent);
+      EXPECT_GE(now.hook_calls, before.hook_calls);
+      EXPECT_LE(now.connections, kClients);
+      before = now;
+      for (const ConnectionPtr& connection : server_.connections()) {
+        EXPECT_LE(connection->bytes_sent(), kRounds);
+        EXPECT_LE(connection->send_backlog(), 1U) << "below zero";
+      }
+    }
+  });
+  std::vector<std::thread> threads;
+  std::atomic<int> right{0};
+  for (std::size_t i = 0; i < kClients; ++i) {
+    threads.emplace_back([&] {
+      const Client client(server_.address());
+      std::uint64_t echoes = 0;
+      while (echoes < kRounds && client.Send("c") && client.Receive(1) == "c") ++echoes;
+      right += echoes == kRounds ? 1 : 0;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(WaitForClosed(kClients));
+  stop = true;
+  reader.join();
+  EXPECT_EQ(right, static_cast<int>(kClients));
+  EXPECT_EQ(server_.stats().bytes_received, kClients * kRounds);
+  EXPECT_EQ(server_.stats().bytes_sent, kClients * kRounds);
+}
+
+TEST(ServerContextTest, D31_TheBacklogIsWhatItWasAtOneMoment) {
+  constexpr int kLooks = 20'000'000;  // a wrong one in some millions
+  Context context(nullptr);
+  std::atomic<bool> stop{false};
+  std::thread writer([&] {
+    while (!stop) {
+      context.queued_bytes.Add(1);
+      context.ended_bytes.Add(1);
+    }
+  });
+  std::size_t most = 0;
+  for (int i = 0; i < kLooks; ++i) most = std::max(most, context.send_backlog());
+  stop = true;
+  writer.join();
+  EXPECT_LE(most, 1U);
+  EXPECT_EQ(context.send_backlog(), 0U);
+}
+
+TEST_P(ServerTest, D32_AsManyWorkersAsAskedForOnLoopbackByDefault) {
+  class CountingServer : public RecordingServer {
+   public:
+    ~CountingServer() override { Shutdown(0s); }
+    std::atomic<int> begun{0};
+    std::atomic<int> ended{0};
+
+   protected:
+    void OnWorkerBegin() override { ++begun; }
+    void OnWorkerEnd() override { ++ended; }
+  };
+  for (const int workers : {1, 3, 5}) {
+    CountingServer server;
+    ASSERT_TRUE(server.Start(On(workers)).ok());
+    EXPECT_EQ(server.address().Host(), "127.0.0.1");
+    EXPECT_TRUE(Eventually([&] { return server.begun == workers; }));
+    server.Shutdown(0s);
+    EXPECT_EQ(server.begun, workers);
+    EXPECT_EQ(server.ended, workers);
+  }
 }
 
 TEST_P(ServerTest, D33_AtCapacityRefusesWithAResetAndCounts) {
@@ -665,6 +792,38 @@ TEST_P(ServerTest, BroadcastReachesAllButOne) {
 }
 
 #ifndef _WIN32  // has no limit of descriptors that a test could reach
+
+// However few descriptors there are for it: the next one more gets it a step further.
+TEST_P(ServerTest, D20_EveryStepThatFailsIsToldAndUndone) {
+  Start(On(2));  // what is made once in a process is there
+  server_.Shutdown();
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  const std::size_t descriptors = testing::CountDescriptors();
+  std::set<std::string> messages;
+  bool started = false;
+  for (rlim_t spare = 0; !started && spare < 40; ++spare) {
+    const int next = ::dup(0);
+    ::close(next);
+    rlimit tight = before;
+    tight.rlim_cur = static_cast<rlim_t>(next) + spare;
+    ::setrlimit(RLIMIT_NOFILE, &tight);
+    const Status status = server_.Start(On(2));
+    ::setrlimit(RLIMIT_NOFILE, &before);
+    started = status.ok();
+    if (started) break;
+    EXPECT_EQ(status.problem, Status::Problem::kSystem) << status.message;
+    EXPECT_EQ(status.error.kind, ErrorKind::kOutOfResources) << status.message;
+    EXPECT_EQ(status.error.code, EMFILE) << status.message;
+    EXPECT_FALSE(server_.running());
+    EXPECT_EQ(testing::CountDescriptors(), descriptors) << status.message;
+    messages.insert(status.message);
+  }
+  EXPECT_TRUE(started);
+  EXPECT_GE(messages.size(), 2U) << "the socket and the ports are steps of their own";
+  server_.Shutdown();
+  EXPECT_EQ(testing::CountDescriptors(), descriptors);
+}
 
 // Descriptors run out because of clients, again and again: each time the server waits without
 // burning the processor, and serves again. It says so once, not once for each client that goes.

@@ -192,6 +192,9 @@ class Network {
   // Called where a port is called with no lock held: others may move.
   std::function<void()> yield = [] {};
 
+  // For a test that forces an order. Completions of which this says true stay with the system.
+  std::function<bool(const Completion&)> held_back;
+
   // What happened, for the log and for the hash of all that happened.
   void Note(const char* what, std::uint64_t which = 0, std::uint64_t how_much = 0);
   [[nodiscard]] std::uint64_t trace() const { return trace_; }

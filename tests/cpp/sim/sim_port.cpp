@@ -408,8 +408,9 @@ bool SimPort::Ready() {
   });
 }
 
-// The last accept is really the last.
+// The last accept is really the last; a test may want something to be late.
 bool SimPort::MayBring(const Completion& completion) const {
+  if (network_.held_back && network_.held_back(completion)) return false;
   if (completion.operation != Operation::kAccept || !completion.last) return true;
   return std::none_of(made_.begin(), made_.end(), [](const Made& other) {
     return other.completion.operation == Operation::kAccept && !other.completion.last;

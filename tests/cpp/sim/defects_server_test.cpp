@@ -1,0 +1,397 @@
+// The rows of the original's list of defects that are about the server as a whole: accepting,
+// timers, workers, stopping, what is shared. The others, about one connection, are in
+// defects_test.cpp; the table of all rows is in docs/testing.md.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <new>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "scenario.h"
+#include "sim_port.h"
+
+namespace iocp::sim {
+namespace {
+
+using std::chrono::hours;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using State = SimPeer::State;
+
+Scenario::Setup Workers(int workers, bool shared) {
+  Scenario::Setup setup;
+  setup.workers = workers;
+  setup.shared = shared;
+  return setup;
+}
+
+// A client that asks and is answered.
+void ExpectServed(Scenario& scenario) {
+  scenario.server().on_read = [](Connection& connection, Buffer& buffer) {
+    connection.Send(buffer.data(), buffer.size());
+  };
+  const auto client = scenario.Connect();
+  client->Send("served?");
+  scenario.StepAll();
+  EXPECT_EQ(client->Receive(100), "served?");
+}
+
+TEST_F(DefectsTest, D07_TheCountIsTrueAtEveryMomentWhileAllAreClosed) {
+  constexpr std::size_t kClients = 12;
+  Scenario scenario(Workers(3, false));
+  std::vector<Scenario::Client> clients;
+  for (std::size_t i = 0; i < kClients; ++i) clients.push_back(scenario.Connect());
+  const auto expect_true_count = [&] {
+    std::size_t sockets = 0;
+    for (const SimPort* port : scenario.network().ports) sockets += port->adopted();
+    EXPECT_EQ(scenario.engine().connection_count(), sockets);
+    EXPECT_GE(scenario.engine().connection_count() + scenario.server().closed(), kClients - 3)
+        << "gone without a word";
+  };
+  scenario.server().on_closing = [&](Connection&) { expect_true_count(); };
+  std::vector<ConnectionPtr> connections;
+  scenario.engine().Snapshot(connections);
+  EXPECT_EQ(connections.size(), kClients);
+  for (const ConnectionPtr& connection : connections) connection->Close();
+  connections.clear();
+  expect_true_count();
+  EXPECT_EQ(scenario.engine().connection_count(), kClients) << "they live until they are closed";
+  for (Scenario::Client& client : clients) {
+    client.reset();
+    for (std::size_t worker = 0; worker < 3; ++worker) {
+      scenario.Step(worker);
+      expect_true_count();
+    }
+  }
+  scenario.StepAll();
+  EXPECT_EQ(scenario.engine().connection_count(), 0U);
+  EXPECT_EQ(scenario.server().closed(), kClients);
+  EXPECT_EQ(scenario.stats().closed[static_cast<std::size_t>(CloseReason::kLocalClose)], kClients);
+}
+
+TEST_F(DefectsTest, D09_WithoutADescriptorAcceptingIsRetriedWithBackOff) {
+  Scenario scenario({});
+  const int accepts = static_cast<int>(scenario.stats().pending_accepts);
+  scenario.network().exhausted = true;
+  const auto client = scenario.Dial();
+  scenario.StepAll();
+  std::uint64_t errors = 1;
+  EXPECT_EQ(scenario.stats().accept_errors, errors);
+  EXPECT_EQ(scenario.stats().pending_accepts, 0U);
+  for (const int pause : {100, 200, 400, 800, 1000, 1000, 1000}) {
+    scenario.PassTime(milliseconds(pause - 1));
+    EXPECT_EQ(scenario.stats().accept_errors, errors) << "too early, for a pause of " << pause;
+    scenario.PassTime(milliseconds(1));
+    EXPECT_EQ(scenario.stats().accept_errors, ++errors) << "not tried again after " << pause;
+  }
+  EXPECT_EQ(scenario.server().warnings.size(), 1U);
+  scenario.network().exhausted = false;
+  scenario.PassTime(seconds(1));
+  EXPECT_EQ(scenario.server().records.count(client->port()), 1U);
+  EXPECT_EQ(scenario.stats().pending_accepts, static_cast<std::uint64_t>(accepts));
+}
+
+TEST_F(DefectsTest, D10_EveryAcceptThatFailsIsReplaced) {
+  Scenario scenario({});
+  const std::uint64_t accepts = scenario.stats().pending_accepts;
+  EXPECT_GT(accepts, 0U);
+  scenario.network().faults.accept_error = 1;
+  for (std::uint64_t i = 1; i <= 200; ++i) {
+    const auto client = scenario.Dial();
+    scenario.StepAll();
+    EXPECT_EQ(scenario.stats().accept_errors, i);
+    EXPECT_EQ(scenario.stats().pending_accepts, accepts);
+  }
+  scenario.network().faults = {};
+  ExpectServed(scenario);
+}
+
+TEST_F(DefectsTest, D11_OnlyItsHolderActsOnAConnectionsTimer) {
+  Scenario::Setup setup = Workers(2, true);
+  setup.options.first_data_timeout = seconds(1);
+  Scenario scenario(setup);
+  const auto late = scenario.Connect();
+  const auto silent = scenario.Connect();
+  bool in_time = false;
+  scenario.server().on_read = [&](Connection& connection, Buffer&) {
+    // Both timers go off at another worker.
+    scenario.network().AdvanceTo(scenario.network().now() + seconds(5));
+    for (int i = 0; i < 5; ++i) scenario.Step(1);
+    EXPECT_EQ(scenario.Of(silent).closed, CloseReason::kFirstDataTimeout);
+    EXPECT_EQ(Context::Of(connection).phase, Phase::kOpen) << "closed under its hook";
+    in_time = connection.is_open();
+  };
+  scenario.PassTime(milliseconds(999));
+  late->Send("just in time");
+  scenario.Step(0);
+  scenario.StepAll();
+  EXPECT_TRUE(in_time);
+  EXPECT_FALSE(scenario.Of(late).closed);
+}
+
+TEST_F(DefectsTest, D12_SilentClientsGoOnTimeUnderConstantAcceptsAndHoldNoAccept) {
+  constexpr std::size_t kSilent = 150;  // more than there are accepts
+  Scenario::Setup setup;
+  setup.options.first_data_timeout = seconds(2);
+  setup.options.max_connections = 10'000;
+  Scenario scenario(setup);
+  const std::uint64_t accepts = scenario.stats().pending_accepts;
+  std::vector<Scenario::Client> silent;
+  for (std::size_t i = 0; i < kSilent; ++i) silent.push_back(scenario.Dial());
+  scenario.StepAll();
+  const TimePoint connected = scenario.network().now();
+  Duration earliest = Duration::max();
+  Duration latest{};
+  std::size_t closed = 0;
+  scenario.server().on_closing = [&](Connection& connection) {
+    if (connection.remote_address().port > silent.back()->port()) return;
+    const Duration after = scenario.network().now() - connected;
+    earliest = std::min(earliest, after);
+    latest = std::max(latest, after);
+    ++closed;
+  };
+  // No turn without a newcomer.
+  for (int i = 0; i < 2500; ++i) {
+    scenario.network().AdvanceTo(scenario.network().now() + milliseconds(1));
+    scenario.Dial();  // and goes
+    scenario.Step(0);
+    ASSERT_EQ(scenario.stats().pending_accepts, accepts);
+  }
+  EXPECT_EQ(closed, kSilent);
+  EXPECT_GE(earliest, seconds(2));
+  EXPECT_LE(latest, seconds(2) + milliseconds(20));
+}
+
+// The system's pointers and counts go through the boundary whole.
+static_assert(std::is_same_v<decltype(Completion::socket), Socket*>);
+static_assert(std::is_same_v<decltype(Completion::posting), Posting*>);
+static_assert(std::is_same_v<decltype(Completion::bytes), std::size_t>);
+
+TEST_F(DefectsTest, D14_OnlyAStopEndsAWorker) {
+  for (const bool shared : {false, true}) {
+    Scenario scenario(Workers(3, shared));
+    const auto client = scenario.Connect();
+    // Postings of every other kind. That no worker leaves is looked at in each step.
+    for (int i = 0; i < 10; ++i) {
+      scenario.engine().CallAllShards();
+      scenario.ConnectionOf(client).Send("x", 1);
+      scenario.StepAll();
+    }
+    EXPECT_FALSE(scenario.all_left());
+    scenario.RequestStop(seconds(1));
+    scenario.StepAll();
+    scenario.ReceiveAll(client);
+    client->Close();
+    scenario.StepAll();
+    EXPECT_TRUE(scenario.all_left()) << "the stop has not reached all";
+  }
+}
+
+TEST_F(DefectsTest, D15_AWaitThatBringsNothingIsHarmless) {
+  for (const bool shared : {false, true}) {
+    Scenario scenario(Workers(2, shared));
+    for (int i = 0; i < 100; ++i) scenario.Step(static_cast<std::size_t>(i) % 2);
+    ExpectServed(scenario);
+    for (int i = 0; i < 100; ++i) scenario.Step(static_cast<std::size_t>(i) % 2);
+    ExpectServed(scenario);
+    EXPECT_EQ(scenario.stats().accept_errors, 0U);
+  }
+}
+
+TEST_F(DefectsTest, D16_NoFailedCompletionEndsAWorker) {
+  double Faults::* const kFaults[] = {&Faults::accept_error, &Faults::accept_exhausted,
+                                      &Faults::adopt_error,  &Faults::reset,
+                                      &Faults::send_error,   &Faults::late_cancel};
+  for (const bool shared : {false, true}) {
+    Scenario scenario(Workers(2, shared));
+    for (double Faults::* fault : kFaults) {
+      const auto client = scenario.Connect();
+      scenario.ConnectionOf(client).Send("x", 1);
+      scenario.network().faults.*fault = 1;
+      const auto newcomer = scenario.Dial();
+      // That no worker leaves is looked at in each step.
+      scenario.StepAll();
+      if (scenario.Of(client).closed == std::nullopt) scenario.ConnectionOf(client).Abort();
+      scenario.StepAll();
+      scenario.network().faults = {};
+      scenario.PassTime(seconds(2));
+      ExpectServed(scenario);
+      ExpectServed(scenario);
+    }
+  }
+}
+
+// At a stop the client takes nothing, and the system is late with the end of what was cancelled: of
+// the connection's operations, or of the accept.
+TEST_F(DefectsTest, D17_NothingIsFreedBeforeItsLastCompletion) {
+  struct Loan {
+    std::string bytes = std::string(1000, 'l');
+    int returned = 0;
+  } loan;
+  for (const auto& [shared, accept_is_late] :
+       {std::pair{false, false}, {false, true}, {true, false}, {true, true}}) {
+    loan.returned = 0;
+    Scenario::Setup setup = Workers(2, shared);
+    setup.window = 256;
+    Scenario scenario(setup);
+    const auto client = scenario.Connect();
+    const ConnectionPtr connection(&scenario.ConnectionOf(client));
+    const SharedBytes bytes{loan.bytes.data(), loan.bytes.size(),
+                            [](void* owner) { ++static_cast<Loan*>(owner)->returned; }, &loan};
+    EXPECT_EQ(connection->Send(bytes), SendResult::kAccepted);
+    scenario.StepAll();
+    scenario.LetCome([late = accept_is_late](const Completion& c) {
+      return c.error.kind != ErrorKind::kCancelled || (c.operation == Operation::kAccept) != late;
+    });
+    scenario.RequestStop(seconds(1));
+    scenario.PassTime(milliseconds(999));
+    EXPECT_LT(Context::Of(*connection).phase, Phase::kCancelling) << "aborted too early";
+    scenario.PassTime(milliseconds(11));
+    EXPECT_GE(Context::Of(*connection).phase, Phase::kCancelling) << "not bounded";
+    scenario.PassTime(hours(1));
+    EXPECT_FALSE(scenario.all_left()) << "a worker has not waited";
+    EXPECT_EQ(scenario.engine().connection_count(), accept_is_late ? 0U : 1U);
+    EXPECT_EQ(scenario.Of(client).closed.has_value(), accept_is_late);
+    EXPECT_EQ(loan.returned, accept_is_late ? 1 : 0) << "freed while the system may still send it";
+    scenario.LetAllCome();
+    scenario.StepAll();
+    EXPECT_TRUE(scenario.all_left());
+    EXPECT_EQ(scenario.Of(client).closed, CloseReason::kShutdown);
+    EXPECT_EQ(loan.returned, 1);
+  }
+}
+
+TEST_F(DefectsTest, D18_AClosingHookMayWaitForAnotherConnectionsClose) {
+  Scenario scenario(Workers(2, true));
+  const auto first = scenario.Connect();
+  const auto second = scenario.Connect();
+  Connection& other = scenario.ConnectionOf(second);
+  int hooks = 0;
+  scenario.server().on_closing = [&](Connection& connection) {
+    ++hooks;
+    // What another thread may want while this hook runs.
+    bool free = false;
+    std::thread([&] {
+      free = Context::Of(connection).mutex.try_lock();
+      if (free) Context::Of(connection).mutex.unlock();
+      std::vector<ConnectionPtr> connections;
+      scenario.engine().Snapshot(connections);
+    }).join();
+    EXPECT_TRUE(free) << "a hook runs under the connection's lock";
+    if (&connection == &other) return;
+    other.Abort();
+    for (int i = 0; i < 5; ++i) scenario.Step(1);
+    EXPECT_EQ(scenario.Of(second).closed, CloseReason::kLocalAbort);
+  };
+  first->Reset();
+  scenario.Step(0);
+  scenario.Step(0);
+  EXPECT_EQ(hooks, 2);
+}
+
+// Nothing of a connection is ever copied; a context that is used again is made anew.
+static_assert(!std::is_copy_constructible_v<Context> && !std::is_move_constructible_v<Context>);
+static_assert(!std::is_copy_assignable_v<Context> && !std::is_move_assignable_v<Context>);
+
+TEST_F(DefectsTest, D22_AContextThatIsUsedAgainIsMadeAnew) {
+  ContextPool* const pool = ContextPool::Create(1);
+  Context* const context = pool->Take();
+  ASSERT_NE(context, nullptr);
+  context->user_data = pool;
+  context->open = false;
+  context->phase = Phase::kFinished;
+  context->finished = true;
+  context->queued_bytes.Add(7);
+  context->requested = true;
+  context->DropReference();
+  Context* const again = pool->Take();
+  EXPECT_EQ(again, context);
+  EXPECT_EQ(again->user_data, nullptr);
+  EXPECT_TRUE(again->is_open());
+  EXPECT_EQ(again->phase, Phase::kOpen);
+  EXPECT_FALSE(again->finished);
+  EXPECT_EQ(again->send_backlog(), 0U);
+  EXPECT_FALSE(again->requested);
+  EXPECT_EQ(again->references, 1U);
+  ASSERT_TRUE(again->mutex.try_lock());
+  again->mutex.unlock();
+  again->DropReference();
+  pool->Close();
+}
+
+// Contexts of which each has its pages to itself, so that who touches one that is locked away is
+// caught.
+class LockedAway {
+ public:
+  explicit LockedAway(std::size_t count)
+      : count_(count),
+        size_((sizeof(Context) / PageSize() + 1) * PageSize()),
+        memory_(static_cast<char*>(::mmap(nullptr, count_ * size_, PROT_READ | PROT_WRITE,
+                                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+    EXPECT_NE(memory_, MAP_FAILED);
+    for (std::size_t i = 0; i < count_; ++i) new (memory_ + i * size_) Context(nullptr);
+  }
+  LockedAway(const LockedAway&) = delete;
+  LockedAway& operator=(const LockedAway&) = delete;
+  ~LockedAway() {
+    Lock(0, count_, false);
+    for (std::size_t i = 0; i < count_; ++i) (*this)[i].~Context();
+    ::munmap(memory_, count_ * size_);
+  }
+
+  Context& operator[](std::size_t i) {
+    return *std::launder(reinterpret_cast<Context*>(memory_ + i * size_));
+  }
+  // Those from `first` to before `last`.
+  void Lock(std::size_t first, std::size_t last, bool locked) {
+    if (first == last) return;
+    EXPECT_EQ(::mprotect(memory_ + first * size_, (last - first) * size_,
+                         locked ? PROT_NONE : PROT_READ | PROT_WRITE),
+              0);
+  }
+
+ private:
+  static std::size_t PageSize() { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
+
+  const std::size_t count_;
+  const std::size_t size_;  // of the pages of one
+  char* const memory_;
+};
+
+TEST_F(DefectsTest, D30_RemovingAConnectionTouchesItsNeighboursOnly) {
+  constexpr std::size_t kCount = 1000;
+  Choices choices{1};
+  Network network(choices, {});
+  Shard shard(kSimPortKind, Options{}, {});
+  LockedAway contexts(kCount);
+  const TimePoint deadline = network.now() + seconds(120);
+  for (std::size_t i = 0; i < kCount; ++i) {
+    shard.Insert(contexts[i]);
+    shard.ArmTimer(contexts[i], deadline);
+  }
+  // From the middle, and from either end of the list.
+  for (const std::size_t gone : {kCount / 2, std::size_t{0}, kCount - 1}) {
+    const std::size_t low = gone == 0 ? 0 : gone - 1;
+    const std::size_t high = std::min(gone + 2, kCount);
+    contexts.Lock(0, low, true);
+    contexts.Lock(high, kCount, true);
+    shard.DisarmTimer(contexts[gone]);
+    shard.Remove(contexts[gone]);
+    contexts.Lock(0, kCount, false);
+  }
+  EXPECT_EQ(shard.connection_count(), kCount - 3);
+  std::size_t left = 0;
+  shard.ForEach([&](const Context&) { ++left; });
+  EXPECT_EQ(left, kCount - 3);
+  for (std::size_t i = 0; i < kCount; ++i) shard.DisarmTimer(contexts[i]);
+}
+
+}  // namespace
+}  // namespace iocp::sim

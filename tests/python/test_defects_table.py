@@ -1,0 +1,41 @@
+"""The table of the original's defects is complete, and each test that it names is there."""
+
+from __future__ import annotations
+
+import re
+
+from defects_table import REPOSITORY, NamedTest, read_table
+
+# "D04_D07_CloseAll...": the rows that a test says it holds.
+_IDS = re.compile(r"\b((?:D\d\d_)+)\w+")
+
+
+def test_every_row_is_there_once() -> None:
+    assert [row.id for row in read_table()] == [f"D{number:02}" for number in range(1, 35)]
+
+
+def test_every_test_it_names_exists() -> None:
+    for row in read_table():
+        missing = [test for test in row.tests if not test.exists]
+        assert missing == [], row.id
+
+
+def test_every_row_has_a_test_of_its_own() -> None:
+    for row in read_table():
+        assert any(row.id in test.name.split("_") for test in row.tests), row.id
+
+
+def test_every_test_that_carries_an_id_is_named_in_its_rows() -> None:
+    named = {(row.id, test) for row in read_table() for test in row.tests}
+    folder = REPOSITORY / "tests" / "cpp"
+    carried = {
+        (row_id, NamedTest(path.relative_to(folder).as_posix(), match[0]))
+        for path in folder.rglob("*.cpp")
+        for line in re.findall(r"^TEST(?:_F|_P)?\(\w+, (\w+)\)", path.read_text("utf-8"), re.M)
+        if (match := _IDS.fullmatch(line)) is not None
+        for row_id in match[1].rstrip("_").split("_")
+    }
+    assert carried, "there are no such tests at all"
+    assert carried - named == set()
+    # And no test stands in a row that is not its own.
+    assert {entry for entry in named if _IDS.fullmatch(entry[1].name)} - carried == set()
