@@ -18,7 +18,7 @@ BENCH_WINDOWS_ARGS ?= --workers 1,2 --json docs/bench/windows.json
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install lint format bench bench-windows clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install fuzz fuzz-corpus fuzz-canaries lint format bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,21 @@ test-windows: venv ## the Windows port, its tests and its wheel, cross-built and
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)
+
+# SECONDS is how long; what Debian 12 calls clang is clang 14.
+SECONDS := 60
+fuzz fuzz-corpus fuzz-canaries: CLANG := clang libclang-rt-14-dev
+fuzz: ## libFuzzer on the simulation, for SECONDS=60
+	@tools/bootstrap.sh $(CLANG)
+	tools/fuzz.sh run $(SECONDS)
+
+fuzz-corpus: ## the same, and renew the corpus that is committed
+	@tools/bootstrap.sh $(CLANG)
+	tools/fuzz.sh corpus $(SECONDS)
+
+fuzz-canaries: ## fuzz ports with a mistake: each must be found within SECONDS=60
+	@tools/bootstrap.sh $(CLANG)
+	tools/fuzz.sh canaries $(SECONDS)
 
 lint: venv ## every linter
 	cmake --preset tidy -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python \
