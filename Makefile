@@ -18,7 +18,7 @@ BENCH_WINDOWS_ARGS ?= --workers 1,2 --json docs/bench/windows.json
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install fuzz fuzz-corpus fuzz-canaries lint format bench bench-windows clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install fuzz fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ fuzz-corpus: ## the same, and renew the corpus that is committed
 fuzz-canaries: ## fuzz ports with a mistake: each must be found within SECONDS=60
 	@tools/bootstrap.sh $(CLANG)
 	tools/fuzz.sh canaries $(SECONDS)
+
+coverage: venv ## lines and branches of cpp/ that all tests take; build/coverage/html
+	tools/coverage.sh $(VENV)
 
 lint: venv ## every linter
 	cmake --preset tidy -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python \

@@ -25,8 +25,7 @@ mkdir -p "$found" "$crashes"
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz -j "${JOBS:-$(nproc)}"
 
-# A run of 4 KiB of choices takes some 10 ms, however many more would follow: what takes 20 s does
-# not end. The rate of new seeds is the fuzzer's own: each of its runs is another.
+# 4 KiB of choices are a run of some 10 ms: one of 20 s does not end.
 run_fuzzer() {
   "$fuzz" -max_total_time="$seconds" -max_len=4096 -len_control=0 -timeout=20 -print_final_stats=1 \
     -artifact_prefix="$crashes/" "$@"
@@ -35,11 +34,13 @@ run_fuzzer() {
 explore() {
   local log=$build/fuzz.log
   if ! run_fuzzer "$found" "$committed" >"$log" 2>&1; then
-    grep -aE 'a rule was broken|ERROR: |runtime error|Assertion|^ *#[0-9]+ 0x' "$log" | head -n 30
+    grep -am 1 'a rule was broken' "$log" ||
+      grep -aE 'ERROR: |runtime error|Assertion|^ *#[0-9]+ 0x' "$log" | head -n 30
     local input
     input=$(grep -aoE "Test unit written to .*" "$log" | tail -n 1 | cut -d' ' -f5)
     echo "the whole report: $log; the run, told in full:"
-    echo "    $build/tests/cpp/sim/simulate --log --bytes $input"
+    # A run that broke a rule is left as it stands.
+    echo "    ASAN_OPTIONS=detect_leaks=0 $build/tests/cpp/sim/simulate --log --bytes $input"
     echo "It belongs into $committed once it is mended."
     exit 1
   fi
