@@ -36,8 +36,10 @@ int main(int argc, char** argv) {
       continue;
     }
     if (i + 1 == argc) {
-      std::fprintf(stderr, "usage: %s [--seed N | --bytes FILE] [--runs N | --seconds S] [--bug N] [--log]\n",
-                   argv[0]);
+      std::fprintf(
+          stderr,
+          "usage: %s [--seed N | --bytes FILE] [--runs N | --seconds S] [--bug N] [--log]\n",
+          argv[0]);
       return 2;
     }
     const char* value = argv[++i];
