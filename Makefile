@@ -21,8 +21,8 @@ SOURCES := CMakeLists.txt pyproject.toml \
 # Of `make soak`, on each back-end.
 MINUTES ?= 1
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install mutants soak lint format \
-  bench bench-windows clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install mutants soak fuzz \
+  fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,24 @@ soak: venv $(VENV)/package.stamp ## chaos and soak, MINUTES=n on each back-end; 
 	cmake --preset release
 	cmake --build --preset release -j $(JOBS) --target soak_server
 	$(VENV)/bin/python tests/soak/soak.py --minutes $(MINUTES) $(SOAK_ARGS)
+
+# SECONDS is how long; what Debian 12 calls clang is clang 14.
+SECONDS := 60
+fuzz fuzz-corpus fuzz-canaries: CLANG := clang libclang-rt-14-dev
+fuzz: ## libFuzzer on the simulation, for SECONDS=60
+	@tools/bootstrap.sh $(CLANG)
+	tools/fuzz.sh run $(SECONDS)
+
+fuzz-corpus: ## the same, and renew the corpus that is committed
+	@tools/bootstrap.sh $(CLANG)
+	tools/fuzz.sh corpus $(SECONDS)
+
+fuzz-canaries: ## fuzz ports with a mistake: each must be found within SECONDS=60
+	@tools/bootstrap.sh $(CLANG)
+	tools/fuzz.sh canaries $(SECONDS)
+
+coverage: venv ## lines and branches of cpp/ that all tests take; build/coverage/html
+	tools/coverage.sh $(VENV)
 
 lint: venv ## every linter
 	cmake --preset tidy -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python \

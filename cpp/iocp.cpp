@@ -27,7 +27,8 @@ struct Run {
   std::size_t left = 0;    // workers that have left
   Error open_error;        // of the first that failed
   enum class Start : std::uint8_t { kUndecided, kGo, kGiveUp } start = Start::kUndecided;
-  bool stopped = false;  // true exactly when all workers of a run that went have left
+  bool accepting = false;  // true exactly when the first worker has begun to accept
+  bool stopped = false;    // true exactly when all workers of a run that went have left
 
   void WaitUntilStopped() {
     std::unique_lock lock(mutex);
@@ -126,6 +127,15 @@ void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& r
   }
   server->OnWorkerBegin();
   if (index == 0) engine.BeginAccepting();
+  {
+    // Where workers share a port, any of them may be the one to end it.
+    std::unique_lock lock(run->mutex);
+    if (index == 0) {
+      run->accepting = true;
+      run->changed.notify_all();
+    }
+    run->changed.wait(lock, [&] { return run->accepting; });
+  }
   worker.Run();
   server->OnWorkerEnd();
   {

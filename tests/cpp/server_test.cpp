@@ -331,6 +331,16 @@ TEST_P(ServerTest, D21_StartsAndStopsAnyNumberOfTimes) {
   EXPECT_EQ(server_.closed, 50U);
 }
 
+// Where workers share a port, another one than the first may be told of the end, and first.
+TEST_P(ServerTest, MayBeStoppedBeforeItsWorkersHaveTakenATurn) {
+  for (int i = 0; i < 200; ++i) {
+    StartEcho(On(4));
+    server_.Shutdown(0s);
+    ASSERT_FALSE(server_.running());
+    ASSERT_EQ(server_.stats().pending_accepts, 0U);
+  }
+}
+
 TEST_P(ServerTest, D23_TheLimitsAreExactAndToldFromAClosedConnection) {
   Options options = On();
   options.max_pending_sends = 3;

@@ -4,14 +4,17 @@
 //   simulate --runs 1000          or --seconds 60; from a seed of its own, or from --seed on
 //   simulate --seed 4711 --log    that one, told in full
 //   simulate --bug 3 --runs 1000  on ports with a mistake; the list is in network.h
+//   simulate --bytes FILE --log   a run whose choices are the bytes of a file: one of the fuzzer's
 //   simulate --seed 4711 --nth-failure 3      without faults but one, the third that could happen;
 //   simulate --seed 4711 --nth-allocation 3   or without memory at the engine's third allocation
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <fstream>
+#include <iterator>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "simulation.h"
 
@@ -21,6 +24,7 @@ int main(int argc, char** argv) {
   using Clock = std::chrono::steady_clock;
 
   RunSettings settings;
+  std::string bytes_file;
   std::uint64_t seed = 0;
   bool has_seed = false;
   std::uint64_t runs = 0;
@@ -32,17 +36,37 @@ int main(int argc, char** argv) {
       continue;
     }
     if (i + 1 == argc) {
-      std::fprintf(stderr, "usage: %s [--seed N] [--runs N | --seconds S] [--bug N] [--log]\n",
-                   argv[0]);
+      std::fprintf(
+          stderr,
+          "usage: %s [--seed N | --bytes FILE] [--runs N | --seconds S] [--bug N] [--log]\n",
+          argv[0]);
       return 2;
     }
     const char* value = argv[++i];
     if (name == "--seed") seed = std::strtoull(value, nullptr, 10), has_seed = true;
+    if (name == "--bytes") bytes_file = value;
     if (name == "--runs") runs = std::strtoull(value, nullptr, 10);
     if (name == "--seconds") seconds = std::strtod(value, nullptr);
     if (name == "--bug") settings.bug = static_cast<Bug>(std::atoi(value));
     if (name == "--nth-failure") settings.nth_failure = std::strtoull(value, nullptr, 10);
     if (name == "--nth-allocation") settings.nth_allocation = std::strtoull(value, nullptr, 10);
+  }
+  if (!bytes_file.empty()) {
+    std::ifstream file(bytes_file, std::ios::binary);
+    const std::vector<char> bytes(std::istreambuf_iterator<char>(file), {});
+    if (!file) {
+      std::fprintf(stderr, "cannot read %s\n", bytes_file.c_str());
+      return 2;
+    }
+    iocp::sim::Choices choices(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+    const iocp::sim::RunResult result = iocp::sim::Simulate(choices, settings);
+    std::printf("trace %016llx, %llu turns, %llu connections, %llu hooks: %s\n",
+                static_cast<unsigned long long>(result.trace),
+                static_cast<unsigned long long>(result.turns),
+                static_cast<unsigned long long>(result.connections),
+                static_cast<unsigned long long>(result.hooks),
+                result.failure.empty() ? "no rule was broken" : result.failure.c_str());
+    return result.failure.empty() ? 0 : 1;
   }
   if (!has_seed) seed = std::random_device{}();
   if (runs == 0 && seconds == 0) runs = has_seed ? 1 : 1000;

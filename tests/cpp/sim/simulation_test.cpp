@@ -6,8 +6,12 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <random>
 #include <string>
+#include <vector>
 
 namespace iocp::sim {
 namespace {
@@ -93,6 +97,25 @@ TEST(Simulation, EachAllocationInTurn) {
     } while (settings.nth_allocation <= result.allocations);
   }
   EXPECT_GE(runs, 1000U);
+}
+
+// What the fuzzer has found worth keeping; `make fuzz-corpus` renews it.
+TEST(Simulation, CorpusOfTheFuzzer) {
+  std::uint64_t runs = 0;
+  std::uint64_t hooks = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(IOCP_FUZZ_CORPUS)) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    const std::vector<char> bytes(std::istreambuf_iterator<char>(file), {});
+    ASSERT_TRUE(file) << entry.path();
+    Choices choices(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+    const RunResult result = Simulate(choices);
+    ASSERT_EQ(result.failure, "") << "see it again: build/dev/tests/cpp/sim/simulate --log --bytes "
+                                  << entry.path();
+    ++runs;
+    hooks += result.hooks;
+  }
+  EXPECT_GE(runs, 10U);
+  EXPECT_GE(hooks, 500U) << "the corpus no longer drives what it was made for";
 }
 
 // The test of the tests: a port that makes a mistake once in a while is found out. By an oracle, or
