@@ -18,10 +18,13 @@ BENCH_WINDOWS_ARGS ?= --workers 1,2 --json docs/bench/windows.json
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
+# What `make test-sanitizers` runs: asan, with the undefined-behaviour sanitizer, and tsan.
+SANITIZERS ?= asan tsan
 # Of `make soak`, on each back-end.
 MINUTES ?= 1
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install soak lint format \
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install \
+  test-sanitizers soak lint format \
   bench bench-windows clean
 
 help: ## show this
@@ -59,6 +62,9 @@ test-python: venv $(VENV)/package.stamp
 
 test-windows: venv ## the Windows port, its tests and its wheel, cross-built and run under Wine
 	PYTEST_ARGS="$(PYTEST_ARGS)" tools/windows/test.sh $(VENV) $(PYTHON)
+
+test-sanitizers: venv ## C++ and Python tests under the address, undefined-behaviour and thread sanitizers
+	PYTEST_ARGS="$(PYTEST_ARGS)" tools/sanitizers.sh $(VENV) $(SANITIZERS)
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)

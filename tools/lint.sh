@@ -33,6 +33,7 @@ echo "mypy --strict"
 "$venv/bin/mypy" python/iocp_bind
 "$venv/bin/mypy" examples/*.py bench/*.py bench/servers/*.py
 "$venv/bin/mypy" tests/python
+"$venv/bin/mypy" tests/sanitizers/*.py
 "$venv/bin/mypy" tests/soak
 echo "pyright"
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"

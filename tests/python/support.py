@@ -430,7 +430,8 @@ class Finished(NamedTuple):
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "PYTHONUNBUFFERED": "1", **changes}
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **changes}
     environment.pop("IOCP_BIND_BACKEND", None)
     environment.update(changes)
     return environment
