@@ -18,11 +18,13 @@ BENCH_WINDOWS_ARGS ?= --workers 1,2 --json docs/bench/windows.json
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cpp python -type f -not -name '*.pyc' 2>/dev/null)
 
+# What `make test-sanitizers` runs: asan, with the undefined-behaviour sanitizer, and tsan.
+SANITIZERS ?= asan tsan
 # Of `make soak`, on each back-end.
 MINUTES ?= 1
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install mutants soak fuzz \
-  fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install test-sanitizers \
+  mutants soak fuzz fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +61,9 @@ test-python: venv $(VENV)/package.stamp
 
 test-windows: venv ## the Windows port, its tests and its wheel, cross-built and run under Wine
 	PYTEST_ARGS="$(PYTEST_ARGS)" tools/windows/test.sh $(VENV) $(PYTHON)
+
+test-sanitizers: venv ## C++ and Python tests under the address, undefined-behaviour and thread sanitizers
+	PYTEST_ARGS="$(PYTEST_ARGS)" tools/sanitizers.sh $(VENV) $(SANITIZERS)
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)

@@ -34,6 +34,7 @@ echo "mypy --strict"
 "$venv/bin/mypy" examples/*.py bench/*.py bench/servers/*.py
 "$venv/bin/mypy" tests/python
 MYPYPATH=tests/python "$venv/bin/mypy" tools/mutants.py
+"$venv/bin/mypy" tests/sanitizers/*.py
 "$venv/bin/mypy" tests/soak
 echo "pyright"
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"

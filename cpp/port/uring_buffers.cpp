@@ -8,6 +8,8 @@
 #include <cassert>
 #include <cerrno>
 
+#include "kernel_access.h"
+
 namespace iocp {
 namespace {
 
@@ -120,6 +122,7 @@ Buffer UringBuffers::Consume(std::uint32_t cqe_flags, std::size_t size) {
   Buffer buffer;
   if (size > 0) {
     buffer = slot.block->Slice(slot.used, size);
+    KernelWrote(buffer.data(), size);
     slot.used += size;
     free_bytes_ -= size;
     usual_size_ = (7 * usual_size_ + size) / 8;

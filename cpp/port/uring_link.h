@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernel_access.h"
 #include "uring_port.h"
 
 namespace iocp {
@@ -101,6 +102,17 @@ struct UringPort::Link {
   bool broken = false;
   Gather* gather = nullptr;  // of a send with several pieces
   iovec piece{};             // of a send with one
+
+  // At the beginning and at the end of a send: in between the kernel may look at any time.
+  void TellWhatIsRead() const {
+    if (gather == nullptr) {
+      KernelReads(piece.iov_base, piece.iov_len);
+      return;
+    }
+    for (std::size_t i = 0; i < gather->message.msg_iovlen; ++i) {
+      KernelReads(gather->pieces[i].iov_base, gather->pieces[i].iov_len);
+    }
+  }
 
   bool changed = false;  // true exactly when in Lists::changed
   bool starved = false;  // true exactly when in Lists::starved: not to be armed

@@ -304,6 +304,7 @@ bool UringPort::SubmitSend(Link& link) {
     io_uring_prep_send(entry, fd, link.piece.iov_base, link.piece.iov_len, MSG_NOSIGNAL);
   }
   io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kSendTag);
+  link.TellWhatIsRead();
   ++link.answers_due;
   ++operations_in_flight_;
   link.send_submitted = true;

@@ -170,6 +170,7 @@ void UringPort::OnAcceptError(Link& link, int error_number, Batch& batch) {
 }
 
 void UringPort::OnSendResult(Link& link, int result, Batch& batch) {
+  link.TellWhatIsRead();
   --operations_in_flight_;
   link.send_submitted = false;
   link.stopping_send = false;
