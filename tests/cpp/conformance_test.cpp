@@ -589,10 +589,10 @@ TEST_P(ConformanceTest, R07_AResetBehindDataIsNeverAnEndOfStream) {
 
 TEST_P(ConformanceTest, R07_AResetEndsAWaitingSendAsWell) {
   PortDriver driver(world());
+  const std::string much = Pattern(kMoreThanFits, 17);
   for (int i = 0; i < 10; ++i) {
     ServerEnd& end = driver.Connect();
     end.peer_reads = false;
-    const std::string much = Pattern(kMoreThanFits, 17);
     const bool paused = i % 2 == 1;
     if (paused) driver.port().Pause(end);
     driver.Write(end, much);

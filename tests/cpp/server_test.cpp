@@ -141,11 +141,14 @@ TEST_P(ServerTest, WhatCannotBeSentOnStaysTheHooks) {
   options.buffer_size = 512;
   Start(options);
   const Stopper stopper{server_};
+  std::size_t clients = 0;
   for (const std::size_t size : {1U, 400U}) {
-    const Client client(server_.address());
+    Client client(server_.address());
     const std::string data = Pattern(size, 6);
     client.Send(data);
     EXPECT_EQ(client.WaitForEnd(), 0);
+    client.Close();
+    ASSERT_TRUE(WaitForClosed(++clients));
     ASSERT_FALSE(results.empty());
     EXPECT_EQ(results.back(), SendResult::kClosed);
     EXPECT_TRUE(left.back() == data);
@@ -353,8 +356,10 @@ TEST_P(ServerTest, D23_TheLimitsAreExactAndToldFromAClosedConnection) {
   };
   Start(options);
   const Stopper stopper{server_};
-  const Client client(server_.address());
+  Client client(server_.address());
   EXPECT_EQ(client.Receive(100).size(), 30U);
+  client.Close();
+  ASSERT_TRUE(WaitForClosed(1));
   EXPECT_EQ(results,
             (std::vector{SendResult::kAccepted, SendResult::kAccepted, SendResult::kAccepted,
                          SendResult::kBacklogFull, SendResult::kClosed}));
@@ -781,7 +786,7 @@ TEST_P(ServerTest, ABufferMovedOutKeepsItsBytes) {
     client.Send(std::string(1000, 'x'));
     client.Receive(1);
   }
-  EXPECT_EQ(kept.front().view(), "precious");
+  EXPECT_TRUE(server_.WaitFor([&] { return kept.front().view() == "precious"; }));
   EXPECT_GE(server_.stats().buffers_in_use, 1U);
   server_.Shutdown(0s);
   EXPECT_EQ(kept.front().view(), "precious") << "bytes outlive the run";
