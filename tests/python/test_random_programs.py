@@ -24,14 +24,14 @@ from typing import Any
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from support import DEADLINE, ON_WINE, Recorder, pattern, reset
+from support import DEADLINE, ON_LINUX, ON_WINE, Recorder, pattern, reset
 
 import iocp_bind
 from iocp_bind import CloseReason, Connection
 
 Step = tuple[str, dict[str, Any]]
 
-PROGRAMS = int(os.environ.get("IOCP_BIND_PROGRAMS", "200"))
+PROGRAMS = int(os.environ.get("IOCP_BIND_PROGRAMS", "200" if ON_LINUX else "60"))
 
 # What is sent is cut out of this, at a place of its own each time.
 BYTES = pattern(1 << 20)
