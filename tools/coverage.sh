@@ -30,7 +30,7 @@ rm -rf $build/html
 mkdir $build/html
 "$venv/bin/gcovr" --root . --object-directory $build --filter 'cpp/' \
   --exclude 'cpp/port/(iocp_.*|windows_net|port_kinds_windows)\.(cpp|h)' \
-  --exclude-throw-branches --exclude-unreachable-branches \
+  --gcov-ignore-errors=no_working_dir_found --exclude-throw-branches --exclude-unreachable-branches \
   --exclude-branches-by-pattern '\s*assert\(' \
   --txt-metric line --txt $build/lines.txt --json $build/coverage.json \
   --html-details $build/html/index.html \

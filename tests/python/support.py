@@ -592,13 +592,18 @@ class ServerChild(Child):
         return answer
 
     def wait_idle(self) -> dict[str, Any]:
-        """Wait until it has no connection and no buffer in use; return its report."""
+        """Wait until it has no connection, has told of every end, and uses no buffer.
+
+        Returns its report.
+        """
         report: dict[str, Any] = {}
 
         def idle() -> bool:
             nonlocal report
             report = self.ask("report")
-            return (report["connection_count"], report["buffers_in_use"]) == (0, 0)
+            # A connection is gone a turn before its closing is told of, and counted.
+            untold = report["established"] - sum(report["closed"].values())
+            return (report["connection_count"], report["buffers_in_use"], untold) == (0, 0, 0)
 
         wait_until(idle, f"the server child becoming idle ({report})")
         return report
