@@ -38,10 +38,18 @@ test_python() {
   # what their children say; but those of ubsan, which knows no files here: pytest must not keep what
   # its own process says. The leak check is tests/sanitizers/sitecustomize.py's.
   local log=log_path=$build/reports/report
-  ASAN_OPTIONS=$asan:$log:leak_check_at_exit=0 UBSAN_OPTIONS=$ubsan TSAN_OPTIONS=$tsan:$log \
-    LD_PRELOAD="$(g++ -print-file-name="lib$1.so"):$(g++ -print-file-name=libstdc++.so)" \
-    PYTHONMALLOC=malloc PYTHONPATH=$build/python:$PWD/tests/sanitizers \
-    "${fixed[@]}" "$venv/bin/python" -m pytest -p sanitized --capture=sys ${PYTEST_ARGS:-} || passed=$?
+  local python=(env "ASAN_OPTIONS=$asan:$log:leak_check_at_exit=0" "UBSAN_OPTIONS=$ubsan"
+    "TSAN_OPTIONS=$tsan:$log" PYTHONMALLOC=malloc "PYTHONPATH=$build/python:$PWD/tests/sanitizers"
+    "LD_PRELOAD=$(g++ -print-file-name="lib$1.so"):$(g++ -print-file-name=libstdc++.so)"
+    "${fixed[@]}" "$venv/bin/python")
+  if [ "$1" = asan ]; then
+    "${python[@]}" -c 'import ctypes; [ctypes.CDLL(None).malloc(n) for n in range(1, 100)]' || true
+    rm "$build"/reports/* || {
+      echo "a planted leak was not reported" >&2
+      return 1
+    }
+  fi
+  "${python[@]}" -m pytest -p sanitized --capture=sys ${PYTEST_ARGS:-} || passed=$?
   if compgen -G "$build/reports/*" >/dev/null; then
     cat "$build"/reports/*
     return 1

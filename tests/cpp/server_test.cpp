@@ -141,18 +141,15 @@ TEST_P(ServerTest, WhatCannotBeSentOnStaysTheHooks) {
   options.buffer_size = 512;
   Start(options);
   const Stopper stopper{server_};
-  std::size_t clients = 0;
-  for (const std::size_t size : {1U, 400U}) {
-    Client client(server_.address());
-    const std::string data = Pattern(size, 6);
+  const std::vector<std::string> sent{Pattern(1, 6), Pattern(400, 6)};
+  for (const std::string& data : sent) {
+    const Client client(server_.address());
     client.Send(data);
     EXPECT_EQ(client.WaitForEnd(), 0);
-    client.Close();
-    ASSERT_TRUE(WaitForClosed(++clients));
-    ASSERT_FALSE(results.empty());
-    EXPECT_EQ(results.back(), SendResult::kClosed);
-    EXPECT_TRUE(left.back() == data);
   }
+  ASSERT_TRUE(WaitForClosed(sent.size()));
+  EXPECT_EQ(results, std::vector(sent.size(), SendResult::kClosed));
+  EXPECT_TRUE(left == sent);
 }
 
 TEST_P(ServerTest, D01_DataBeforeTheEndOfTheStreamIsDelivered) {
