@@ -14,7 +14,7 @@ fixed=()
 # The first report ends its process.
 asan=detect_stack_use_after_return=1:strict_init_order=1:check_initialization_order=1
 ubsan=print_stacktrace=1
-tsan=second_deadlock_stack=1:halt_on_error=1
+tsan=second_deadlock_stack=1:halt_on_error=1:suppressions=$PWD/tests/sanitizers/tsan.supp
 
 build_all() {
   "${fixed[@]}" cmake --preset "$1" -DIOCP_BUILD_PYTHON=ON -DPython_EXECUTABLE="$venv/bin/python" \
