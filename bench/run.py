@@ -48,8 +48,8 @@ def parse_numbers(text: str) -> list[int]:
 
 
 DESCRIBE_PYTHON = """
-import importlib.metadata, json, platform, sys
-versions = {"python": platform.python_version() + ", " + sys.executable}
+import importlib.metadata, json, platform
+versions = {"python": platform.python_version()}
 for package in ("iocp-bind", "uvloop"):
     try:
         versions[package] = importlib.metadata.version(package)
