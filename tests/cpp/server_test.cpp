@@ -522,7 +522,8 @@ TEST_P(ServerTest, D31_CountersMayBeReadWhileTheyAreWritten) {
       before = now;
       for (const ConnectionPtr& connection : server_.connections()) {
         EXPECT_LE(connection->bytes_sent(), kRounds);
-        EXPECT_LE(connection->send_backlog(), 1U) << "below zero";
+        // One that is out and not told of yet, and the answer to what its receiver sent then.
+        EXPECT_LE(connection->send_backlog(), 2U) << "below zero";
       }
     }
   });
