@@ -11,9 +11,7 @@ shift 2
 prepare
 cmake --preset release
 cmake --build --preset release -j "$(nproc)" --target iocp_load
-configure windows-release
-cmake --build --preset windows-release -j "$(nproc)"
-install_wheel "$folder/release" "$folder/wheel-release"
+install_package
 
 start_wine
 "$venv/bin/python" bench/run.py --windows "$folder" --binaries build/release/bench "$@"

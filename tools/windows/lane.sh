@@ -15,19 +15,17 @@ prepare() {
   tools/windows/python.sh "$folder/python" "$venv/bin/python"
 }
 
-configure() { # PRESET
-  cmake --preset "$1" -DPython_EXECUTABLE="$PWD/$venv/bin/python" \
+# Builds what users get, a wheel, and puts it into the Python for Windows; and the bench's programs.
+install_package() {
+  cmake --preset windows-release -DPython_EXECUTABLE="$PWD/$venv/bin/python" \
     -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)" \
     -DPython_INCLUDE_DIR="$folder/python/include" \
     -DPython_LIBRARY="$folder/python/libs/libpython311.a" -DPYTHON_MODULE_EXTENSION=.pyd
-}
-
-# Puts the package into the Python for Windows, in place of what is there.
-install_wheel() { # BUILD WHEEL_FOLDER
-  tools/windows/wheel.sh "$1" "$venv" "$2"
+  cmake --build --preset windows-release -j "$(nproc)"
+  tools/windows/wheel.sh "$folder/release" "$venv" "$folder/wheel"
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --upgrade \
     --platform win_amd64 --python-version 3.11 --implementation cp --only-binary=:all: \
-    --target "$folder/python/Lib/site-packages" "$2"/*-win_amd64.whl
+    --target "$folder/python/Lib/site-packages" "$folder/wheel"/*-win_amd64.whl
 }
 
 # Wine's own processes outlive the program that started them, and hold its output: so they are

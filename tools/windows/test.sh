@@ -9,7 +9,7 @@ python=$2
 prepare
 tools/windows/packages.sh "$folder/python" "$venv"
 
-configure windows
+cmake --preset windows
 # clang-tidy for what only Windows has; clang does not know one option that CMake gives GCC.
 mkdir -p "$folder/tidy"
 sed 's/-fno-keep-inline-dllexport//' "$folder/cpp/compile_commands.json" \
@@ -17,7 +17,7 @@ sed 's/-fno-keep-inline-dllexport//' "$folder/cpp/compile_commands.json" \
 printf '%s\0' cpp/port/{iocp_*,windows_net,port_kinds_windows}.cpp |
   xargs -0 -n 1 -P "$(nproc)" "$venv/bin/clang-tidy" --quiet -p "$folder/tidy" 2>/dev/null
 cmake --build --preset windows -j "$(nproc)"
-install_wheel "$folder/cpp" "$folder/wheel"
+install_package
 
 start_wine
 ctest --preset windows
