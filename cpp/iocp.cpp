@@ -103,6 +103,8 @@ struct Server::Lifecycle {
     const std::lock_guard lock(current->mutex);
     return !current->stopped;
   }
+  // Leaves nothing behind when it fails, also by an exception.
+  Status Start(Server& server, const Options& options);
   // Joins the threads of `of`, which has stopped, unless somebody else does or has; waits for that.
   void Join(const std::shared_ptr<Run>& of);
   static bool OnWorkerOf(const Run& run);
@@ -215,22 +217,21 @@ Server::~Server() {
   lifecycle_->Join(lifecycle_->CurrentRun());
 }
 
-Status Server::Start(const Options& options) {
+Status Server::Lifecycle::Start(Server& server, const Options& options) {
   Status status = ValidateOptions(options);
   if (!status.ok()) return status;
   const PortKind* kind = ChooseKind(options.backend, &status);
   if (kind == nullptr) return status;
 
-  Lifecycle& life = *lifecycle_;
   const auto running_already = [] {
     return Status{
         Status::Problem::kAlreadyRunning, {}, "the server is running already; call shutdown first"};
   };
-  if (life.Running()) return running_already();
-  life.Join(life.CurrentRun());  // the threads of a run that a hook shut down
+  if (Running()) return running_already();
+  Join(CurrentRun());  // the threads of a run that a hook shut down
   {
-    const std::lock_guard lock(life.mutex);
-    if (std::exchange(life.starting, true)) return running_already();
+    const std::lock_guard lock(mutex);
+    if (std::exchange(starting, true)) return running_already();
   }
   const struct Starting {
     Lifecycle& life;
@@ -238,7 +239,7 @@ Status Server::Start(const Options& options) {
       const std::lock_guard lock(life.mutex);
       life.starting = false;
     }
-  } starting{life};
+  } starting_now{*this};
 
   NativeSocket listener = kNoSocket;
   Address bound;
@@ -247,17 +248,18 @@ Status Server::Start(const Options& options) {
                         &listener, &bound);
   if (!status.ok()) return status;
 
-  std::shared_ptr<Run> run;
-  std::vector<std::thread> threads;
+  std::shared_ptr<Run> new_run;
+  std::vector<std::thread> new_threads;
   Error error;
   try {
-    run = std::make_shared<Run>(std::make_unique<Engine>(*this, options, *kind, listener, bound));
-    error = Lifecycle::OpenWorkers(this, run, threads);
+    new_run =
+        std::make_shared<Run>(std::make_unique<Engine>(server, options, *kind, listener, bound));
+    error = OpenWorkers(&server, new_run, new_threads);
   } catch (const std::bad_alloc&) {
     error = {ErrorKind::kOutOfResources, 0};
   }
   if (error) {
-    if (run != nullptr) Lifecycle::GiveUp(run, threads);
+    if (new_run != nullptr) GiveUp(new_run, new_threads);
     kind->close_listener(listener);
     status.problem = Status::Problem::kSystem;
     status.error = error;
@@ -265,18 +267,26 @@ Status Server::Start(const Options& options) {
     return status;
   }
   {
-    const std::lock_guard lock(life.mutex);
-    life.run = run;
-    life.threads = std::move(threads);
-    life.address = bound;
-    life.backend = kind->name;
+    const std::lock_guard lock(mutex);
+    run = new_run;
+    threads = std::move(new_threads);
+    address = bound;
+    backend = kind->name;
   }
   {
-    const std::lock_guard lock(run->mutex);
-    run->start = Run::Start::kGo;
+    const std::lock_guard lock(new_run->mutex);
+    new_run->start = Run::Start::kGo;
   }
-  run->changed.notify_all();
+  new_run->changed.notify_all();
   return status;
+}
+
+Status Server::Start(const Options& options) {
+  try {
+    return lifecycle_->Start(*this, options);
+  } catch (const std::bad_alloc&) {
+    return {Status::Problem::kSystem, {ErrorKind::kOutOfResources, 0}, "out of memory"};
+  }
 }
 
 void Server::Shutdown(Duration timeout) {

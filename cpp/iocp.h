@@ -175,7 +175,8 @@ class Connection {
   // Queues bytes; never blocks. The order on the wire is the order in which Send returned.
   // OnWriteCompleted tells when the last byte of this send is with the system. A send of any size
   // is taken while the backlog is below Options::send_backlog_limit. `Send(data, size)` copies; the
-  // form with SharedBytes does not, and takes `bytes` over only when it answers kAccepted.
+  // form with SharedBytes does not, and takes `bytes` over only when it answers kAccepted. Throws
+  // std::bad_alloc, and has queued nothing, when there is no memory for it.
   SendResult Send(const void* data, std::size_t size);
   SendResult Send(const SharedBytes& bytes);
   // What was received, to this or another connection; `bytes` is empty after kAccepted. Without a

@@ -22,15 +22,8 @@ Shard::Shard(const PortKind& kind, const Options& options, const Address& listen
     : buffers_(BufferPool::Create(options.buffer_size,
                                   static_cast<std::size_t>(options.max_free_buffers))),
       contexts_(ContextPool::Create(static_cast<std::size_t>(options.max_free_contexts))),
-      port_(kind.create(ForPort(options, buffers_, listening))),
+      port_(kind.create(ForPort(options, buffers_.get(), listening))),
       timers_(port_->Now()) {}
-
-Shard::~Shard() {
-  // The system's object goes before the memory that it may have known of (R10).
-  port_.reset();
-  buffers_->Close();
-  contexts_->Close();
-}
 
 void Shard::Insert(Context& context) {
   const std::lock_guard lock(mutex_);

@@ -29,7 +29,6 @@ class Shard {
   Shard(const PortKind& kind, const Options& options, const Address& listening);
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
-  ~Shard();
 
   [[nodiscard]] CompletionPort& port() { return *port_; }
   [[nodiscard]] BufferPool& buffers() { return *buffers_; }
@@ -70,9 +69,18 @@ class Shard {
   std::atomic<std::size_t> newcomers{0};
 
  private:
-  BufferPool* const buffers_;
-  ContextPool* const contexts_;
-  std::unique_ptr<CompletionPort> port_;
+  // A pool goes when the last of its objects has come back.
+  struct ClosePool {
+    template <typename Pool>
+    void operator()(Pool* pool) const {
+      pool->Close();
+    }
+  };
+
+  const std::unique_ptr<BufferPool, ClosePool> buffers_;
+  const std::unique_ptr<ContextPool, ClosePool> contexts_;
+  // The system's object goes before the memory that it may have known of (R10).
+  const std::unique_ptr<CompletionPort> port_;
 
   std::mutex mutex_;
   Context* first_ = nullptr;

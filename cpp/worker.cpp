@@ -55,6 +55,14 @@ Worker::Worker(Engine& engine, Shard& shard)
   arrivals_.reserve(kBatchCompletions);
 }
 
+Error Worker::Open() {
+  try {
+    return shard_.port().Open();
+  } catch (const std::bad_alloc&) {
+    return {ErrorKind::kOutOfResources, 0};
+  }
+}
+
 Worker* Worker::Current() { return current_worker; }
 
 SendMemory* Worker::CurrentSendMemory() {

@@ -40,7 +40,7 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   // On the worker's thread, before the first turn.
-  Error Open() { return shard_.port().Open(); }
+  Error Open();
   // One turn. False when the worker may leave: the server stops, and its part of it has ended.
   bool Turn();
   // Turns until it may leave.

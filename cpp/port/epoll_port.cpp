@@ -9,7 +9,9 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <thread>
+#include <utility>
 
 #include "posix_net.h"
 
@@ -30,6 +32,11 @@ constexpr std::uint8_t kWatchIn = 1;
 constexpr std::uint8_t kWatchOut = 2;
 constexpr std::uint8_t kRegistered = 4;  // true exactly when epoll knows the descriptor
 
+// Stream::results: true exactly when the next Wait is to tell of it.
+constexpr std::uint8_t kReceiveEnded = 1;  // the operation that receives or accepts
+constexpr std::uint8_t kSendEnded = 2;
+constexpr std::uint8_t kAcceptFailed = 4;  // and was paused
+
 int Descriptor(const Socket& socket) { return static_cast<int>(socket.handle); }
 
 std::uint8_t Wanted(const Socket& socket) {
@@ -48,22 +55,38 @@ int MillisecondsUntil(TimePoint deadline) {
   return static_cast<int>(std::min<std::int64_t>(milliseconds, 3'600'000));
 }
 
-Completion Ended(Socket& socket, Operation operation, Error error) {
+// The last completion of what receives.
+Completion ReceiveEnded(Socket& socket, Error error) {
   Completion completion;
-  completion.operation = operation;
+  completion.operation = Operation::kReceive;
   completion.error = error;
   completion.socket = &socket;
-  if (operation == Operation::kReceive) completion.sequence = socket.next_sequence++;
+  completion.sequence = socket.next_sequence++;
   return completion;
 }
 
 }  // namespace
 
-// A send that would have blocked: its gather list, kept until the socket can be written.
-struct EpollPort::WaitingSend {
-  WaitingSend* next = nullptr;
+// The pieces of a send that would have blocked, where there is more than one.
+struct EpollPort::Gather {
+  Gather* next = nullptr;
   std::size_t count = 0;
   Piece pieces[kMaxPieces];
+};
+
+// What the port keeps of a connection from Adopt to Close, and of the listener. What ends is told
+// of from here, so that no call needs memory to end an operation, however many do.
+struct EpollPort::Stream {
+  Socket* socket = nullptr;
+  Stream* next = nullptr;    // in the list of those with results
+  std::uint8_t results = 0;  // in that list exactly when not 0
+  Error receive_error;       // of kReceiveEnded
+  Error send_error;          // of kSendEnded; of kAcceptFailed, as listeners do not send
+  std::size_t sent = 0;      // of kSendEnded
+  // Of a send that waits until the socket can be written: what is in `gather`, or without it
+  // `piece`.
+  Piece piece{};
+  Gather* gather = nullptr;
 };
 
 // What one Wait hands out.
@@ -89,15 +112,18 @@ struct EpollPort::Batch {
   }
 };
 
-EpollPort::EpollPort(const PortOptions& options) : options_(options) {
-  events_.resize(kBatchCompletions);
-}
+EpollPort::EpollPort(const PortOptions& options)
+    : options_(options), events_(kBatchCompletions), listener_(std::make_unique<Stream>()) {}
 
 EpollPort::~EpollPort() {
-  assert(next_ready_ == ready_.size() && "results were never handed out");
+  assert(first_result_ == nullptr && "results were never handed out");
   if (epoll_ >= 0) ::close(epoll_);
   if (wake_ >= 0) ::close(wake_);
-  while (free_sends_ != nullptr) delete std::exchange(free_sends_, free_sends_->next);
+  while (free_gathers_ != nullptr) delete std::exchange(free_gathers_, free_gathers_->next);
+}
+
+EpollPort::Stream& EpollPort::StreamOf(const Socket& socket) {
+  return *static_cast<Stream*>(socket.port_data);
 }
 
 Error EpollPort::Open() {
@@ -115,6 +141,8 @@ Error EpollPort::Open() {
 void EpollPort::Accept(Socket& listener) {
   listener.state = kReceiving | kListener;
   listener.interest = 0;
+  listener.port_data = listener_.get();
+  listener_->socket = &listener;
   accepting_.store(1, std::memory_order_relaxed);
   Watch(listener);
 }
@@ -122,8 +150,12 @@ void EpollPort::Accept(Socket& listener) {
 Error EpollPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
   const Error error = EndpointsPosix(handle, options_.listening, local, remote);
   if (error) return error;
+  auto* stream = new (std::nothrow) Stream;
+  if (stream == nullptr) return ErrorFromErrno(ENOMEM);
+  stream->socket = &socket;
   socket = Socket{};
   socket.handle = handle;
+  socket.port_data = stream;
   return {};
 }
 
@@ -148,17 +180,22 @@ void EpollPort::Resume(Socket& socket) {
 }
 
 void EpollPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
-  Completion& completion = ready_.emplace_back();
-  if (TrySend(socket, pieces, count, &completion)) return;
-  ready_.pop_back();
-  auto* waiting = static_cast<WaitingSend*>(socket.port_data);
-  if (waiting == nullptr) {
-    waiting =
-        free_sends_ != nullptr ? std::exchange(free_sends_, free_sends_->next) : new WaitingSend;
+  Stream& stream = StreamOf(socket);
+  if (TrySend(socket, pieces, count)) {
+    AddResult(stream, kSendEnded);
+    return;
   }
-  waiting->count = count;
-  std::copy_n(pieces, count, waiting->pieces);
-  socket.port_data = waiting;
+  if (count > 1) {
+    stream.gather = free_gathers_ != nullptr ? std::exchange(free_gathers_, free_gathers_->next)
+                                             : new (std::nothrow) Gather;
+  }
+  if (stream.gather != nullptr) {
+    stream.gather->count = count;
+    std::copy_n(pieces, count, stream.gather->pieces);
+  } else {
+    // Without memory for the rest of them, the first piece is a short send.
+    stream.piece = *pieces;
+  }
   socket.state |= kSending;
   Watch(socket);
 }
@@ -167,18 +204,45 @@ void EpollPort::ShutdownSend(Socket& socket) { ::shutdown(Descriptor(socket), SH
 
 void EpollPort::Cancel(Socket& socket) {
   const Error cancelled{ErrorKind::kCancelled, ECANCELED};
-  if ((socket.state & kReceiving) != 0) {
-    const bool listener = (socket.state & kListener) != 0;
-    if (listener) accepting_.store(0, std::memory_order_relaxed);
-    socket.state &= static_cast<std::uint8_t>(~kReceiving);
-    ready_.push_back(Ended(socket, listener ? Operation::kAccept : Operation::kReceive, cancelled));
+  if ((socket.state & kListener) != 0) accepting_.store(0, std::memory_order_relaxed);
+  EndReceive(socket, cancelled);
+  EndSend(socket, cancelled);
+}
+
+// Without a completion of the system's: cancelled, or it cannot be served.
+void EpollPort::EndReceive(Socket& socket, Error error) {
+  if ((socket.state & kReceiving) == 0) return;
+  socket.state &= static_cast<std::uint8_t>(~kReceiving);
+  StreamOf(socket).receive_error = error;
+  AddResult(StreamOf(socket), kReceiveEnded);
+}
+
+void EpollPort::EndSend(Socket& socket, Error error) {
+  if ((socket.state & kSending) == 0) return;
+  ForgetSend(socket);
+  StreamOf(socket).sent = 0;
+  StreamOf(socket).send_error = error;
+  AddResult(StreamOf(socket), kSendEnded);
+}
+
+// It no longer waits.
+void EpollPort::ForgetSend(Socket& socket) {
+  socket.state &= static_cast<std::uint8_t>(~kSending);
+  Gather* const gather = std::exchange(StreamOf(socket).gather, nullptr);
+  if (gather != nullptr) gather->next = std::exchange(free_gathers_, gather);
+}
+
+void EpollPort::AddResult(Stream& stream, std::uint8_t result) {
+  const bool listed = stream.results != 0;
+  stream.results |= result;
+  if (listed) return;
+  stream.next = nullptr;
+  if (first_result_ == nullptr) {
+    first_result_ = &stream;
+  } else {
+    last_result_->next = &stream;
   }
-  if ((socket.state & kSending) != 0) {
-    auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.port_data, nullptr));
-    waiting->next = std::exchange(free_sends_, waiting);
-    socket.state &= static_cast<std::uint8_t>(~kSending);
-    ready_.push_back(Ended(socket, Operation::kSend, cancelled));
-  }
+  last_result_ = &stream;
 }
 
 void EpollPort::Close(Socket& socket, bool reset) {
@@ -187,6 +251,9 @@ void EpollPort::Close(Socket& socket, bool reset) {
     // Its memory may be gone, or be another socket's, before this event is looked at.
     if (events_[i].data.ptr == &socket) events_[i].events = 0;
   }
+  auto* const stream = static_cast<Stream*>(std::exchange(socket.port_data, nullptr));
+  assert((stream == nullptr || stream->results == 0) && "closed before its operations ended");
+  if (stream != listener_.get()) delete stream;
   ClosePosix(std::exchange(socket.handle, kNoSocket), reset);
 }
 
@@ -205,7 +272,7 @@ std::size_t EpollPort::Wait(Completion* completions, std::size_t capacity, std::
   // What is at hand leaves room for what the system has: or what posts all the time could keep the
   // sockets from being looked at.
   TakeAtHand(batch, capacity / 2);
-  const bool at_hand = next_ready_ < ready_.size() || !posted_.empty();
+  const bool at_hand = first_result_ != nullptr || !posted_.empty();
   if (next_event_ == event_count_) PollSystem(deadline, batch.count == 0 && !at_hand);
   HandleEvents(batch);
   TakeAtHand(batch, capacity);
@@ -225,15 +292,35 @@ void EpollPort::TakeAtHand(Batch& batch, std::size_t limit) {
       batch.Add(Operation::kPost, nullptr).posting = posting;
       found = true;
     }
-    if (next_ready_ < ready_.size() && batch.count < limit) {
-      batch.Add(std::move(ready_[next_ready_++]));
+    if (first_result_ != nullptr && batch.count < limit) {
+      TakeResult(*first_result_, batch);
       found = true;
     }
   }
-  if (next_ready_ == ready_.size()) {
-    ready_.clear();
-    next_ready_ = 0;
+}
+
+// One, of the first stream in the list.
+void EpollPort::TakeResult(Stream& stream, Batch& batch) {
+  Socket& socket = *stream.socket;
+  if ((stream.results & kAcceptFailed) != 0) {
+    stream.results &= static_cast<std::uint8_t>(~kAcceptFailed);
+    Completion& completion = batch.Add(Operation::kAccept, &socket);
+    completion.last = false;
+    completion.error = stream.send_error;
+  } else if ((stream.results & kSendEnded) != 0) {
+    stream.results &= static_cast<std::uint8_t>(~kSendEnded);
+    Completion& completion = batch.Add(Operation::kSend, &socket);
+    completion.error = stream.send_error;
+    completion.bytes = stream.sent;
+  } else {
+    stream.results &= static_cast<std::uint8_t>(~kReceiveEnded);
+    if ((socket.state & kListener) != 0) {
+      batch.Add(Operation::kAccept, &socket).error = stream.receive_error;
+    } else {
+      batch.Add(ReceiveEnded(socket, stream.receive_error));
+    }
   }
+  if (stream.results == 0) first_result_ = stream.next;
 }
 
 void EpollPort::PollSystem(TimePoint deadline, bool may_sleep) {
@@ -328,7 +415,7 @@ void EpollPort::ReceiveOnce(Socket& socket, Batch& batch) {
                                             : Error{ErrorKind::kEndOfStream, 0};
     }
     socket.state &= static_cast<std::uint8_t>(~kReceiving);
-    batch.Add(Ended(socket, Operation::kReceive, error));
+    batch.Add(ReceiveEnded(socket, error));
     return;
   }
   const auto size = static_cast<std::size_t>(received);
@@ -341,18 +428,19 @@ void EpollPort::ReceiveOnce(Socket& socket, Batch& batch) {
 }
 
 void EpollPort::FinishSend(Socket& socket, Batch& batch) {
-  auto* waiting = static_cast<WaitingSend*>(socket.port_data);
-  Completion completion;
-  if (!TrySend(socket, waiting->pieces, waiting->count, &completion)) return;
-  socket.port_data = nullptr;
-  socket.state &= static_cast<std::uint8_t>(~kSending);
-  waiting->next = std::exchange(free_sends_, waiting);
-  batch.Add(std::move(completion));
+  Stream& stream = StreamOf(socket);
+  const Gather* const gather = stream.gather;
+  const bool done = gather != nullptr ? TrySend(socket, gather->pieces, gather->count)
+                                      : TrySend(socket, &stream.piece, 1);
+  if (!done) return;
+  ForgetSend(socket);
+  Completion& completion = batch.Add(Operation::kSend, &socket);
+  completion.error = stream.send_error;
+  completion.bytes = stream.sent;
 }
 
-// False when it would block.
-bool EpollPort::TrySend(Socket& socket, const Piece* pieces, std::size_t count,
-                        Completion* completion) {
+// Leaves what came of it in the stream; false when it would block.
+bool EpollPort::TrySend(Socket& socket, const Piece* pieces, std::size_t count) {
   static_assert(sizeof(Piece) == sizeof(iovec) &&
                 offsetof(Piece, size) == offsetof(iovec, iov_len));
   ssize_t sent = 0;
@@ -367,13 +455,14 @@ bool EpollPort::TrySend(Socket& socket, const Piece* pieces, std::size_t count,
     }
   } while (sent < 0 && errno == EINTR);
   if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return false;
-  completion->operation = Operation::kSend;
-  completion->socket = &socket;
+  Stream& stream = StreamOf(socket);
   if (sent < 0) {
-    completion->error = ErrorFromErrno(errno);
+    stream.sent = 0;
+    stream.send_error = ErrorFromErrno(errno);
     socket.state |= kBroken;
   } else {
-    completion->bytes = static_cast<std::size_t>(sent);
+    stream.sent = static_cast<std::size_t>(sent);
+    stream.send_error = {};
   }
   return true;
 }
@@ -398,24 +487,12 @@ void EpollPort::Watch(Socket& socket) {
     const Error error = ErrorFromErrno(errno);
     if ((socket.state & kListener) != 0) {
       Pause(socket);
-      Completion completion;
-      completion.operation = Operation::kAccept;
-      completion.last = false;
-      completion.error = {ErrorKind::kOutOfResources, error.code};
-      completion.socket = &socket;
-      ready_.push_back(std::move(completion));
+      listener_->send_error = {ErrorKind::kOutOfResources, error.code};
+      AddResult(*listener_, kAcceptFailed);
       return;
     }
-    if ((socket.state & kReceiving) != 0) {
-      socket.state &= static_cast<std::uint8_t>(~kReceiving);
-      ready_.push_back(Ended(socket, Operation::kReceive, error));
-    }
-    if ((socket.state & kSending) != 0) {
-      auto* waiting = static_cast<WaitingSend*>(std::exchange(socket.port_data, nullptr));
-      waiting->next = std::exchange(free_sends_, waiting);
-      socket.state &= static_cast<std::uint8_t>(~kSending);
-      ready_.push_back(Ended(socket, Operation::kSend, error));
-    }
+    EndReceive(socket, error);
+    EndSend(socket, error);
     return;
   }
   socket.interest = wanted | kRegistered;

@@ -8,6 +8,7 @@
 
 #include <sys/epoll.h>
 
+#include <memory>
 #include <vector>
 
 #include "completion_port.h"
@@ -43,9 +44,11 @@ class EpollPort final : public CompletionPort {
   }
 
  private:
-  struct WaitingSend;
+  struct Stream;
+  struct Gather;
   struct Batch;
 
+  static Stream& StreamOf(const Socket& socket);
   void Watch(Socket& socket);
   void Unwatch(Socket& socket);
   void TakeAtHand(Batch& batch, std::size_t limit);
@@ -54,7 +57,12 @@ class EpollPort final : public CompletionPort {
   void AcceptSome(Socket& listener, Batch& batch);
   void ReceiveOnce(Socket& socket, Batch& batch);
   void FinishSend(Socket& socket, Batch& batch);
-  bool TrySend(Socket& socket, const Piece* pieces, std::size_t count, Completion* completion);
+  bool TrySend(Socket& socket, const Piece* pieces, std::size_t count);
+  void EndReceive(Socket& socket, Error error);
+  void EndSend(Socket& socket, Error error);
+  void ForgetSend(Socket& socket);
+  void AddResult(Stream& stream, std::uint8_t result);
+  void TakeResult(Stream& stream, Batch& batch);
   bool RoomToReceive(Batch& batch);
 
   const PortOptions options_;
@@ -63,8 +71,6 @@ class EpollPort final : public CompletionPort {
   PostingQueue posted_;
   std::atomic<int> accepting_{0};
 
-  std::vector<Completion> ready_;  // results that the next Wait hands out, from next_ready_ on
-  std::size_t next_ready_ = 0;
   // Events that the last look at the system brought, from next_event_ on not handled yet. Kept, so
   // that a batch that is full does not starve the sockets at its end.
   std::vector<epoll_event> events_;
@@ -73,7 +79,11 @@ class EpollPort final : public CompletionPort {
 
   Block* block_ = nullptr;  // receives of one Wait are packed into it, from used_ on
   std::size_t used_ = 0;
-  WaitingSend* free_sends_ = nullptr;
+
+  std::unique_ptr<Stream> listener_;  // its stream, as Accept cannot fail
+  Stream* first_result_ = nullptr;    // those with something for the next Wait to tell of
+  Stream* last_result_ = nullptr;     // of that list, when it is not empty
+  Gather* free_gathers_ = nullptr;
 };
 
 }  // namespace iocp

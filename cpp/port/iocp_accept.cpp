@@ -34,10 +34,10 @@ void CALLBACK OnArrived(void* port, BOOLEAN /*timed_out*/) {
 }  // namespace
 
 void IocpPort::Accept(Socket& socket) {
-  auto* listener = new IocpListener(socket);
+  const std::lock_guard ports_lock(listener_lock_);
+  IocpListener* const listener = &listener_memory_.emplace(socket);
   socket.port_data = listener;
   socket.state = kIsListener;
-  const std::lock_guard ports_lock(listener_lock_);
   listener_ = listener;
   const std::lock_guard lock(listener->lock);
   const Error error = PrepareListener(*listener);
@@ -92,20 +92,19 @@ Error IocpPort::PrepareListener(IocpListener& listener) {
 void IocpPort::PostAccepts(IocpListener& listener) {
   while (!listener.paused && !listener.cancelled &&
          listener.outstanding() < static_cast<std::size_t>(listener.wanted)) {
-    if (listener.idle.empty()) {
-      listener.accepts.push_back(std::make_unique<IocpAccept>(listener));
-      listener.idle.push_back(listener.accepts.back().get());
+    int code = WSA_NOT_ENOUGH_MEMORY;
+    if (listener.HasIdle()) {
+      IocpAccept& accept = *listener.idle.back();
+      listener.idle.pop_back();
+      code = PostAccept(listener, accept);
+      if (code == 0) {
+        pending_accepts_.fetch_add(1, std::memory_order_relaxed);
+        continue;
+      }
+      if (accept.accepted != INVALID_SOCKET) ::closesocket(accept.accepted);
+      accept.accepted = INVALID_SOCKET;
+      listener.idle.push_back(&accept);
     }
-    IocpAccept& accept = *listener.idle.back();
-    listener.idle.pop_back();
-    const int code = PostAccept(listener, accept);
-    if (code == 0) {
-      pending_accepts_.fetch_add(1, std::memory_order_relaxed);
-      continue;
-    }
-    if (accept.accepted != INVALID_SOCKET) ::closesocket(accept.accepted);
-    accept.accepted = INVALID_SOCKET;
-    listener.idle.push_back(&accept);
     listener.paused = true;
     if (!std::exchange(listener.in_trouble, true)) PushResult(listener.trouble, code, 0);
   }
@@ -166,8 +165,7 @@ void IocpPort::CompleteAccept(IocpAccept& accept, int code, Batch& batch) {
     completion.last = false;
     if (code == 0) {
       completion.accepted = static_cast<NativeSocket>(accepted);
-      const std::lock_guard accepted_lock(accepted_lock_);
-      accepted_[completion.accepted] = endpoints;
+      KeepEndpoints(completion.accepted, endpoints);
     } else {
       completion.error = {ErrorKind::kClientGone, code};
     }
@@ -255,7 +253,7 @@ void IocpPort::CloseListener(IocpListener& listener) {
   }
   CloseWindows(std::exchange(listener.socket.handle, kNoSocket), false);
   if (listener.arrived != nullptr) ::CloseHandle(listener.arrived);
-  delete &listener;
+  listener_memory_.reset();
 }
 
 }  // namespace iocp

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "windows_net.h"
@@ -86,6 +87,18 @@ struct IocpListener {
   IocpOperation trouble{IocpOperation::Kind::kAcceptTrouble};
 
   [[nodiscard]] std::size_t outstanding() const { return accepts.size() - idle.size(); }
+  // Makes one when there is none; false when there is no memory.
+  bool HasIdle() {
+    if (!idle.empty()) return true;
+    try {
+      idle.reserve(accepts.size() + 1);  // so that none can be lost on its way back
+      accepts.push_back(std::make_unique<IocpAccept>(*this));
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    idle.push_back(accepts.back().get());
+    return true;
+  }
 };
 
 struct IocpStreamOperation : IocpOperation {

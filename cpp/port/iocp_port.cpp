@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cassert>
+#include <memory>
 #include <mutex>
+#include <new>
 
 #include "iocp_batch.h"
 
@@ -40,6 +42,15 @@ IocpPort::~IocpPort() {
 
 // ---- Sockets of either kind.
 
+void IocpPort::KeepEndpoints(NativeSocket handle, const Endpoints& endpoints) {
+  const std::lock_guard lock(accepted_lock_);
+  try {
+    accepted_[handle] = endpoints;
+  } catch (const std::bad_alloc&) {
+    // The system knows them too.
+  }
+}
+
 // What the accept told, or else the system: the socket may come from another port of this kind.
 Error IocpPort::EndpointsOf(NativeSocket handle, Endpoints* endpoints) {
   {
@@ -74,8 +85,13 @@ Error IocpPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addre
       nullptr) {
     return ErrorFromWindows(static_cast<int>(::GetLastError()));
   }
-  const auto reads = static_cast<std::size_t>(std::max(options_.initial_reads, 1));
-  auto stream = std::make_unique<IocpStream>(socket, reads);
+  std::unique_ptr<IocpStream> stream;
+  try {
+    const auto reads = static_cast<std::size_t>(std::max(options_.initial_reads, 1));
+    stream = std::make_unique<IocpStream>(socket, reads);
+  } catch (const std::bad_alloc&) {
+    return ErrorFromWindows(WSA_NOT_ENOUGH_MEMORY);
+  }
   if (skips_packets_.load(std::memory_order_relaxed) &&
       !::SetFileCompletionNotificationModes(
           reinterpret_cast<HANDLE>(native),

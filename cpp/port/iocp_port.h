@@ -9,6 +9,7 @@
 #pragma once
 
 #include <atomic>
+#include <optional>
 #include <unordered_map>
 
 #include "completion_port.h"
@@ -51,6 +52,7 @@ class IocpPort final : public CompletionPort {
   };
 
   // iocp_port.cpp: the queues, and what they bring.
+  void KeepEndpoints(NativeSocket handle, const Endpoints& endpoints);
   Error EndpointsOf(NativeSocket handle, Endpoints* endpoints);
   void PushResult(IocpOperation& operation, int code, DWORD bytes);
   void Wake();
@@ -93,6 +95,7 @@ class IocpPort final : public CompletionPort {
 
   SlimLock listener_lock_;  // for listener_; taken before the listener's own
   IocpListener* listener_ = nullptr;
+  std::optional<IocpListener> listener_memory_;  // its place, as Accept cannot fail
   // True exactly when the system's sockets queue no packet for an operation that ends at once.
   std::atomic<bool> skips_packets_{false};
 

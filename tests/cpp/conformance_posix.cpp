@@ -2,6 +2,7 @@
 // look at; and the one table of errors of its ports.
 #include <fcntl.h>
 #include <grp.h>
+#include <malloc.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -97,6 +98,33 @@ TEST_P(ConformanceTest, R09_SignalsInterruptNothing) {
     pest.join();
   }
   ::sigaction(SIGUSR1, &before, nullptr);
+}
+
+// A worker that is slower than its clients for long: in each turn there is more to tell of than a
+// batch holds, and every receive starts a send.
+TEST_P(ConformanceTest, OverloadTakesNoMoreMemoryHoweverLong) {
+  constexpr std::size_t kClients = 300;
+  constexpr std::size_t kTurns = 200;
+  PortDriver driver(world());
+  driver.on_received = [&](ServerEnd& end) {
+    end.received.clear();
+    if (!end.sending) driver.Send(end, "y");
+  };
+  for (std::size_t i = 0; i < kClients; ++i) driver.Connect();
+  const auto overload = [&] {
+    for (std::size_t turn = 0; turn < kTurns; ++turn) {
+      for (const auto& end : driver.ends()) {
+        end->peer->Send("x");
+        end->peer->Receive(4096);
+      }
+      driver.Turn(TimePoint::min());
+    }
+    const struct mallinfo2 heap = ::mallinfo2();
+    return heap.uordblks + heap.hblkhd;
+  };
+  const std::size_t before = overload();
+  if (before == 0) GTEST_SKIP() << "the heap is a sanitizer's, which does not count";
+  EXPECT_LE(overload(), before + 256 * 1024);
 }
 
 TEST_P(ConformanceTest, ListenOnAPrivilegedPortFailsWithoutPrivileges) {
