@@ -22,7 +22,8 @@ void Acceptor::OnCompletion(Worker& worker, Completion& completion) {
   Counters& counters = worker.counters();
   if (completion.error && completion.error.kind != ErrorKind::kCancelled) {
     counters.accept_errors.Add(1);
-    if (completion.error.kind == ErrorKind::kOutOfResources) {
+    // Once the listener is told to end there is nothing to try again, and nobody who would.
+    if (completion.error.kind == ErrorKind::kOutOfResources && !cancelled_) {
       OnExhaustion(worker, completion.error);
     }
   } else if (!completion.error) {

@@ -125,7 +125,9 @@ class Context final : public Connection, public Socket, public TimerNode, public
   TimePoint active_at;          // when bytes last moved, in or out
   TimePoint write_progress_at;  // when bytes were last taken, or there began to be some to take
   TimePoint close_deadline;     // from kFailing on
-  TimePoint timer_deadline;     // what its timer is armed for, while it is armed
+  // What its timer is armed for. max: it was not, or it has gone off and that has been looked at.
+  // The wheel knows better, but belongs to all workers of the shard.
+  TimePoint timer_deadline = TimePoint::max();
   // True exactly when its timer has gone off, or the server's time is up, and its deadlines have
   // not been looked at since. Atomic, as it is set before the connection is held.
   std::atomic<bool> deadline_due{false};

@@ -197,7 +197,8 @@ void Worker::Join(Context& context) {
   DropSends(context);
   context.reorder.Clear();
   shard_.port().Close(context, context.reset_on_close);
-  if (context.armed()) shard_.DisarmTimer(context);
+  // Also when it is not armed: another worker may be at work in the wheel, this node in its hands.
+  shard_.DisarmTimer(context);
   context.phase = Phase::kClosed;
   shard_.Remove(context);
   engine_.ReleaseSlot();
@@ -266,6 +267,7 @@ TimePoint Worker::EarliestDeadline(const Context& context) const {
 void Worker::CheckDeadlines(Context& context) {
   if (!context.deadline_due.load(std::memory_order_relaxed)) return;
   context.deadline_due.store(false, std::memory_order_relaxed);
+  context.timer_deadline = TimePoint::max();
   if (now_ < EarliestDeadline(context)) return;
   if (context.phase != Phase::kOpen) {
     BeginCancel(context);
@@ -293,7 +295,7 @@ void Worker::TimeOut(Context& context, CloseReason reason) {
 void Worker::UpdateTimer(Context& context) {
   const TimePoint deadline = EarliestDeadline(context);
   if (deadline == TimePoint::max()) return;
-  if (context.armed() && context.timer_deadline <= deadline) return;
+  if (context.timer_deadline <= deadline) return;
   context.timer_deadline = deadline;
   shard_.ArmTimer(context, deadline);
 }

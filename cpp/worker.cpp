@@ -154,7 +154,8 @@ bool Worker::Release(Context& context) {
   }
   auto holder = reinterpret_cast<std::uintptr_t>(this);
   if (context.holder.compare_exchange_strong(holder, 0, std::memory_order_acq_rel)) return true;
-  context.holder.store(reinterpret_cast<std::uintptr_t>(this), std::memory_order_release);
+  // Read and written in one: what was left before any call that this takes away is seen.
+  context.holder.exchange(reinterpret_cast<std::uintptr_t>(this), std::memory_order_acq_rel);
   return false;
 }
 
@@ -181,10 +182,10 @@ void Worker::Dispatch(Completion& completion) {
     return;
   }
   LeaveWithHolder(context, completion);
-  Activate(context);
 }
 
-// Another worker holds it, and finds this before it lets go.
+// Another worker holds it, and finds this before it lets go. Called while the mutex keeps it from
+// that: with the last completion of a connection its holder is free to end it.
 void Worker::LeaveWithHolder(Context& context, Completion& completion) {
   const std::lock_guard lock(context.mutex);
   context.requested.store(true, std::memory_order_release);
@@ -201,6 +202,7 @@ void Worker::LeaveWithHolder(Context& context, Completion& completion) {
       if (completion.last) unkept.receives_expected = completion.sequence + 1;
     }
   }
+  Activate(context);
 }
 
 void Worker::OnPosting(Posting& posting) {

@@ -84,7 +84,7 @@ class Worker {
   void OnPosting(Posting& posting);
   void Apply(Context& context, Completion& completion);
   void ApplyReceive(Context& context, Completion& completion);
-  static void LeaveWithHolder(Context& context, Completion& completion);
+  void LeaveWithHolder(Context& context, Completion& completion);
   static void CountReceives(Context& context, std::uint64_t came, std::uint64_t expected);
   void ApplySend(Context& context, std::size_t bytes, const Error& error);
   static bool Settled(const Context& context);

@@ -1,0 +1,175 @@
+// Several workers on one port, with real threads: on a system whose ports have one worker each, a
+// port that lets them in one at a time. What the workers share is above the port, and the thread
+// sanitizer, which there is none of on Windows, looks at it here.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine.h"
+#include "port/epoll_port.h"
+#include "server_harness.h"
+
+namespace iocp::testing {
+namespace {
+
+// The port's own rules are kept by the lock. It is not held while a worker sleeps.
+class SharedPort final : public CompletionPort {
+ public:
+  explicit SharedPort(const PortOptions& options) : port_(options) {}
+
+  Error Open() override {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(open_, true) ? Error{} : port_.Open();
+  }
+  void Accept(Socket& listener) override { Locked(&CompletionPort::Accept, listener); }
+  Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override {
+    const std::lock_guard lock(mutex_);
+    return port_.Adopt(socket, handle, local, remote);
+  }
+  void Receive(Socket& socket) override { Locked(&CompletionPort::Receive, socket); }
+  void Pause(Socket& socket) override { Locked(&CompletionPort::Pause, socket); }
+  void Resume(Socket& socket) override { Locked(&CompletionPort::Resume, socket); }
+  void Send(Socket& socket, const Piece* pieces, std::size_t count) override {
+    const std::lock_guard lock(mutex_);
+    port_.Send(socket, pieces, count);
+  }
+  void ShutdownSend(Socket& socket) override { Locked(&CompletionPort::ShutdownSend, socket); }
+  void Cancel(Socket& socket) override { Locked(&CompletionPort::Cancel, socket); }
+  void Close(Socket& socket, bool reset) override {
+    const std::lock_guard lock(mutex_);
+    port_.Close(socket, reset);
+  }
+  void Discard(NativeSocket handle, bool reset) override {
+    const std::lock_guard lock(mutex_);
+    port_.Discard(handle, reset);
+  }
+  void Post(Posting& posting) override { port_.Post(posting); }
+  // One completion at a time, so that those of one connection come to different workers.
+  std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
+                   TimePoint deadline) override {
+    for (;;) {
+      {
+        const std::lock_guard lock(mutex_);
+        const std::size_t count =
+            port_.Wait(batch, std::min<std::size_t>(capacity, 2), max_bytes, TimePoint::min());
+        if (count != 0 || Now() >= deadline) return count;
+      }
+      std::this_thread::yield();
+    }
+  }
+  [[nodiscard]] TimePoint Now() const override { return port_.Now(); }
+  [[nodiscard]] bool shared() const override { return true; }
+  [[nodiscard]] int pending_accepts() const override { return port_.pending_accepts(); }
+
+ private:
+  void Locked(void (CompletionPort::*call)(Socket&), Socket& socket) {
+    const std::lock_guard lock(mutex_);
+    (port_.*call)(socket);
+  }
+
+  std::mutex mutex_;
+  bool open_ = false;
+  EpollPort port_;
+};
+
+const PortKind kSharedKind = {
+    "shared", kEpollPortKind.why_unavailable,
+    [](const PortOptions& options) -> std::unique_ptr<CompletionPort> {
+      return std::make_unique<SharedPort>(options);
+    },
+    kEpollPortKind.listen, kEpollPortKind.close_listener};
+
+class EchoServer : public Server {
+ public:
+  std::atomic<int> established{0};
+  std::atomic<int> closed{0};
+
+ protected:
+  void OnConnectionEstablished(Connection&) override { ++established; }
+  void OnReadCompleted(Connection& connection, Buffer& buffer) override {
+    connection.Send(buffer.data(), buffer.size());
+  }
+  void OnConnectionClosing(Connection&, CloseReason) override { ++closed; }
+};
+
+// An engine with a thread for each worker; stopped in the end.
+class Running {
+ public:
+  explicit Running(const Options& options) {
+    ListenOptions listen;
+    listen.host = options.host;
+    NativeSocket listener = kNoSocket;
+    const Status status = kSharedKind.listen(listen, &listener, &bound_);
+    EXPECT_TRUE(status.ok()) << status.message;
+    engine_ = std::make_unique<Engine>(server_, options, kSharedKind, listener, bound_);
+    for (std::size_t i = 0; i < engine_->worker_count(); ++i) {
+      EXPECT_FALSE(engine_->worker(i).Open());
+    }
+    engine_->BeginAccepting();
+    for (std::size_t i = 0; i < engine_->worker_count(); ++i) {
+      threads_.emplace_back([this, i] { engine_->worker(i).Run(); });
+    }
+  }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+  ~Running() { Stop(); }
+
+  void Stop() {
+    if (threads_.empty()) return;
+    engine_->RequestStop(engine_->Now() + std::chrono::seconds(5));
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+  [[nodiscard]] const Address& address() const { return bound_; }
+  EchoServer& server() { return server_; }
+  Engine& engine() { return *engine_; }
+
+ private:
+  EchoServer server_;
+  Address bound_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<std::thread> threads_;
+};
+
+TEST(SharedPortTest, ClientsComeTalkAndGoUnderShortTimeouts) {
+  Options options;
+  options.workers = 4;
+  options.max_free_contexts = 2;
+  options.idle_timeout = std::chrono::milliseconds(15);
+  options.first_data_timeout = std::chrono::milliseconds(15);
+  options.close_timeout = std::chrono::milliseconds(15);
+  Running running(options);
+  constexpr int kClients = 4;
+  constexpr int kRounds = 150;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < kClients; ++i) {
+    clients.emplace_back([&, i] {
+      for (int round = 0; round < kRounds; ++round) {
+        Client client(running.address());
+        for (int message = 0; message <= round % 4; ++message) {
+          if (!client.Send("hello") || client.Receive(5).empty()) break;
+        }
+        // Some end in order, some are ended by a timeout, some break.
+        if ((round + i) % 3 == 0) client.EndStream();
+        if ((round + i) % 3 == 1) {
+          client.Reset();
+        } else {
+          static_cast<void>(client.WaitForEnd());
+        }
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  running.Stop();
+  EXPECT_EQ(running.server().established, running.server().closed);
+  EXPECT_GT(running.server().established, 0);
+  EXPECT_EQ(running.engine().connection_count(), 0U);
+}
+
+}  // namespace
+}  // namespace iocp::testing
