@@ -63,7 +63,7 @@ test-windows: venv ## the Windows port, its tests and its wheel, cross-built and
 	PYTEST_ARGS="$(PYTEST_ARGS)" tools/windows/test.sh $(VENV) $(PYTHON)
 
 test-sanitizers: venv ## C++ and Python tests under the address, undefined-behaviour and thread sanitizers
-	PYTEST_ARGS="$(PYTEST_ARGS)" tools/sanitizers.sh $(VENV) $(SANITIZERS)
+	TESTS="$(TESTS)" PYTEST_ARGS="$(PYTEST_ARGS)" tools/sanitizers.sh $(VENV) $(SANITIZERS)
 
 test-install: bootstrap ## pip install by build isolation alone, without liburing
 	tools/test_install.sh $(PYTHON)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All tests under sanitizers: the C++ tests through ctest, then the Python tests through pytest with
 # the module of the same build. $1 is the virtual environment; the rest are what to build with, asan
-# (and ubsan) or tsan. Any report of any process fails, a leak too.
+# (and ubsan) or tsan. TESTS names some of the programs of tests/cpp; all of them without it.
+# PYTEST_ARGS picks Python tests. Any report of any process fails, a leak too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$PWD/$1
@@ -19,12 +20,12 @@ tsan=second_deadlock_stack=1:halt_on_error=1:suppressions=$PWD/tests/sanitizers/
 build_all() {
   "${fixed[@]}" cmake --preset "$1" -DIOCP_BUILD_PYTHON=ON -DPython_EXECUTABLE="$venv/bin/python" \
     -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)"
-  "${fixed[@]}" cmake --build --preset "$1" -j "$jobs"
+  "${fixed[@]}" cmake --build --preset "$1" -j "$jobs" ${TESTS:+--target _core $TESTS}
 }
 
 test_cpp() {
   ASAN_OPTIONS=$asan UBSAN_OPTIONS=$ubsan TSAN_OPTIONS=$tsan \
-    "${fixed[@]}" ctest --preset "$1" -j "$jobs"
+    "${fixed[@]}" ctest --preset "$1" -j "$jobs" ${TESTS:+-L "^(${TESTS// /|})\$"}
 }
 
 test_python() {
