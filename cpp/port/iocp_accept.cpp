@@ -42,10 +42,7 @@ void IocpPort::Accept(Socket& socket) {
   const std::lock_guard lock(listener->lock);
   const Error error = PrepareListener(*listener);
   if (error) {
-    // Whatever it is would fail again at once: it is told like exhaustion, and Resume tries again.
-    listener->paused = true;
-    listener->in_trouble = true;
-    PushResult(listener->trouble, error.code, 0);
+    PauseInTrouble(*listener, error.code);
     return;
   }
   listener->wanted = options_.newcomers_wait ? 1 : options_.initial_accepts;
@@ -105,9 +102,15 @@ void IocpPort::PostAccepts(IocpListener& listener) {
       accept.accepted = INVALID_SOCKET;
       listener.idle.push_back(&accept);
     }
-    listener.paused = true;
-    if (!std::exchange(listener.in_trouble, true)) PushResult(listener.trouble, code, 0);
+    PauseInTrouble(listener, code);
   }
+}
+
+// Whatever it is would fail again at once: it is told like exhaustion, and Resume tries again.
+// Under the listener's lock.
+void IocpPort::PauseInTrouble(IocpListener& listener, int code) {
+  listener.paused = true;
+  if (!std::exchange(listener.in_trouble, true)) PushResult(listener.trouble, code, 0);
 }
 
 // 0, or why the accept is not with the system.
@@ -224,8 +227,7 @@ void IocpPort::ResumeAccepting(IocpListener& listener) {
   if (!std::exchange(listener.paused, false)) return;
   const Error error = PrepareListener(listener);
   if (error) {
-    listener.paused = true;
-    if (!std::exchange(listener.in_trouble, true)) PushResult(listener.trouble, error.code, 0);
+    PauseInTrouble(listener, error.code);
     return;
   }
   if (listener.wanted == 0)

@@ -171,14 +171,16 @@ std::size_t IocpPort::Wait(Completion* completions, std::size_t capacity, std::s
   if (!batch.full()) PollSystem(batch, deadline, batch.count == 0);
   TakeAtHand(batch, capacity);
   // While this worker is busy with hooks another can take what had no room.
-  if (at_hand_.load(std::memory_order_relaxed) != 0) Wake();
+  if (at_hand_.load(std::memory_order_seq_cst) != 0) Wake();
   return batch.count;
 }
 
-// Postings and results, turn about, until the batch has `limit` entries.
+// Postings and results, turn about, until the batch has `limit` entries. What comes meanwhile is
+// for the next Wait: a read that finds no memory for its bytes is at hand again at once.
 void IocpPort::TakeAtHand(Batch& batch, std::size_t limit) {
-  bool found = at_hand_.load(std::memory_order_relaxed) != 0;
-  while (found && batch.count < limit) {
+  // In one order with `waking_`: who found that still set has counted here before, see Wake.
+  std::size_t left = at_hand_.load(std::memory_order_seq_cst);
+  for (bool found = true; found && left != 0 && batch.count < limit; --left) {
     found = TakePosting(batch);
     if (batch.count < limit && TakeResult(batch)) found = true;
   }

@@ -68,6 +68,7 @@ class IocpPort final : public CompletionPort {
   Error PrepareListener(IocpListener& listener);
   void PostAccepts(IocpListener& listener);
   int PostAccept(IocpListener& listener, IocpAccept& accept);
+  void PauseInTrouble(IocpListener& listener, int code);
   void EndAccepting(IocpListener& listener);
   void CompleteAccept(IocpAccept& accept, int code, Batch& batch);
   void CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batch);

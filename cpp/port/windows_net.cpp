@@ -58,6 +58,10 @@ bool Configure(SOCKET handle, int family, const ListenOptions& options) {
   return SetOption(handle, IPPROTO_IPV6, IPV6_V6ONLY, dual ? 0 : 1);
 }
 
+// What listen takes a backlog as. It cuts a plain number to 200; a larger one is asked for with
+// SOMAXCONN_HINT, which some headers lack.
+int Backlog(int connections) { return connections > 200 ? -connections : connections; }
+
 // One resolved address: socket, options, bind, listen. Ok, or the step that failed.
 Status ListenOn(const addrinfo& info, const ListenOptions& options, NativeSocket* listener,
                 Address* bound) {
@@ -74,7 +78,7 @@ Status ListenOn(const addrinfo& info, const ListenOptions& options, NativeSocket
   } else if (::bind(handle, info.ai_addr, static_cast<int>(info.ai_addrlen)) != 0) {
     const int code = ::WSAGetLastError();
     status = Failure("cannot bind to", options, code, BindAdvice(code));
-  } else if (::listen(handle, options.backlog) != 0) {
+  } else if (::listen(handle, Backlog(options.backlog)) != 0) {
     const int code = ::WSAGetLastError();
     status = Failure("cannot listen on", options, code, BindAdvice(code));
   } else if (::getsockname(handle, reinterpret_cast<sockaddr*>(&storage), &length) != 0) {

@@ -25,13 +25,23 @@ PyObject* NewException(py::module_& module, const char* name, PyObject* base, co
   return type;  // for the life of the process
 }
 
+// A message with the system's words in it, which Windows has in its user's language and code page.
+// A new reference, or null with an error set.
+PyObject* Text(const std::string& message) {
+#ifdef _WIN32
+  return PyUnicode_DecodeMBCS(message.data(), static_cast<Py_ssize_t>(message.size()), "replace");
+#else
+  return PyUnicode_FromString(message.c_str());
+#endif
+}
+
 // A new reference, or null with an error set.
 PyObject* NewOSError(int code, const std::string& message) {
 #ifdef _WIN32
   // Python makes errno of winerror, and the class of it.
-  return PyObject_CallFunction(PyExc_OSError, "isOi", 0, message.c_str(), Py_None, code);
+  return PyObject_CallFunction(PyExc_OSError, "iNOi", 0, Text(message), Py_None, code);
 #else
-  return PyObject_CallFunction(PyExc_OSError, "is", code, message.c_str());
+  return PyObject_CallFunction(PyExc_OSError, "iN", code, Text(message));
 #endif
 }
 
@@ -69,7 +79,8 @@ void RaiseStatus(const Status& status) {
       // Resolver codes are no errno; Python has an OSError of their own for them.
       const py::object exception =
           IsResolverCode(status.error.code)
-              ? py::module_::import("socket").attr("gaierror")(status.error.code, status.message)
+              ? py::module_::import("socket").attr("gaierror")(
+                    status.error.code, py::reinterpret_steal<py::object>(Text(status.message)))
               : py::reinterpret_steal<py::object>(NewOSError(status.error.code, status.message));
       if (!exception) break;
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());

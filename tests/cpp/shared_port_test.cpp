@@ -77,12 +77,11 @@ class SharedPort final : public CompletionPort {
   EpollPort port_;
 };
 
-const PortKind kSharedKind = {
-    "shared", kEpollPortKind.why_unavailable,
-    [](const PortOptions& options) -> std::unique_ptr<CompletionPort> {
-      return std::make_unique<SharedPort>(options);
-    },
-    kEpollPortKind.listen, kEpollPortKind.close_listener};
+const PortKind kSharedKind = {"shared", kEpollPortKind.why_unavailable,
+                              [](const PortOptions& options) -> std::unique_ptr<CompletionPort> {
+                                return std::make_unique<SharedPort>(options);
+                              },
+                              kEpollPortKind.listen, kEpollPortKind.close_listener};
 
 class EchoServer : public Server {
  public:

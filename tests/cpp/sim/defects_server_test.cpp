@@ -98,6 +98,24 @@ TEST_F(DefectsTest, D09_WithoutADescriptorAcceptingIsRetriedWithBackOff) {
   EXPECT_EQ(scenario.stats().pending_accepts, static_cast<std::uint64_t>(accepts));
 }
 
+// It comes together with the end of accepting, while there is still a client to be waited for.
+TEST_F(DefectsTest, D09_AShortageThatIsToldOfOnceAcceptingEndsIsNotRetried) {
+  Scenario scenario({});
+  const auto client = scenario.Connect();
+  scenario.network().exhausted = true;
+  const auto newcomer = scenario.Dial();
+  scenario.LetCome([](const Completion&) { return false; });
+  scenario.Step(0);
+  scenario.RequestStop(seconds(4));
+  scenario.StepAll();
+  scenario.LetAllCome();
+  scenario.StepAll();
+  EXPECT_EQ(scenario.stats().accept_errors, 1U);
+  scenario.PassTime(seconds(2));  // longer than the longest pause; a busy loop fails
+  EXPECT_FALSE(scenario.all_left());
+  scenario.network().exhausted = false;
+}
+
 TEST_F(DefectsTest, D10_EveryAcceptThatFailsIsReplaced) {
   Scenario scenario({});
   const std::uint64_t accepts = scenario.stats().pending_accepts;

@@ -413,7 +413,8 @@ bool SimPort::MayBring(const Completion& completion) const {
   if (network_.held_back && network_.held_back(completion)) return false;
   if (completion.operation != Operation::kAccept || !completion.last) return true;
   return std::none_of(made_.begin(), made_.end(), [](const Made& other) {
-    return other.completion.operation == Operation::kAccept && !other.completion.last;
+    return other.completion.operation == Operation::kAccept && !other.completion.last &&
+           !other.brought;
   });
 }
 
@@ -467,6 +468,7 @@ std::size_t SimPort::Bring(Completion* batch, std::size_t capacity, std::size_t 
     bytes += size;
     OnBrought(completion);
     batch[count++] = std::move(completion);
+    made_[index].brought = true;
     brought.push_back(index);
   }
   std::sort(brought.begin(), brought.end());

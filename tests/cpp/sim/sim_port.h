@@ -72,6 +72,7 @@ class SimPort final : public CompletionPort {
   struct Made {  // a completion that is on its way to Wait
     Completion completion;
     TimePoint at;
+    bool brought = false;  // true exactly when it is in the batch that is being filled
   };
 
   Stream* Known(const Socket& socket, const char* call);
