@@ -113,6 +113,19 @@ def test_another_program_can_stop_echo_by_an_event() -> None:
     assert done.stdout.splitlines()[-1] == "stopped"
 
 
+@windows_only
+def test_an_event_that_is_set_before_echo_starts_stops_it() -> None:
+    if sys.platform != "win32":
+        return
+    name = f"iocp_bind_test_early_{os.getpid()}"
+    kernel = ctypes.WinDLL("kernel32")
+    kernel.CreateEventW.restype = ctypes.c_void_p
+    assert kernel.CreateEventW(None, False, True, name)
+    done = _run("echo", "--port", "0", "--shutdown-event", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "stopped"
+
+
 @linux_only
 def test_a_named_event_is_of_windows() -> None:
     done = _run("echo", "--port", "0", "--shutdown-event", "x")

@@ -91,10 +91,12 @@ def run(
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, stop)
     try:
-        if shutdown_event is not None:
-            _stop_at_event(shutdown_event, server)
         with server:
             server.start(host, port, backend=backend, workers=workers)  # type: ignore[arg-type]
+            if shutdown_event is not None:
+                # Not before: an event that is set already would be used up on a server that is not
+                # there to be stopped.
+                _stop_at_event(shutdown_event, server)
             bound_host, bound_port = server.address
             print(
                 f"echo server listening on {bound_host}:{bound_port} with {server.backend}; "
