@@ -77,7 +77,12 @@ void Worker::Run() {
 bool Worker::Turn() {
   const CurrentScope scope(this);
   CompletionPort& port = shard_.port();
-  const std::size_t count = port.Wait(batch_.data(), batch_.size(), kBatchBytes, Deadline());
+  // Before the deadline is asked for: who changes it from now on finds a sleeper.
+  if (shared_) asleep_until_.store(TimePoint::max(), std::memory_order_seq_cst);
+  const TimePoint deadline = Deadline();
+  if (shared_) asleep_until_.store(deadline, std::memory_order_seq_cst);
+  const std::size_t count = port.Wait(batch_.data(), batch_.size(), kBatchBytes, deadline);
+  if (shared_) asleep_until_.store(kAwake, std::memory_order_seq_cst);
   now_ = port.Now();
   for (std::size_t i = 0; i < count; ++i) {
     Dispatch(batch_[i]);
@@ -88,6 +93,7 @@ bool Worker::Turn() {
   });
   if (engine_.IsAcceptorShard(shard_)) engine_.acceptor().OnTurn(*this);
   if (engine_.stopping()) StopConnections();
+  if (shared_ && first_active_ != nullptr) HandOverWatch();
   RunHooks();
   Submit();
   return !MayLeave();
@@ -96,6 +102,10 @@ bool Worker::Turn() {
 TimePoint Worker::Deadline() {
   // Connections of the last turn have hooks due: look at the system, but do not sleep.
   if (first_active_ != nullptr || !warnings_.empty()) return TimePoint::min();
+  return NextDeadline();
+}
+
+TimePoint Worker::NextDeadline() {
   TimePoint deadline = shard_.NextTimer();
   if (engine_.IsAcceptorShard(shard_)) {
     deadline = std::min(deadline, engine_.acceptor().NextTurn());
@@ -104,6 +114,20 @@ TimePoint Worker::Deadline() {
     deadline = std::min(deadline, engine_.stop_deadline());
   }
   return deadline;
+}
+
+// Hooks may keep this worker for long. Of those that share its port and sleep, one has to know of
+// the next deadline, which may be nearer than when they went to sleep.
+void Worker::HandOverWatch() {
+  const TimePoint next = NextDeadline();
+  bool sleeper = false;
+  for (std::size_t i = 0; i < engine_.worker_count(); ++i) {
+    const TimePoint until = engine_.worker(i).asleep_until_.load(std::memory_order_seq_cst);
+    if (until == kAwake) continue;
+    if (until <= next) return;
+    sleeper = true;
+  }
+  if (sleeper) shard_.Call();
 }
 
 bool Worker::Activate(Context& context) {

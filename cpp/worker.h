@@ -78,6 +78,8 @@ class Worker {
   };
 
   // worker.cpp: turns and completions.
+  [[nodiscard]] TimePoint NextDeadline();
+  void HandOverWatch();
   bool Hold(Context& context);
   [[nodiscard]] bool Holds(const Context& context) const;
   void Dispatch(Completion& completion);
@@ -128,6 +130,8 @@ class Worker {
   [[nodiscard]] TimePoint EarliestDeadline(const Context& context) const;
   void TimeOut(Context& context, CloseReason reason);
 
+  static constexpr TimePoint kAwake = TimePoint::min();
+
   Engine& engine_;
   Shard& shard_;
   const bool shared_;
@@ -139,6 +143,8 @@ class Worker {
   SendMemory send_memory_;
   Context* first_active_ = nullptr;  // held by this worker, in the order in which it was touched
   Context* last_active_ = nullptr;
+  // Until when it sleeps, at most. For the others that share its port, where there are any.
+  std::atomic<TimePoint> asleep_until_{kAwake};
   bool in_batch_ = false;  // true exactly between OnBatchBegin and OnBatchEnd
   TimePoint batch_began_;
   bool stop_seen_ = false;      // true exactly when its connections were told to close

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -49,10 +50,16 @@ class SharedPort final : public CompletionPort {
     port_.Discard(handle, reset);
   }
   void Post(Posting& posting) override { port_.Post(posting); }
-  // One completion at a time, so that those of one connection come to different workers.
+  // One completion at a time, so that those of one connection come to different workers; or all to
+  // one of them, where there is a favourite.
   std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
                    TimePoint deadline) override {
+    const Waiting scope;
     for (;;) {
+      if (Now() < deadline && OthersTurn()) {
+        std::this_thread::yield();
+        continue;
+      }
       {
         const std::lock_guard lock(mutex_);
         const std::size_t count =
@@ -66,7 +73,28 @@ class SharedPort final : public CompletionPort {
   [[nodiscard]] bool shared() const override { return true; }
   [[nodiscard]] int pending_accepts() const override { return port_.pending_accepts(); }
 
+  // While the favourite waits, the others get nothing.
+  static inline std::atomic<std::thread::id> favourite{};
+  static inline std::atomic<bool> favourite_waits{false};
+  static inline std::atomic<int> waiting{0};
+
  private:
+  // One worker, while it is in Wait.
+  class Waiting {
+   public:
+    Waiting() {
+      ++waiting;
+      if (favourite == std::this_thread::get_id()) favourite_waits = true;
+    }
+    Waiting(const Waiting&) = delete;
+    Waiting& operator=(const Waiting&) = delete;
+    ~Waiting() {
+      if (favourite == std::this_thread::get_id()) favourite_waits = false;
+      --waiting;
+    }
+  };
+
+  static bool OthersTurn() { return favourite_waits && favourite != std::this_thread::get_id(); }
   void Locked(void (CompletionPort::*call)(Socket&), Socket& socket) {
     const std::lock_guard lock(mutex_);
     (port_.*call)(socket);
@@ -87,19 +115,22 @@ class EchoServer : public Server {
  public:
   std::atomic<int> established{0};
   std::atomic<int> closed{0};
+  std::function<void()> on_read;  // before the echo
 
  protected:
   void OnConnectionEstablished(Connection&) override { ++established; }
   void OnReadCompleted(Connection& connection, Buffer& buffer) override {
+    if (on_read) on_read();
     connection.Send(buffer.data(), buffer.size());
   }
   void OnConnectionClosing(Connection&, CloseReason) override { ++closed; }
 };
 
-// An engine with a thread for each worker; stopped in the end.
+// An engine with a thread for each worker, the first of which may be the port's favourite; stopped
+// in the end.
 class Running {
  public:
-  explicit Running(const Options& options) {
+  explicit Running(const Options& options, bool favourite = false) {
     ListenOptions listen;
     listen.host = options.host;
     NativeSocket listener = kNoSocket;
@@ -111,7 +142,10 @@ class Running {
     }
     engine_->BeginAccepting();
     for (std::size_t i = 0; i < engine_->worker_count(); ++i) {
-      threads_.emplace_back([this, i] { engine_->worker(i).Run(); });
+      threads_.emplace_back([this, i, favourite] {
+        if (favourite && i == 0) SharedPort::favourite = std::this_thread::get_id();
+        engine_->worker(i).Run();
+      });
     }
   }
   Running(const Running&) = delete;
@@ -123,6 +157,7 @@ class Running {
     engine_->RequestStop(engine_->Now() + std::chrono::seconds(5));
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
+    SharedPort::favourite = std::thread::id{};
   }
   [[nodiscard]] const Address& address() const { return bound_; }
   EchoServer& server() { return server_; }
@@ -168,6 +203,24 @@ TEST(SharedPortTest, ClientsComeTalkAndGoUnderShortTimeouts) {
   EXPECT_EQ(running.server().established, running.server().closed);
   EXPECT_GT(running.server().established, 0);
   EXPECT_EQ(running.engine().connection_count(), 0U);
+}
+
+// The other worker went to sleep before there was a timer, and has heard of nothing since.
+TEST(SharedPortTest, ATimerGoesOffWhileTheWorkerThatSetItIsInAHook) {
+  Options options;
+  options.workers = 2;
+  options.idle_timeout = std::chrono::milliseconds(200);
+  Running running(options, true);
+  std::atomic<bool> free{false};
+  running.server().on_read = [&] { EXPECT_TRUE(Eventually([&] { return free.load(); })); };
+  ASSERT_TRUE(
+      Eventually([] { return SharedPort::waiting == 2 && SharedPort::favourite_waits.load(); }));
+  const Client silent(running.address());
+  const Client busy(running.address());
+  ASSERT_TRUE(Eventually([&] { return running.server().established == 2; }));
+  ASSERT_TRUE(busy.Send("x"));
+  EXPECT_EQ(silent.WaitForEnd(), 0) << "kept for as long as the hook of another";
+  free = true;
 }
 
 }  // namespace
