@@ -5,6 +5,7 @@
 #
 # Not counted: the files of Windows, which this system cannot run; branches that only an exception
 # takes, as nearly every call has one in gcov's eyes; those of asserts, which must never be taken.
+# Nothing is inlined (CMakePresets.json): gcov would count a branch once for each place it is in.
 # What a message costs is not measured here: the counting would be.
 set -euo pipefail
 cd "$(dirname "$0")/.."
