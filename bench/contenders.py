@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from results import ASYNCIO, CONNECT, RAW, SHA256, UVLOOP
+from results import ASYNCIO, CONNECT, RAW, SHA256, UVLOOP, before
 
 SERVERS = Path(__file__).resolve().parent / "servers"
 BACKENDS = ("io_uring", "epoll")
@@ -70,20 +70,38 @@ WORKLOADS = (
 )
 
 
-def contenders(binaries: Path, python: str, workers: Sequence[int]) -> list[Contender]:
-    """Every server there is; those of iocp_bind once per number of workers."""
+def iocp_bind_contenders(
+    binaries: Path, servers: Path, python: str, workers: Sequence[int]
+) -> list[Contender]:
+    """The servers of iocp_bind, once per number of workers."""
     ours = []
     for language, program in (
-        ("python", (python, str(SERVERS / "echo_iocp_bind.py"))),
+        ("python", (python, str(servers / "echo_iocp_bind.py"))),
         ("cpp", (str(binaries / "server_echo"),)),
     ):
         for backend in BACKENDS:
             for count in workers:
                 name = f"{language}/{backend}" + (f"/{count}" if count != 1 else "")
                 ours.append(Contender(name, program, backend, count))
+    return ours
+
+
+def contenders_before(checkout: Path, workers: Sequence[int]) -> list[Contender]:
+    """The servers of iocp_bind that `make bench` built in another checkout."""
+    found = iocp_bind_contenders(
+        checkout / "build" / "release" / "bench",
+        checkout / "bench" / "servers",
+        str(checkout / "build" / "venv" / "bin" / "python"),
+        workers,
+    )
+    return [dataclasses.replace(server, name=before(server.name)) for server in found]
+
+
+def contenders(binaries: Path, python: str, workers: Sequence[int]) -> list[Contender]:
+    """Every server there is; those of iocp_bind once per number of workers."""
     return [
         Contender(RAW, (str(binaries / "raw_epoll_echo"),), hooks=("echo",)),
-        *ours,
+        *iocp_bind_contenders(binaries, SERVERS, python, workers),
         Contender(UVLOOP, (python, str(SERVERS / "echo_uvloop.py"))),
         Contender(ASYNCIO, (python, str(SERVERS / "echo_asyncio.py"))),
     ]

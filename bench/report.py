@@ -26,6 +26,8 @@ from results import (
 
 BUSY = 0.95
 ONE_WORKER = "x 1 worker"
+BEFORE = "x before"
+CPU_BEFORE = "CPU x before"
 NONE = "-"
 
 
@@ -127,6 +129,8 @@ def _columns(peer: str) -> list[Column]:
         Column(f"x {RAW}", lambda row: _ratio(row.rate_to_raw)),
         Column(f"x {peer}", lambda row: _ratio(row.rate_to_peer)),
         Column(ONE_WORKER, lambda row: _ratio(row.rate_to_one_worker), always=False),
+        Column(BEFORE, lambda row: _ratio(row.rate_to_before)),
+        Column(CPU_BEFORE, lambda row: _ratio(row.cpu_to_before)),
         Column("p50 µs", lambda row: f"{row.p50_us:,.0f}", always=False),
         Column("p99", lambda row: f"{row.p99_us:,.0f}", always=False),
         Column("p99.9", lambda row: f"{row.p999_us:,.0f}"),
@@ -147,11 +151,15 @@ def _table(workload: str, rows: Sequence[Row], results: Results, *, wide: bool) 
     per = "connections" if workload == CONNECT else "requests"
     rounds = max(row.rounds for row in rows)
     title = f"{workload}: {per}, medians, rounds: {rounds}"
-    several_workers = any(row.rate_to_one_worker is not None for row in rows)
+    unused = set()
+    if all(row.rate_to_one_worker is None for row in rows):
+        unused.add(ONE_WORKER)
+    if all(row.rate_to_before is None for row in rows):
+        unused |= {BEFORE, CPU_BEFORE}
     columns = [
         column
         for column in _columns(peer(results))
-        if (wide or column.always) and (several_workers or column.header != ONE_WORKER)
+        if (wide or column.always) and column.header not in unused
     ]
     table = _empty_table(title, [column.header for column in columns])
     for row in rows:

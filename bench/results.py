@@ -93,6 +93,9 @@ class Row:
     cpu_to_peer: float | None
     rate_to_one_worker: float | None
     """For a server with more than one, against the same with one."""
+    rate_to_before: float | None
+    """Against the same server of the other checkout: see `before`."""
+    cpu_to_before: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +185,11 @@ def one_worker(server: str) -> str | None:
     return name if workers.isdigit() else None
 
 
+def before(server: str) -> str:
+    """The name of the same server as another checkout, `--before`, has it."""
+    return f"before/{server}"
+
+
 def peer(results: Results) -> str:
     """What Python servers are compared with: uvloop, and asyncio where there is none of that."""
     return UVLOOP if UVLOOP in results.servers else ASYNCIO
@@ -227,6 +235,8 @@ def _row(
         cpu_to_raw=compared(RAW, cpu),
         cpu_to_peer=compared(peer, cpu),
         rate_to_one_worker=compared(one_worker(server), rate),
+        rate_to_before=compared(before(server), rate),
+        cpu_to_before=compared(before(server), cpu),
     )
 
 

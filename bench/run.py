@@ -22,6 +22,7 @@ from contenders import (
     Contender,
     Workload,
     contenders,
+    contenders_before,
     on_windows,
     select,
     windows_contenders,
@@ -143,6 +144,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="measure what was built there for Windows, under Wine: see `make bench-windows`",
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="measure the servers of another checkout as well, which `make bench` has built there",
+    )
     parser.add_argument("--binaries", type=Path, metavar="DIR", help="where the programs are built")
     cpus = sorted(os.sched_getaffinity(0))
     parser.add_argument(
@@ -173,6 +180,8 @@ def what_there_is(
     """The interpreter of the Python servers, the servers and the workloads."""
     if not arguments.windows:
         found = contenders(binaries, arguments.python, arguments.workers)
+        if arguments.before:
+            found += contenders_before(arguments.before.resolve(), arguments.workers)
         return [arguments.python], found, WORKLOADS
     wine = shutil.which("wine")
     if wine is None:
