@@ -24,7 +24,7 @@ import tomllib
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "python"))
 
-from defects_table import NamedTest, read_table  # noqa: E402
+from named_tests import NamedTest, read_table  # noqa: E402
 
 FOLDER = REPOSITORY / "build" / "mutants"
 SOURCE = FOLDER / "source"

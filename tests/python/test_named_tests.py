@@ -1,26 +1,31 @@
-"""The table of the original's defects is complete, and each test that it names is there."""
+"""The tables of defects and of promises are complete, and each test that they name is there."""
 
 from __future__ import annotations
 
 import re
 
-from defects_table import REPOSITORY, NamedTest, read_table
+from named_tests import REPOSITORY, NamedTest, promised, read_promises, read_table
 
 # "D04_D07_CloseAll...": the rows that a test says it holds.
 _IDS = re.compile(r"\b((?:D\d\d_)+)\w+")
 
 
-def test_every_row_is_there_once() -> None:
+def test_every_promise_has_a_row() -> None:
+    assert promised(), "README promises nothing"
+    assert [row.id for row in read_promises()] == promised()
+
+
+def test_every_defect_has_a_row() -> None:
     assert [row.id for row in read_table()] == [f"D{number:02}" for number in range(1, 35)]
 
 
 def test_every_test_it_names_exists() -> None:
-    for row in read_table():
+    for row in read_table() + read_promises():
         missing = [test for test in row.tests if not test.exists]
         assert missing == [], row.id
 
 
-def test_every_row_has_a_test_of_its_own() -> None:
+def test_every_defect_has_a_test_of_its_own() -> None:
     for row in read_table():
         assert any(row.id in test.name.split("_") for test in row.tests), row.id
 
