@@ -58,12 +58,19 @@ int Seconds(Duration duration) {
   return static_cast<int>(std::clamp<std::int64_t>(seconds, 1, 32767));
 }
 
+// Whether an IPv6 address is "::", however it was written.
+bool IsAllOfIPv6(const addrinfo& info) {
+  sockaddr_in6 address;
+  std::memcpy(&address, info.ai_addr, sizeof(address));
+  return IN6_IS_ADDR_UNSPECIFIED(&address.sin6_addr);
+}
+
 // The socket options that must be there before bind, and those that accepted sockets inherit.
-bool Configure(int fd, int family, const ListenOptions& options) {
+bool Configure(int fd, const addrinfo& info, const ListenOptions& options) {
   bool good = SetOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
   if (options.reuse_port) good = good && SetOption(fd, SOL_SOCKET, SO_REUSEPORT, 1);
-  if (family == AF_INET6) {
-    const bool dual = options.dual_stack && options.host == "::";
+  if (info.ai_family == AF_INET6) {
+    const bool dual = options.dual_stack && IsAllOfIPv6(info);
     good = good && SetOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, dual ? 0 : 1);
   }
   if (options.no_delay) good = good && SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
@@ -83,7 +90,7 @@ Status ListenOn(const addrinfo& info, const ListenOptions& options, NativeSocket
   Status status;
   sockaddr_storage storage{};
   socklen_t length = sizeof(storage);
-  if (!Configure(fd, info.ai_family, options)) {
+  if (!Configure(fd, info, options)) {
     status = Failure("cannot set the socket options for", options, errno);
   } else if (::bind(fd, info.ai_addr, info.ai_addrlen) != 0) {
     status = Failure("cannot bind to", options, errno, BindAdvice(errno));
