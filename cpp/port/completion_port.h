@@ -24,7 +24,10 @@
 //     after every operation on it ended.
 // R7  A reset is never reported as an end of stream. Errors are a closed set, ErrorKind, plus the
 //     system's own code; kCancelled is reported exactly for what Cancel ended.
-// R8  Accepting cannot die. The error of one client is a completion, and accepting goes on.
+// R8  Accepting cannot die. The error of one client is a completion, and accepting goes on. Where
+//     newcomers may have to wait for room, a port accepts one client at a time: Pause comes before
+//     the next one, and the others stay with the system. An accept that the system has and that
+//     cannot be paused may bring one more, for each worker that waits on the port.
 //     Running out of descriptors or memory, or any other failure that would come again at once, is
 //     a completion with kOutOfResources and the system's code, and accepting is paused until
 //     Resume: never a busy loop, never an exit.
@@ -107,8 +110,7 @@ struct PortOptions {
   BufferPool* pool = nullptr;  // outlives the port
   int initial_accepts = 10;
   int max_accepts = 100;
-  // Newcomers may have to wait for room, in their order: as few as can be are accepted ahead of it.
-  bool newcomers_wait = false;
+  bool newcomers_wait = false;  // true exactly when newcomers may have to wait for room (R8)
   int initial_reads = 4;
   std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
   bool no_delay = true;

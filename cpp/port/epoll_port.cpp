@@ -357,7 +357,8 @@ void EpollPort::HandleEvents(Batch& batch) {
 }
 
 void EpollPort::AcceptSome(Socket& listener, Batch& batch) {
-  for (int i = 0; i < options_.max_accepts && !batch.full(); ++i) {
+  const int most = options_.newcomers_wait ? 1 : options_.max_accepts;
+  for (int i = 0; i < most && !batch.full(); ++i) {
     const int fd = ::accept4(Descriptor(listener), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
     if (fd < 0 && errno == EINTR) continue;

@@ -274,8 +274,14 @@ bool UringPort::SubmitReceive(Link& link) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
   if (link.listener) {
-    io_uring_prep_multishot_accept(entry, DescriptorOf(*link.socket), nullptr, nullptr,
-                                   SOCK_CLOEXEC | SOCK_NONBLOCK);
+    constexpr int kFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+    const int fd = DescriptorOf(*link.socket);
+    // A multishot accept takes the whole backlog before anybody can pause it.
+    if (options_.newcomers_wait) {
+      io_uring_prep_accept(entry, fd, nullptr, nullptr, kFlags);
+    } else {
+      io_uring_prep_multishot_accept(entry, fd, nullptr, nullptr, kFlags);
+    }
   } else {
     // A multishot receive that finds much data takes every buffer there is. While others wait for
     // one, each gets one at a time.

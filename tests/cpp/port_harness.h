@@ -151,6 +151,7 @@ struct DriverOptions {
   std::string host = "127.0.0.1";
   bool dual_stack = true;
   int max_accepts = 100;
+  bool newcomers_wait = false;
   bool accept = true;   // begin to accept at once
   bool adopt = true;    // else sockets wait in newcomers()
   bool receive = true;  // begin to receive on what was adopted
@@ -174,6 +175,7 @@ class PortDriver {
     port_options.pool = pool_;
     port_options.initial_accepts = 4;
     port_options.max_accepts = options.max_accepts;
+    port_options.newcomers_wait = options.newcomers_wait;
     port_options.initial_reads = world.initial_reads();
     port_ = world.kind().create(port_options);
     const Error error = port_->Open();
