@@ -13,6 +13,8 @@ namespace iocp {
 
 Acceptor::Acceptor(Engine& engine, NativeSocket listener) : engine_(engine) {
   listener_.handle = listener;
+  // What each worker may bring, and one that the system had in hand.
+  waiting_.reserve(static_cast<std::size_t>(engine.options().workers) + 1);
 }
 
 void Acceptor::Begin(CompletionPort& port) { port.Accept(listener_); }
@@ -33,10 +35,9 @@ void Acceptor::OnCompletion(Worker& worker, Completion& completion) {
   }
   if (completion.last) {
     worker.shard().port().Close(listener_, false);
-    for (const NativeSocket handle : std::exchange(waiting_, {})) {
-      worker.shard().port().Discard(handle, true);
-      counters.refused.Add(1);
-    }
+    for (const NativeSocket handle : std::exchange(waiting_, {})) Refuse(worker, handle);
+    retry_at_.store(TimePoint::max(), std::memory_order_relaxed);
+    report_at_.store(TimePoint::max(), std::memory_order_relaxed);
     done_.store(true, std::memory_order_release);
     engine_.CallAllShards();
   }
@@ -50,38 +51,52 @@ void Acceptor::OnExhaustion(Worker& worker, const Error& error) {
   // Where clients come and go all the time, each that goes ends one shortage and begins the next.
   if (worker.now() >= warn_at_) {
     warn_at_ = worker.now() + kWarnAgain;
-    try {
-      worker.Warn(
-          "accepting is paused: the system is out of descriptors, buffers or memory (error " +
-          std::to_string(error.code) +
-          "); trying again every 0.1 to 1 s. Raise the limit of open files (ulimit -n) or lower "
-          "max_connections");
-    } catch (const std::bad_alloc&) {
-      // Not a word, but it is counted.
-    }
+    worker.Warn([&] {
+      return "accepting is paused: the system is out of descriptors, buffers or memory (error " +
+             std::to_string(error.code) +
+             "); trying again every 0.1 to 1 s. Raise the limit of open files (ulimit -n) or lower "
+             "max_connections";
+    });
   }
   retry_at_.store(worker.now() + back_off_, std::memory_order_relaxed);
 }
 
 void Acceptor::Take(Worker& worker, NativeSocket handle) {
   const Options& options = engine_.options();
-  if (cancelled_ || (options.at_capacity == AtCapacity::kRefuse && !engine_.TakeSlot())) {
-    worker.counters().refused.Add(1);
-    worker.shard().port().Discard(handle, true);
+  if (cancelled_) {
+    Refuse(worker, handle);
+    return;
+  }
+  if (options.at_capacity == AtCapacity::kRefuse && !engine_.TakeSlot()) {
+    Refuse(worker, handle);
+    // A whole batch of them is reported at once, in OnTurn.
+    if (unreported_++ == 0) report_at_.store(next_report_, std::memory_order_relaxed);
     return;
   }
   if (options.at_capacity == AtCapacity::kWait && (!waiting_.empty() || !engine_.TakeSlot())) {
-    try {
-      waiting_.push_back(handle);
-    } catch (const std::bad_alloc&) {
-      worker.counters().refused.Add(1);
-      worker.shard().port().Discard(handle, true);
-    }
+    waiting_.push_back(handle);
     UpdatePause(worker);
     return;
   }
   Place(worker, handle);
-  if (options.at_capacity == AtCapacity::kWait) UpdatePause(worker);
+  UpdatePause(worker);
+}
+
+void Acceptor::Refuse(Worker& worker, NativeSocket handle) {
+  worker.counters().refused.Add(1);
+  worker.shard().port().Discard(handle, true);
+}
+
+void Acceptor::ReportRefused(Worker& worker) {
+  worker.Warn([&] {
+    return "clients were refused, " + std::to_string(unreported_) +
+           " since the last such warning: max_connections (" +
+           std::to_string(engine_.options().max_connections) +
+           ") are connected. Raise max_connections, or let clients wait with at_capacity='wait'";
+  });
+  unreported_ = 0;
+  next_report_ = worker.now() + kWarnAgain;
+  report_at_.store(TimePoint::max(), std::memory_order_relaxed);
 }
 
 // Long-lived connections are spread evenly: each goes where the fewest are.
@@ -101,6 +116,7 @@ void Acceptor::Place(Worker& worker, NativeSocket handle) {
 }
 
 void Acceptor::UpdatePause(Worker& worker) {
+  if (engine_.options().at_capacity == AtCapacity::kRefuse) return;
   // Room for somebody who waits already is no room for a newcomer.
   const bool full = !waiting_.empty() || engine_.full();
   if (full == full_.load(std::memory_order_relaxed)) return;
@@ -121,15 +137,18 @@ void Acceptor::OnRoom() {
 void Acceptor::OnTurn(Worker& worker) {
   if (done()) return;
   const bool due = worker.now() >= retry_at_.load(std::memory_order_relaxed);
+  const bool report = worker.now() >= report_at_.load(std::memory_order_relaxed);
   const bool stop = engine_.stopping();
-  if (!due && !stop && !full_.load(std::memory_order_relaxed)) return;
+  if (!due && !report && !stop && !full_.load(std::memory_order_relaxed)) return;
   const std::lock_guard lock(mutex_);
   CompletionPort& port = worker.shard().port();
   if (stop) {
     retry_at_.store(TimePoint::max(), std::memory_order_relaxed);
+    report_at_.store(TimePoint::max(), std::memory_order_relaxed);
     if (!std::exchange(cancelled_, true)) port.Cancel(listener_);
     return;
   }
+  if (report) ReportRefused(worker);
   if (due) {
     retry_at_.store(TimePoint::max(), std::memory_order_relaxed);
     if (!full_.load(std::memory_order_relaxed)) port.Resume(listener_);

@@ -1,8 +1,10 @@
 // The policy of accepting: capacity, back-off, stopping. The port does the accepting itself.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <mutex>
 #include <vector>
 
@@ -24,10 +26,14 @@ class Acceptor {
   // Begins to accept. Once.
   void Begin(CompletionPort& port);
   void OnCompletion(Worker& worker, Completion& completion);
-  // Once in each turn: retries what is due, uses room that has come, stops when the server does.
+  // Once in each turn: retries and reports what is due, uses room that has come, stops when the
+  // server does.
   void OnTurn(Worker& worker);
   // When OnTurn has something to do at the latest.
-  [[nodiscard]] TimePoint NextTurn() const { return retry_at_.load(std::memory_order_relaxed); }
+  [[nodiscard]] TimePoint NextTurn() const {
+    return std::min(retry_at_.load(std::memory_order_relaxed),
+                    report_at_.load(std::memory_order_relaxed));
+  }
   // A connection has gone. Any worker.
   void OnRoom();
   // True exactly when the listener is closed and nothing will be handed to a shard any more.
@@ -41,17 +47,22 @@ class Acceptor {
   void OnExhaustion(Worker& worker, const Error& error);
   void Take(Worker& worker, NativeSocket handle);
   void Place(Worker& worker, NativeSocket handle);
+  static void Refuse(Worker& worker, NativeSocket handle);
+  void ReportRefused(Worker& worker);
   void UpdatePause(Worker& worker);
 
   Engine& engine_;
   Socket listener_;
   std::mutex mutex_;
-  // Accepted while there was no room, for AtCapacity::kWait: no more than the system had in hand
-  // when accepting was paused.
+  // Accepted while there was no room, for AtCapacity::kWait: one or a few, as the port accepts one
+  // at a time (R8). Memory for them is there from the beginning.
   std::vector<NativeSocket> waiting_;
   std::chrono::milliseconds back_off_{0};  // 0: the last accept did not fail for want of anything
   TimePoint warn_at_ = TimePoint::min();   // when a shortage is worth a warning again
   std::atomic<TimePoint> retry_at_{TimePoint::max()};  // max: not backing off
+  std::uint64_t unreported_ = 0;              // refused since the operator last heard of it
+  TimePoint next_report_ = TimePoint::min();  // when the operator may hear of it again
+  std::atomic<TimePoint> report_at_{TimePoint::max()};  // max: none is unreported
   // True exactly when accepting is paused until there is room: the server is full, or somebody
   // waits.
   std::atomic<bool> full_{false};

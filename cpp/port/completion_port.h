@@ -24,7 +24,10 @@
 //     after every operation on it ended.
 // R7  A reset is never reported as an end of stream. Errors are a closed set, ErrorKind, plus the
 //     system's own code; kCancelled is reported exactly for what Cancel ended.
-// R8  Accepting cannot die. The error of one client is a completion, and accepting goes on.
+// R8  Accepting cannot die. The error of one client is a completion, and accepting goes on. Where
+//     newcomers may have to wait for room, a port accepts one client at a time: Pause comes before
+//     the next one, and the others stay with the system. An accept that the system has and that
+//     cannot be paused may bring one more, for each worker that waits on the port.
 //     Running out of descriptors or memory, or any other failure that would come again at once, is
 //     a completion with kOutOfResources and the system's code, and accepting is paused until
 //     Resume: never a busy loop, never an exit.
@@ -32,7 +35,11 @@
 //     signals, and honours its timeout. It may return empty-handed before that.
 // R10 A port is destroyed only with nothing in flight; the system's object goes first, memory
 //     after. A posting that nobody has taken by then is forgotten.
-// R11 A port says whether it is available and, if not, why, in words a user can act on.
+// R11 A port says whether it is available and, if not, why, in words a user can act on. When the
+//     system refuses for good what it allowed before, as a seccomp filter does that is set late,
+//     the port is broken: Wait reports it once, as kBroken; everything in flight ends with that
+//     error, accepting included, and so does whatever begins later. Post still wakes, Wait still
+//     sleeps, Cancel and Close work. It never works again.
 #pragma once
 
 #include <cstddef>
@@ -74,7 +81,13 @@ struct Posting {
   int tag = 0;              // the poster's own, to tell its postings apart
 };
 
-enum class Operation : std::uint8_t { kAccept, kReceive, kSend, kPost };
+enum class Operation : std::uint8_t {
+  kAccept,
+  kReceive,
+  kSend,
+  kPost,
+  kBroken,  // none: the port is broken (R11), `error` says why
+};
 
 struct Completion {
   Operation operation = Operation::kPost;
@@ -107,8 +120,7 @@ struct PortOptions {
   BufferPool* pool = nullptr;  // outlives the port
   int initial_accepts = 10;
   int max_accepts = 100;
-  // Newcomers may have to wait for room, in their order: as few as can be are accepted ahead of it.
-  bool newcomers_wait = false;
+  bool newcomers_wait = false;  // true exactly when newcomers may have to wait for room (R8)
   int initial_reads = 4;
   std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
   bool no_delay = true;

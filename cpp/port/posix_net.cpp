@@ -6,6 +6,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <memory>
 #include <system_error>
+#include <thread>
 
 namespace iocp {
 namespace {
@@ -58,12 +60,19 @@ int Seconds(Duration duration) {
   return static_cast<int>(std::clamp<std::int64_t>(seconds, 1, 32767));
 }
 
+// Whether an IPv6 address is "::", however it was written.
+bool IsAllOfIPv6(const addrinfo& info) {
+  sockaddr_in6 address;
+  std::memcpy(&address, info.ai_addr, sizeof(address));
+  return IN6_IS_ADDR_UNSPECIFIED(&address.sin6_addr);
+}
+
 // The socket options that must be there before bind, and those that accepted sockets inherit.
-bool Configure(int fd, int family, const ListenOptions& options) {
+bool Configure(int fd, const addrinfo& info, const ListenOptions& options) {
   bool good = SetOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
   if (options.reuse_port) good = good && SetOption(fd, SOL_SOCKET, SO_REUSEPORT, 1);
-  if (family == AF_INET6) {
-    const bool dual = options.dual_stack && options.host == "::";
+  if (info.ai_family == AF_INET6) {
+    const bool dual = options.dual_stack && IsAllOfIPv6(info);
     good = good && SetOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, dual ? 0 : 1);
   }
   if (options.no_delay) good = good && SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
@@ -83,7 +92,7 @@ Status ListenOn(const addrinfo& info, const ListenOptions& options, NativeSocket
   Status status;
   sockaddr_storage storage{};
   socklen_t length = sizeof(storage);
-  if (!Configure(fd, info.ai_family, options)) {
+  if (!Configure(fd, info, options)) {
     status = Failure("cannot set the socket options for", options, errno);
   } else if (::bind(fd, info.ai_addr, info.ai_addrlen) != 0) {
     status = Failure("cannot bind to", options, errno, BindAdvice(errno));
@@ -261,6 +270,24 @@ Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* loc
   }
   *remote = peer;
   return {};
+}
+
+void DisconnectPosix(NativeSocket handle) {
+  sockaddr nowhere{};
+  nowhere.sa_family = AF_UNSPEC;
+  ::connect(Descriptor(handle), &nowhere, sizeof(nowhere));
+}
+
+void SleepUntilWritten(int event_fd, int milliseconds) {
+  pollfd watched{event_fd, POLLIN, 0};
+  const int found = ::poll(&watched, 1, milliseconds);
+  if (found > 0) {
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto taken = ::read(event_fd, &count, sizeof(count));
+  } else if (found < 0 && errno != EINTR) {
+    // Even that is refused: what is written is seen a little later.
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 void ClosePosix(NativeSocket handle, bool reset) {

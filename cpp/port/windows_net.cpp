@@ -50,11 +50,18 @@ ULONG Milliseconds(Duration duration) {
   return static_cast<ULONG>(std::clamp<std::int64_t>(milliseconds, 1, 0x7fffffff));
 }
 
+// Whether an IPv6 address is "::", however it was written.
+bool IsAllOfIPv6(const addrinfo& info) {
+  sockaddr_in6 address;
+  std::memcpy(&address, info.ai_addr, sizeof(address));
+  return IN6_IS_ADDR_UNSPECIFIED(&address.sin6_addr);
+}
+
 // The socket options that must be there before bind.
-bool Configure(SOCKET handle, int family, const ListenOptions& options) {
+bool Configure(SOCKET handle, const addrinfo& info, const ListenOptions& options) {
   if (!SetOption(handle, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, 1)) return false;
-  if (family != AF_INET6) return true;
-  const bool dual = options.dual_stack && options.host == "::";
+  if (info.ai_family != AF_INET6) return true;
+  const bool dual = options.dual_stack && IsAllOfIPv6(info);
   return SetOption(handle, IPPROTO_IPV6, IPV6_V6ONLY, dual ? 0 : 1);
 }
 
@@ -73,7 +80,7 @@ Status ListenOn(const addrinfo& info, const ListenOptions& options, NativeSocket
   Status status;
   sockaddr_storage storage{};
   int length = sizeof(storage);
-  if (!Configure(handle, info.ai_family, options)) {
+  if (!Configure(handle, info, options)) {
     status = Failure("cannot set the socket options for", options, ::WSAGetLastError());
   } else if (::bind(handle, info.ai_addr, static_cast<int>(info.ai_addrlen)) != 0) {
     const int code = ::WSAGetLastError();

@@ -134,8 +134,9 @@ class Server(_core.Server):
                 the best one that can run here; see `iocp_bind.backends`.
             workers: native threads; None is 1 with a GIL and the number of CPUs without.
             max_connections: clients at once.
-            at_capacity: what happens to the next one: ``"refuse"`` resets it, ``"wait"``
-                leaves it in the system's backlog until there is room.
+            at_capacity: what happens to the next one: ``"refuse"`` resets it, and the log says
+                so once a minute at most; ``"wait"`` leaves it in the system's backlog until
+                there is room.
             listen_backlog: clients the system queues before they are accepted.
             initial_accepts: accepts posted ahead (Windows).
             max_accepts: the most accepts posted (Windows), or taken in one turn (Linux).

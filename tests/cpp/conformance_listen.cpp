@@ -137,19 +137,21 @@ TEST_P(ConformanceTest, ListenOnIPv6) {
 
 TEST_P(ConformanceTest, ListenOnAllOfBothFamilies) {
   if (!world().has_ipv6()) GTEST_SKIP() << "this system has no IPv6";
-  DriverOptions options;
-  options.host = "::";
-  PortDriver driver(world(), options);
-  ServerEnd* four =
-      driver.Meet(world().Connect(Loopback(Address::Family::kIPv4, driver.bound().port)));
-  ServerEnd* six =
-      driver.Meet(world().Connect(Loopback(Address::Family::kIPv6, driver.bound().port)));
-  ASSERT_NE(four, nullptr);
-  ASSERT_NE(six, nullptr);
-  EXPECT_EQ(four->remote.family, Address::Family::kIPv4);
-  EXPECT_EQ(four->remote.Host(), "127.0.0.1");
-  EXPECT_EQ(four->local.Host(), "127.0.0.1");
-  EXPECT_EQ(six->remote.Host(), "::1");
+  for (const char* host : {"::", "::0", "0::0", "0:0:0:0:0:0:0:0"}) {
+    DriverOptions options;
+    options.host = host;
+    PortDriver driver(world(), options);
+    ServerEnd* four =
+        driver.Meet(world().Connect(Loopback(Address::Family::kIPv4, driver.bound().port)));
+    ServerEnd* six =
+        driver.Meet(world().Connect(Loopback(Address::Family::kIPv6, driver.bound().port)));
+    ASSERT_NE(four, nullptr) << host;
+    ASSERT_NE(six, nullptr) << host;
+    EXPECT_EQ(four->remote.family, Address::Family::kIPv4);
+    EXPECT_EQ(four->remote.Host(), "127.0.0.1");
+    EXPECT_EQ(four->local.Host(), "127.0.0.1");
+    EXPECT_EQ(six->remote.Host(), "::1");
+  }
 }
 
 TEST_P(ConformanceTest, ListenOnAllOfIPv6Only) {

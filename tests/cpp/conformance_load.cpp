@@ -313,6 +313,30 @@ TEST_P(ConformanceTest, R08_AcceptsMoreThanFitIntoABatchOrATurn) {
   EXPECT_TRUE(driver.Until([&] { return driver.accepts() == peers.size(); }));
 }
 
+TEST_P(ConformanceTest, R08_WhereNewcomersMayHaveToWaitOneIsAcceptedAtATime) {
+  DriverOptions options;
+  options.newcomers_wait = true;
+  PortDriver driver(world(), options);
+  std::vector<std::unique_ptr<Peer>> peers;
+  for (int i = 0; i < 64; ++i) peers.push_back(driver.Dial());
+  for (std::size_t wanted = 1; wanted <= 5; ++wanted) {
+    ASSERT_TRUE(driver.Until([&] { return driver.accepts() >= wanted; }));
+    EXPECT_EQ(driver.accepts(), wanted) << "more than one at a time";
+  }
+  driver.port().Pause(driver.listener());
+  const std::size_t before = world().OpenDescriptors();
+  EXPECT_TRUE(driver.Settle());
+  // Where the system had an accept that cannot be paused, it may have brought one.
+  EXPECT_LE(driver.accepts(), 6U);
+  EXPECT_LE(world().OpenDescriptors(), before + 1) << "the port accepts and does not say so";
+  driver.port().Resume(driver.listener());
+  EXPECT_TRUE(driver.Until([&] { return driver.accepts() == peers.size(); }));
+  driver.port().Pause(driver.listener());
+  driver.port().Resume(driver.listener());
+  peers.push_back(driver.Dial());
+  EXPECT_TRUE(driver.Until([&] { return driver.accepts() == peers.size(); }));
+}
+
 TEST_P(ConformanceTest, R08_CancelEndsListening) {
   PortDriver driver(world());
   driver.Connect();

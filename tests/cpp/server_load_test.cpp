@@ -102,6 +102,30 @@ TEST_P(ServerLoadTest, AThousandConnectionsEchoRandomBytesInOrder) {
   EXPECT_EQ(stats.bytes_received, stats.bytes_sent);
 }
 
+TEST_P(ServerLoadTest, ClientsThatWaitForRoomStayWithTheSystemUntilTheyAreServed) {
+  EchoServer server;
+  Options options = Load();
+  options.max_connections = 5;
+  options.at_capacity = AtCapacity::kWait;
+  options.listen_backlog = 4096;
+  Start(server, options);
+  const std::uint64_t waiting = FullLoad() ? 3000 : 300;
+  // What each worker may have accepted ahead of room.
+  const auto most = static_cast<std::uint64_t>(options.max_connections + options.workers + 1);
+  std::vector<Client> clients;
+  for (std::uint64_t i = 0; i < waiting; ++i) clients.emplace_back(server.address());
+  std::uint64_t gone = 0;
+  for (Client& client : clients) {
+    client.Send("patience");
+    ASSERT_EQ(client.Receive(8), "patience");
+    EXPECT_LE(server.stats().accepted, gone + most);
+    client.Close();
+    ++gone;
+  }
+  EXPECT_EQ(server.stats().accepted, waiting);
+  EXPECT_EQ(server.stats().refused, 0U);
+}
+
 TEST_P(ServerLoadTest, ClientsThatResetDuringAndAfterAcceptAreAllAccountedFor) {
   EchoServer server;
   Start(server, Load());

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from support import Echo, descriptor_count, resident_bytes, thread_count
@@ -151,6 +152,9 @@ def main() -> None:
             answer = shut_down(server, command["timeout"])
         elif do == "counters":
             answer = counters(server)
+        elif do == "open":
+            with Path(__file__).open(encoding="utf-8") as file:
+                answer = {"descriptor": file.fileno()}
         elif do == "restart":
             answer = restart(server, command["times"], options)
         else:

@@ -9,12 +9,16 @@ import pytest
 from support import (
     Connect,
     Echo,
+    Logs,
     Recorder,
     Serve,
+    ServerChild,
     ask,
     clients_of,
     echo_back,
     is_refused,
+    linux_only,
+    need_descriptors,
     open_client,
     pattern,
     recv_exact,
@@ -32,7 +36,8 @@ def _has_refused(server: iocp_bind.Server, count: int) -> bool:
     return server.stats().refused == count
 
 
-def test_refuse_resets_the_newcomer_and_counts(serve: Serve, connect: Connect) -> None:
+def test_refuse_resets_the_newcomer_and_counts(serve: Serve, connect: Connect, logs: Logs) -> None:
+    logs.expect()
     server = serve(Recorder(read=echo_back), max_connections=3)
     clients = [connect(server) for _ in range(3)]
     server.wait_count("established", 3)
@@ -73,6 +78,33 @@ def test_wait_leaves_the_newcomer_in_the_backlog(serve: Serve, connect: Connect)
     assert stats.established == 6
 
 
+@linux_only
+def test_clients_that_wait_cost_the_server_no_descriptors(backend: str) -> None:
+    """The descriptors of the process are the program's own, however many clients wait."""
+    waiting = 3000
+    need_descriptors(waiting + 100)
+    with ServerChild(
+        backend,
+        max_connections=5,
+        at_capacity="wait",
+        listen_backlog=4096,
+        descriptors=300,
+    ) as server:
+        before = server.ask("report")["descriptors"]
+        with clients_of(server.address, waiting) as clients:
+            for client in clients:
+                client.sendall(b"patience")
+            for client in clients[:5]:
+                assert recv_exact(client, 8) == b"patience"
+            report = server.ask("report")
+            assert report["descriptors"] <= before + 5 + 2
+            assert server.ask("open")["descriptor"] > 0
+            for client in clients:
+                client.close()
+        server.wait_idle()
+        assert server.ask("report")["accepted"] == waiting
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_wait_never_has_more_than_allowed_and_serves_all(
     serve: Serve, connect: Connect, workers: int
@@ -101,7 +133,26 @@ def test_wait_never_has_more_than_allowed_and_serves_all(
     assert server.stats().refused == 0
 
 
-def test_refuse_in_a_rush_never_has_more_than_allowed(serve: Serve, connect: Connect) -> None:
+def test_refused_newcomers_are_reported(serve: Serve, connect: Connect, logs: Logs) -> None:
+    """In one warning for all of them within a minute, with the option to change."""
+    records = logs.expect()
+    server = serve(Recorder(), max_connections=1)
+    connect(server)
+    server.wait_count("established")
+    for turn in range(1, 4):
+        assert is_refused(server)
+        wait_until(partial(_has_refused, server, turn), "the refusal counted")
+    wait_until(lambda: bool(records), "the warning")
+    (record,) = records
+    assert record.levelname == "WARNING"
+    assert "refused, 1 since the last such warning" in record.getMessage()
+    assert "max_connections (1)" in record.getMessage()
+
+
+def test_refuse_in_a_rush_never_has_more_than_allowed(
+    serve: Serve, connect: Connect, logs: Logs
+) -> None:
+    logs.expect()
     most = 0
 
     def established(conn: Connection) -> None:

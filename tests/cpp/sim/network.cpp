@@ -168,6 +168,11 @@ NativeSocket Network::OpenListener(std::uint16_t port, Address* bound) {
   return number;
 }
 
+std::size_t Network::open_connections() const {
+  return static_cast<std::size_t>(std::count_if(
+      handles_.begin(), handles_.end(), [](auto& entry) { return entry.second.link != nullptr; }));
+}
+
 NativeSocket Network::OpenConnection(LinkPtr link) {
   if (exhausted) return kNoSocket;
   const NativeSocket number = FreeNumber();

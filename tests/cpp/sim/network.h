@@ -34,7 +34,7 @@ struct Faults {
   double reset = 0;             // the network breaks a connection
   double lost_data = 0;         // a reset takes with it what had arrived
   double send_error = 0;        // a send fails on a connection that lives
-  double late_cancel = 0;       // what is cancelled completes anyway
+  double late_cancel = 0;       // what is cancelled, or paused, completes anyway
   double accept_error = 0;      // a client is gone before it is accepted
   double accept_exhausted = 0;  // no descriptor for a newcomer
   double adopt_error = 0;       // a socket cannot be set up
@@ -62,11 +62,13 @@ enum class Bug : std::uint8_t {
   kForgetsAWakeUp,      // a posting
   kLeavesASocketOpen,   // a close
   kKeepsABuffer,        // of a receive
+  kAcceptsTheBacklog,   // all of it, where newcomers may have to wait
 };
 inline constexpr Bug kAllBugs[] = {
     Bug::kLosesAByte,       Bug::kRepeatsAByte,   Bug::kSwapsReads,         Bug::kResetAsEnd,
     Bug::kEndOvertakesData, Bug::kCompletesTwice, Bug::kForgetsACompletion, Bug::kCountsTooMuch,
-    Bug::kForgetsAnAccept,  Bug::kForgetsAWakeUp, Bug::kLeavesASocketOpen,  Bug::kKeepsABuffer};
+    Bug::kForgetsAnAccept,  Bug::kForgetsAWakeUp, Bug::kLeavesASocketOpen,  Bug::kKeepsABuffer,
+    Bug::kAcceptsTheBacklog};
 
 class SimPort;
 
@@ -186,6 +188,8 @@ class Network {
   void CloseListener(NativeSocket handle);
   void CloseConnection(NativeSocket handle, bool reset);
   [[nodiscard]] std::size_t open_descriptors() const { return handles_.size() + open_ports; }
+  // Sockets that the server has taken from the network and not closed.
+  [[nodiscard]] std::size_t open_connections() const;
   std::size_t open_ports = 0;
 
   std::vector<SimPort*> ports;  // those that live, in the order in which they were made

@@ -68,7 +68,7 @@ void SimPort::Accept(Socket& listener) {
   network_.Check(listener_ == nullptr, "R1: Accept twice");
   network_.Check(network_.BacklogOf(listener.handle) != nullptr, "Accept on no listener");
   listener_ = &listener;
-  accept_paused_ = accept_exhausted_ = accept_ended_ = false;
+  accept_paused_ = accept_exhausted_ = accept_in_hand_ = accept_ended_ = false;
 }
 
 Error SimPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
@@ -109,6 +109,8 @@ void SimPort::PostReads(Stream& stream) {
 void SimPort::Pause(Socket& socket) {
   const FailingMemory::Scope unarmed(false);
   if (&socket == listener_) {
+    accept_in_hand_ = pending_accepts() != 0 && options_.newcomers_wait &&
+                      network_.choices.Chance(network_.faults.late_cancel);
     accept_paused_ = true;
   } else if (Stream* stream = Known(socket, "Pause")) {
     stream->paused = true;
@@ -245,10 +247,21 @@ void SimPort::Produce() {
   }
 }
 
+// Sockets that Wait has not handed out yet.
+bool SimPort::BringsAnAccept() const {
+  return std::any_of(made_.begin(), made_.end(), [](const Made& made) {
+    return made.completion.operation == Operation::kAccept && !made.completion.error;
+  });
+}
+
 void SimPort::ProduceAccepts() {
-  if (pending_accepts() == 0) return;
+  const bool in_hand = accept_in_hand_ && !accept_ended_;
+  if (pending_accepts() == 0 && !in_hand) return;
   std::deque<LinkPtr>& backlog = *network_.BacklogOf(listener_->handle);
-  for (int i = 0; i < options_.max_accepts && !backlog.empty(); ++i) {
+  int most = options_.max_accepts;
+  if (options_.newcomers_wait && !Strikes(Bug::kAcceptsTheBacklog)) most = BringsAnAccept() ? 0 : 1;
+  for (int i = 0; i < most && !backlog.empty(); ++i) {
+    accept_in_hand_ = false;
     Completion completion;
     completion.operation = Operation::kAccept;
     completion.last = false;

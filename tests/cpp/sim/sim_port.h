@@ -80,6 +80,7 @@ class SimPort final : public CompletionPort {
   // What the network has for the operations in flight becomes completions.
   void Produce();
   void ProduceAccepts();
+  [[nodiscard]] bool BringsAnAccept() const;
   void ProduceReads(Stream& stream);
   bool ProduceData(Stream& stream);
   Block* TakeBlock();
@@ -102,6 +103,7 @@ class SimPort final : public CompletionPort {
   Socket* listener_ = nullptr;  // while it accepts
   bool accept_paused_ = false;
   bool accept_exhausted_ = false;  // paused by itself (R8)
+  bool accept_in_hand_ = false;    // true exactly when one may come in spite of the pause
   bool accept_ended_ = false;      // true exactly when the last completion was made
   Told told_;
 };

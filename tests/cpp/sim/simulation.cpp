@@ -422,6 +422,11 @@ void Simulation::CheckCounters(bool at_the_end) {
   check(stats.connections == adopted, "counter: connections");
   check(stats.connections <= static_cast<std::uint64_t>(options_.max_connections),
         "more connections than max_connections");
+  if (options_.at_capacity == AtCapacity::kWait) {
+    // One more: an accept that the port had in hand when it was paused.
+    check(network_.open_connections() <= static_cast<std::size_t>(options_.max_connections) + 1,
+          "more sockets than max_connections and one that waits");
+  }
   check(stats.hook_calls == app_.hooks(), "counter: hook_calls");
   check(stats.hook_errors == app_.thrown(), "counter: hook_errors");
   check(stats.bytes_received <= told.received_bytes, "counter: bytes_received");
