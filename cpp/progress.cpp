@@ -204,8 +204,11 @@ void Worker::Join(Context& context) {
   engine_.ReleaseSlot();
 }
 
+// An empty send has ended as soon as all before it is with the system, so those at the front are
+// not dropped.
 void Worker::DropSends(Context& context) {
   SendQueue ended;
+  context.sending.Advance(0, ended);
   while (SendItem* item = context.sending.Pop()) {
     item->dropped = true;
     ended.Push(item);
@@ -220,6 +223,7 @@ void Worker::CompleteSends(Context& context, SendQueue& ended) {
   const bool told = (engine_.wanted_hooks() & kHookWrite) != 0;
   while (SendItem* item = ended.Pop()) {
     context.ended_sends.Add(1);
+    context.ended_overhead.Add(item->overhead);
     if (item->release_in_batch || (told && !item->dropped)) {
       context.complete.Push(item);
     } else {

@@ -259,7 +259,7 @@ void Worker::Adopt(NativeSocket handle) {
     if (context != nullptr) context->DropReference();
     return;
   }
-  context->Start(shard_, engine_.options(), now_, local, remote);
+  context->Start(shard_, engine_.options(), engine_.wanted_hooks(), now_, local, remote);
   context->receive_in_flight = true;
   // Held before any other worker can find it.
   Activate(*context);
