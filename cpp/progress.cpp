@@ -144,9 +144,10 @@ void Worker::Fail(Context& context, Error error) {
   if (!context.send_in_flight) DropSends(context);
 }
 
-// Something was received, or sent, and there is no memory to deal with it: what is lost is told.
-void Worker::RunOutOfMemory(Context& context) {
-  Fail(context, {ErrorKind::kOutOfResources, 0});
+// There is no memory for what was received or is to be sent. The peer still lives, so it gets its
+// reset at once; `error` is reported.
+void Worker::RunOutOfMemory(Context& context, Error error) {
+  Fail(context, error);
   context.reset_on_close = true;
   if (context.phase < Phase::kCancelling) BeginCancel(context);
 }

@@ -300,7 +300,11 @@ void Worker::CountReceives(Context& context, std::uint64_t came, std::uint64_t e
 void Worker::ApplySend(Context& context, std::size_t bytes, const Error& error) {
   context.send_in_flight = false;
   if (error) {
-    if (error.kind != ErrorKind::kCancelled) Fail(context, error);
+    if (error.kind == ErrorKind::kOutOfResources) {
+      RunOutOfMemory(context, error);
+    } else if (error.kind != ErrorKind::kCancelled) {
+      Fail(context, error);
+    }
     return;
   }
   counters_.writes.Add(1);

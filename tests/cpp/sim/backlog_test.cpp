@@ -1,4 +1,5 @@
-// What a backlog costs and how it ends: the limit against memory, empty sends.
+// What a backlog costs and how it ends: the limit against memory, empty sends, sends that the
+// system refuses.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@ namespace iocp::sim {
 namespace {
 
 using std::chrono::milliseconds;
+using std::chrono::seconds;
 using State = SimPeer::State;
 using enum SendResult;
 
@@ -149,6 +151,23 @@ TEST_F(BacklogTest, AnEmptySendBehindBytesThatAreDroppedIsDropped) {
   scenario.StepAll();
   EXPECT_EQ(scenario.Of(client).closed, CloseReason::kLocalAbort);
   EXPECT_EQ(scenario.Of(client).written, (std::vector<std::size_t>{0, 5, 0}));
+}
+
+// The peer lives, and would wait for its reset until close_timeout.
+TEST_F(BacklogTest, ASendThatTheSystemHasNoMemoryForResetsAtOnce) {
+  Scenario::Setup setup;
+  setup.options.close_timeout = seconds(60);
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  scenario.network().faults.send_error = 1;
+  scenario.network().send_error = ErrorKind::kOutOfResources;
+  EXPECT_EQ(scenario.ConnectionOf(client).Send(kFirst.data(), kFirst.size()), kAccepted);
+  scenario.StepAll();
+  EXPECT_EQ(scenario.Of(client).closed, CloseReason::kError);
+  EXPECT_EQ(scenario.Of(client).error.kind, ErrorKind::kOutOfResources);
+  EXPECT_NE(scenario.Of(client).error.code, 0);
+  EXPECT_EQ(client->Receive(100), "");
+  EXPECT_EQ(client->state(), State::kReset);
 }
 
 }  // namespace
