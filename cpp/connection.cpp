@@ -110,29 +110,37 @@ void Connection::DropReference() const {
 
 // ---- The context.
 
-void Context::Start(Shard& shard_of, const Options& limits, TimePoint now, const Address& local,
-                    const Address& remote) {
+void Context::Start(Shard& shard_of, const Options& limits, unsigned wanted_hooks, TimePoint now,
+                    const Address& local, const Address& remote) {
   static std::atomic<std::uint64_t> last_id{0};
   id_ = last_id.fetch_add(1, std::memory_order_relaxed) + 1;
   local_ = local;
   remote_ = remote;
   shard = &shard_of;
   options = &limits;
+  reports_writes = (wanted_hooks & kHookWrite) != 0;
   accepted_at = now;
   active_at = now;
   write_progress_at = now;
 }
 
 SendResult Context::Enqueue(SendItem* item) {
-  const std::lock_guard lock(mutex);
+  std::unique_lock lock(mutex);
   if (!open.load(std::memory_order_relaxed)) return SendResult::kClosed;
-  if (backlog() >= options->send_backlog_limit ||
+  if (charge() >= options->send_backlog_limit ||
       (options->max_pending_sends &&
        pending_sends() >= static_cast<std::uint64_t>(*options->max_pending_sends))) {
     return SendResult::kBacklogFull;
   }
+  if (item->size == 0 && !reports_writes && !item->release_in_batch) {
+    // Nothing of it goes out and nobody waits for it: it has ended.
+    lock.unlock();
+    SendItem::Destroy(item, Worker::CurrentSendMemory());
+    return SendResult::kAccepted;
+  }
   queued_bytes.Add(item->size);
   queued_sends.Add(1);
+  queued_overhead.Add(item->overhead);
   const Worker* const worker = CallWorker();
   if (worker != nullptr && incoming.empty()) {
     // A send from a hook needs no detour; one that follows another thread's waits behind it.

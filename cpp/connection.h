@@ -46,8 +46,8 @@ class Context final : public Connection, public Socket, public TimerNode, public
   static Context& Of(Connection& connection) { return static_cast<Context&>(connection); }
 
   // Becomes a connection of `shard`. Once, by the worker that adopted its socket.
-  void Start(Shard& shard_of, const Options& limits, TimePoint now, const Address& local,
-             const Address& remote);
+  void Start(Shard& shard_of, const Options& limits, unsigned wanted_hooks, TimePoint now,
+             const Address& local, const Address& remote);
 
   // Public functions of Connection, any thread. Enqueue takes the item only when it is accepted.
   SendResult Enqueue(SendItem* item);
@@ -65,14 +65,20 @@ class Context final : public Connection, public Socket, public TimerNode, public
   std::atomic<bool> abort_requested{false};
   // Accepted sends: all of them, written under `mutex`, and those that have ended, written by the
   // holder. A send that is dropped has ended like one that went out.
-  Counter queued_bytes, queued_sends;
-  Counter ended_bytes, ended_sends;
+  Counter queued_bytes, queued_sends, queued_overhead;
+  Counter ended_bytes, ended_sends, ended_overhead;
   Counter received_bytes, sent_bytes;  // written by the holder
   // Bytes accepted and neither with the system yet nor dropped. What has ended is read first: then
   // it cannot be more than was queued. Exact for the holder, and under `mutex`.
   [[nodiscard]] std::size_t backlog() const {
     const std::uint64_t ended = ended_bytes.value();
     return queued_bytes.value() - ended;
+  }
+  // What the backlog takes in memory: its bytes and the overhead of each send that has not ended.
+  // The limit and the marks are judged by this.
+  [[nodiscard]] std::size_t charge() const {
+    const std::uint64_t ended = ended_overhead.value();
+    return backlog() + (queued_overhead.value() - ended);
   }
   [[nodiscard]] std::uint64_t pending_sends() const {
     const std::uint64_t ended = ended_sends.value();
@@ -140,6 +146,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   // --- Constant from Adopt until finished.
   Shard* shard = nullptr;
   const Options* options = nullptr;
+  bool reports_writes = false;  // true exactly when OnWriteCompleted is wanted
 
  private:
   friend class Connection;

@@ -73,10 +73,10 @@ void Worker::CallHook(Context& context, Hook hook, Call call) {
 
 bool Worker::Blocked(Context& context) const {
   if (engine_.options().flow_control) {
-    const std::size_t backlog = context.backlog();
-    if (backlog > engine_.options().write_high_water) {
+    const std::size_t charge = context.charge();
+    if (charge > engine_.options().write_high_water) {
       context.over_high_water = true;
-    } else if (backlog <= engine_.options().write_low_water) {
+    } else if (charge <= engine_.options().write_low_water) {
       context.over_high_water = false;
     }
   }

@@ -173,10 +173,11 @@ class Connection {
   Connection& operator=(const Connection&) = delete;
 
   // Queues bytes; never blocks. The order on the wire is the order in which Send returned.
-  // OnWriteCompleted tells when the last byte of this send is with the system. A send of any size
-  // is taken while the backlog is below Options::send_backlog_limit. `Send(data, size)` copies; the
-  // form with SharedBytes does not, and takes `bytes` over only when it answers kAccepted. Throws
-  // std::bad_alloc, and has queued nothing, when there is no memory for it.
+  // OnWriteCompleted reports that the last byte of this send is with the system; an empty send is
+  // complete as soon as everything before it is. A send of any size is taken while the backlog is
+  // below Options::send_backlog_limit. `Send(data, size)` copies; the form with SharedBytes does
+  // not, and takes `bytes` over only when it answers kAccepted. Throws std::bad_alloc, and has
+  // queued nothing, when there is no memory for it.
   SendResult Send(const void* data, std::size_t size);
   SendResult Send(const SharedBytes& bytes);
   // What was received, to this or another connection; `bytes` is empty after kAccepted. Without a
@@ -204,7 +205,8 @@ class Connection {
   [[nodiscard]] const Address& local_address() const { return local_; }
   // True exactly when Send would not answer kClosed.
   [[nodiscard]] bool is_open() const;
-  // Bytes accepted by Send that the system has not taken yet.
+  // Bytes accepted by Send that the system has not taken yet. The limit counts more than these:
+  // see Options::send_backlog_limit.
   [[nodiscard]] std::size_t send_backlog() const;
   [[nodiscard]] std::uint64_t bytes_received() const;
   [[nodiscard]] std::uint64_t bytes_sent() const;
@@ -299,12 +301,17 @@ struct Options {
   int max_free_buffers = 200;                    // receive buffers kept for reuse
   int max_free_contexts = 100;                   // connection objects kept for reuse
 
-  std::size_t send_backlog_limit = 1024 * 1024;  // bytes; at or above it Send answers kBacklogFull
-  std::optional<int> max_pending_sends;          // the same by number of sends
-  std::size_t write_high_water =
-      64 * 1024;  // bytes; a connection with more to send is not read from
-  std::size_t write_low_water = 16 * 1024;  // until it has at most this much
-  bool flow_control = true;                 // the two marks above
+  // Bytes of memory; at or above it Send answers kBacklogFull. Each send that has not ended counts
+  // with its unsent bytes and with what it takes beside them: a copy and its 48 bytes of record
+  // share a block of 256, 512, 1024, 2048 or 4096 bytes, or one of just their size above that;
+  // SharedBytes and a Buffer have a record of 256 bytes. So no send counts less than 256 bytes,
+  // except that an empty one counts nothing where OnWriteCompleted is not wanted. The two marks
+  // below count in the same way.
+  std::size_t send_backlog_limit = 1024 * 1024;
+  std::optional<int> max_pending_sends;      // the same by number of sends
+  std::size_t write_high_water = 64 * 1024;  // a connection with more to send is not read from
+  std::size_t write_low_water = 16 * 1024;   // until it has at most this much
+  bool flow_control = true;                  // the two marks above
 
   EstablishedOn established_on = EstablishedOn::kConnect;
   std::optional<Duration> first_data_timeout = std::chrono::seconds(120);

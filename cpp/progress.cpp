@@ -144,9 +144,10 @@ void Worker::Fail(Context& context, Error error) {
   if (!context.send_in_flight) DropSends(context);
 }
 
-// Something was received, or sent, and there is no memory to deal with it: what is lost is told.
-void Worker::RunOutOfMemory(Context& context) {
-  Fail(context, {ErrorKind::kOutOfResources, 0});
+// There is no memory for what was received or is to be sent. The peer still lives, so it gets its
+// reset at once; `error` is reported.
+void Worker::RunOutOfMemory(Context& context, Error error) {
+  Fail(context, error);
   context.reset_on_close = true;
   if (context.phase < Phase::kCancelling) BeginCancel(context);
 }
@@ -204,8 +205,11 @@ void Worker::Join(Context& context) {
   engine_.ReleaseSlot();
 }
 
+// An empty send has ended as soon as all before it is with the system, so those at the front are
+// not dropped.
 void Worker::DropSends(Context& context) {
   SendQueue ended;
+  context.sending.Advance(0, ended);
   while (SendItem* item = context.sending.Pop()) {
     item->dropped = true;
     ended.Push(item);
@@ -220,6 +224,7 @@ void Worker::CompleteSends(Context& context, SendQueue& ended) {
   const bool told = (engine_.wanted_hooks() & kHookWrite) != 0;
   while (SendItem* item = ended.Pop()) {
     context.ended_sends.Add(1);
+    context.ended_overhead.Add(item->overhead);
     if (item->release_in_batch || (told && !item->dropped)) {
       context.complete.Push(item);
     } else {

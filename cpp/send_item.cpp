@@ -17,6 +17,7 @@ SendItem* NewItem(std::size_t payload, SendMemory* memory) noexcept {
   auto* item = new (block) SendItem;
   item->size = payload;
   item->size_class = size_class;
+  item->overhead = static_cast<std::uint32_t>(SendMemory::BlockSize(size) - payload);
   return item;
 }
 
@@ -28,14 +29,25 @@ SendMemory::~SendMemory() {
   }
 }
 
-void* SendMemory::Take(std::size_t size, std::uint8_t* size_class) noexcept {
-  std::uint8_t index = 0;
+// kSizes.size() when it is larger than all.
+std::size_t SendMemory::ClassOf(std::size_t size) {
+  std::size_t index = 0;
   while (index < kSizes.size() && kSizes[index] < size) ++index;
+  return index;
+}
+
+std::size_t SendMemory::BlockSize(std::size_t size) {
+  const std::size_t index = ClassOf(size);
+  return index == kSizes.size() ? size : kSizes[index];
+}
+
+void* SendMemory::Take(std::size_t size, std::uint8_t* size_class) noexcept {
+  const std::size_t index = ClassOf(size);
   if (index == kSizes.size()) {
     *size_class = kNoClass;
     return AllocateBytes(size);
   }
-  *size_class = index;
+  *size_class = static_cast<std::uint8_t>(index);
   List& list = free_[index];
   if (list.first == nullptr) return AllocateBytes(kSizes[index]);
   --list.count;

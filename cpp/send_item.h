@@ -21,11 +21,14 @@ class SendMemory {
   SendMemory& operator=(const SendMemory&) = delete;
   ~SendMemory();
 
-  // At least `size` bytes, and the class to give it back with. Null when there is no memory.
+  // BlockSize(size) bytes, and the class to give it back with. Null when there is no memory.
   void* Take(std::size_t size, std::uint8_t* size_class) noexcept;
   void GiveBack(void* memory, std::uint8_t size_class) noexcept;
 
   [[nodiscard]] std::size_t kept() const;  // bytes, for the next Take
+
+  // What a block for `size` bytes takes.
+  static std::size_t BlockSize(std::size_t size);
 
   // Of a block that is not to be kept.
   static constexpr std::uint8_t kNoClass = 255;
@@ -39,10 +42,11 @@ class SendMemory {
     std::size_t count = 0;
   };
 
-  // Four times as large each, so that a backlog of small sends wastes little. Together at most
-  // 448 KiB are kept.
-  static constexpr std::array<std::size_t, 3> kSizes{256, 1024, 4096};
-  static constexpr std::array<std::size_t, 3> kMostKept{256, 128, 64};
+  // Twice as large each, so that at least half of a block above the smallest is used. Together at
+  // most 704 KiB are kept.
+  static constexpr std::array<std::size_t, 5> kSizes{256, 512, 1024, 2048, 4096};
+  static constexpr std::array<std::size_t, 5> kMostKept{256, 256, 128, 64, 64};
+  static std::size_t ClassOf(std::size_t size);
   std::array<List, kSizes.size()> free_;
 };
 
@@ -59,6 +63,9 @@ struct SendItem {
   // True exactly when the connection failed before the last byte was out.
   bool dropped = false;
   std::uint8_t size_class = SendMemory::kNoClass;  // of its memory
+  // Bytes of memory that it takes beside its `size` bytes to send. The same on every thread: what
+  // it takes in a worker's block.
+  std::uint32_t overhead = 0;
 
   // Null when there is no memory. The pieces are copied behind the item, one after the other.
   static SendItem* Copy(const std::string_view* pieces, std::size_t count,

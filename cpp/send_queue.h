@@ -17,6 +17,8 @@ class SendQueue {
   ~SendQueue();
 
   [[nodiscard]] bool empty() const { return first_ == nullptr; }
+  // The oldest, which leads to the others; null when empty.
+  [[nodiscard]] const SendItem* first() const { return first_; }
   void Push(SendItem* item);
   // Null when empty.
   SendItem* Pop();

@@ -276,7 +276,7 @@ void Worker::Adopt(NativeSocket handle) {
     if (context != nullptr) context->DropReference();
     return;
   }
-  context->Start(shard_, engine_.options(), now_, local, remote);
+  context->Start(shard_, engine_.options(), engine_.wanted_hooks(), now_, local, remote);
   context->receive_in_flight = true;
   // Held before any other worker can find it.
   Activate(*context);
@@ -317,7 +317,11 @@ void Worker::CountReceives(Context& context, std::uint64_t came, std::uint64_t e
 void Worker::ApplySend(Context& context, std::size_t bytes, const Error& error) {
   context.send_in_flight = false;
   if (error) {
-    if (error.kind != ErrorKind::kCancelled) Fail(context, error);
+    if (error.kind == ErrorKind::kOutOfResources) {
+      RunOutOfMemory(context, error);
+    } else if (error.kind != ErrorKind::kCancelled) {
+      Fail(context, error);
+    }
     return;
   }
   counters_.writes.Add(1);

@@ -127,7 +127,7 @@ class Worker {
   void BeginFlush(Context& context, CloseReason reason);
   void BeginCancel(Context& context);
   void Fail(Context& context, Error error);
-  void RunOutOfMemory(Context& context);
+  void RunOutOfMemory(Context& context, Error error = {ErrorKind::kOutOfResources, 0});
   void Flush(Context& context);
   void AdvanceClose(Context& context);
   void Join(Context& context);

@@ -214,7 +214,8 @@ PyMethodDef methods[] = {
      "Queue bytes to be sent; never blocks. Any thread, in a hook or not.\n\n"
      "`data` is a contiguous bytes-like object of any length. What is accepted is written in\n"
      "full, in the order in which send() returned, or the connection is reported closed;\n"
-     "on_write_completed tells when its last byte is with the system.\n\n"
+     "on_write_completed reports that its last byte is with the system. An empty send is\n"
+     "complete as soon as everything before it is.\n\n"
      "Returns:\n    True when accepted, False when the connection is closing or closed.\n\n"
      "Raises:\n    SendBacklogFull: the backlog is at its limit already; nothing was queued.\n"
      "    TypeError: not a bytes-like object.\n    BufferError: not contiguous."},
@@ -247,7 +248,8 @@ PyGetSetDef attributes[] = {
      nullptr},
     {"is_open", &GetIsOpen, nullptr, "True exactly when send() would not return False.", nullptr},
     {"send_backlog", &GetSendBacklog, nullptr,
-     "Bytes accepted by send() that the system has not taken yet.", nullptr},
+     "Bytes accepted by send() that the system has not taken yet; send_backlog_limit counts more.",
+     nullptr},
     {"bytes_received", &GetBytesReceived, nullptr, "Bytes received from the client so far.",
      nullptr},
     {"bytes_sent", &GetBytesSent, nullptr, "Bytes that the system has taken so far.", nullptr},

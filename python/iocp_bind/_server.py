@@ -147,9 +147,14 @@ class Server(_core.Server):
                 of them.
             max_free_buffers: receive buffers kept for reuse.
             max_free_contexts: connection objects kept for reuse.
-            send_backlog_limit: bytes; at or above it `Connection.send` raises.
+            send_backlog_limit: bytes of memory; at or above it `Connection.send` raises. A
+                send counts with its unsent bytes and what it takes beside them: up to
+                4048 bytes, and 48 of record, are in a block of 256, 512, 1024, 2048 or 4096;
+                above that the record adds 48 bytes, and 256 to a `bytes` of 16 KiB or more.
+                An empty send counts 256, or nothing without `on_write_completed`.
             max_pending_sends: the same, by number of sends.
-            write_high_water: bytes; a client with more to read than this is not read from
+            write_high_water: bytes, counted in the same way; a client with more to read than
+                this is not read from
             write_low_water: until it has at most this much.
             flow_control: whether the two marks count.
             established_on: when `on_connection_established` is called. A client that never

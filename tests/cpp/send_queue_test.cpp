@@ -64,7 +64,7 @@ TEST(SendMemory, TakesEverySizeAndKeepsABoundedAmount) {
     }
     for (SendItem* item : items) SendItem::Destroy(item, &memory);
   }
-  EXPECT_LE(memory.kept(), 448U * 1024);
+  EXPECT_LE(memory.kept(), 704U * 1024);
   EXPECT_GT(memory.kept(), 0U);
 }
 

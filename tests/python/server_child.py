@@ -65,6 +65,29 @@ class Counting(iocp_bind.Server):
             self.closed[reason.name] += 1
 
 
+class Lines(iocp_bind.Server):
+    """Sends each line that it gets, without its end, to all others."""
+
+    def on_read_completed(self, conn: Connection, data: bytes) -> None:
+        for line in data.split(b"\n")[:-1]:
+            self.broadcast(line, exclude=conn)
+
+
+class NotifiedLines(Lines):
+    """The same, and it wants to know when each is out."""
+
+    def on_write_completed(self, conn: Connection, nbytes: int) -> None:
+        pass
+
+
+MODES: dict[str, type[iocp_bind.Server]] = {
+    "echo": Echo,
+    "counting": Counting,
+    "lines": Lines,
+    "notified lines": NotifiedLines,
+}
+
+
 def counters(server: iocp_bind.Server) -> dict[str, Any]:
     """What can be told without a descriptor to spare."""
     stats = server.stats()
@@ -136,7 +159,7 @@ def main() -> None:
     options: dict[str, Any] = json.loads(sys.argv[2])
     # Before the start: io_uring looks at the limit when an accept is posted.
     limit_descriptors(options.pop("descriptors", None))
-    server: iocp_bind.Server = {"echo": Echo, "counting": Counting}[mode]()
+    server = MODES[mode]()
     if "restart" not in options:
         server.start(port=0, **options)
         print(json.dumps(server.address), flush=True)

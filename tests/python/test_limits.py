@@ -178,7 +178,10 @@ def test_refuse_in_a_rush_never_has_more_than_allowed(
 
 
 def test_below_the_limit_any_size_is_taken_at_it_nothing_is(serve: Serve, connect: Connect) -> None:
-    """D23: exact. In a hook nothing is written until the batch is over, so it can be counted."""
+    """D23: exact. In a hook nothing is written until the batch is over, so it can be counted.
+
+    A send of 999 bytes is in a block of 2048, one of up to 208 in a block of 256.
+    """
     seen: list[object] = []
 
     def established(conn: Connection) -> None:
@@ -192,7 +195,7 @@ def test_below_the_limit_any_size_is_taken_at_it_nothing_is(serve: Serve, connec
         seen.append(conn.send_backlog)
         seen.append(conn.is_open)
 
-    server = serve(Recorder(established=established), send_backlog_limit=1000)
+    server = serve(Recorder(established=established), send_backlog_limit=2048 + 256)
     client = connect(server)
     assert recv_exact(client, 1000) == b"a" * 999 + b"b"
     assert [e.value for e in server.wait_count("write", 2)] == [999, 1]
@@ -218,7 +221,7 @@ def test_one_byte_below_the_limit_a_large_send_is_taken(serve: Serve, connect: C
             conn.send(b"c")
         seen.append(conn.send_backlog)
 
-    server = serve(Recorder(established=established), send_backlog_limit=1000)
+    server = serve(Recorder(established=established), send_backlog_limit=2048 + 1)
     client = connect(server)
     assert recv_exact(client, 999 + size) == b"a" * 999 + data
     assert seen == [True, True, 999 + size]
@@ -240,6 +243,39 @@ def test_a_client_that_does_not_read_fills_the_backlog(serve: Serve, connect: Co
     server.wait_count("write", len(accepted))
     assert conn.send(b"done")
     assert recv_exact(client, 4) == b"done"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_small_sends_count_with_the_memory_they_take(
+    serve: Serve, connect: Connect, told: bool
+) -> None:
+    """256 bytes each, and nothing for an empty one whose completion nobody wants."""
+
+    class Plain(iocp_bind.Server):
+        def on_connection_established(self, conn: Connection) -> None:
+            established(conn)
+
+    accepted: list[int] = []
+
+    def established(conn: Connection) -> None:
+        for data in (b"", b"x"):
+            count = 0
+            with contextlib.suppress(SendBacklogFull):
+                while count < 1000:
+                    conn.send(data)
+                    count += 1
+            accepted.append(count)
+            assert conn.send_backlog == (0 if told or not data else count)
+
+    recorder = Recorder(established=established)
+    server = serve(recorder if told else Plain(), send_backlog_limit=256 * 100)
+    client = connect(server)
+    if told:
+        recorder.wait_count("write", 100)
+        assert accepted == [100, 0]
+    else:
+        assert recv_exact(client, 100) == b"x" * 100
+        assert accepted == [1000, 100]
 
 
 def test_max_pending_sends_is_exact(serve: Serve, connect: Connect) -> None:

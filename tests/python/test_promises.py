@@ -148,6 +148,32 @@ def test_256_mib_from_a_client_that_never_reads(backend: str) -> None:
 
 
 @linux_only
+@pytest.mark.parametrize("mode", ["lines", "notified lines"])
+@pytest.mark.parametrize("line", [b"\n", b"x\n"], ids=["empty", "one byte"])
+def test_many_small_lines_for_clients_that_do_not_read(
+    backend: str, mode: str, line: bytes
+) -> None:
+    """What a send takes beside its bytes counts too, or a thousand times the limit is taken."""
+    count, readers, limit = 200_000, 4, 256 * 1024
+    with (
+        ServerChild(backend, mode, send_backlog_limit=limit) as server,
+        open_client(server.address) as sender,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(readers):
+            stack.enter_context(open_client(server.address, receive_buffer=4096))
+        wait_until(lambda: server.ask("report")["connection_count"] == 1 + readers, "all there")
+        before = server.ask("report")["memory"]
+        sender.sendall(line * count)
+        wait_until(
+            lambda: server.ask("report")["bytes_received"] == len(line) * count,
+            "everything received",
+        )
+        # The limit of each, and what the worker and the heap keep for reuse.
+        assert server.ask("report")["memory"] - before < readers * limit + 3 * MIB
+
+
+@linux_only
 def test_100000_short_connections(backend: str) -> None:
     """Connect, one message, disconnect; a third of them with a reset."""
     with ServerChild(backend, max_connections=5000) as server:

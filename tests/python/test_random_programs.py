@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import select
 import socket
@@ -468,6 +469,9 @@ class Program:
         sizes = [len(data) for data in expected]
         if all(certain for _, certain in session.accepted):
             assert b"".join(expected).startswith(session.received)
+            # A send is complete as soon as it and all before it are out; an empty one too.
+            out = sum(end <= session.conn.bytes_sent for end in itertools.accumulate(sizes))
+            assert session.written == sizes[:out] or session.reason is None
             assert sizes[: len(session.written)] == session.written
         if session.reason is None:
             assert session.written == sizes

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "connection.h"
 #include "memory.h"
 
 namespace iocp::sim {
@@ -120,6 +121,8 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
   Check(!connection.is_open(), "closing, and still open");
   Check(known.errored || reason != CloseReason::kError, "closed by an error that was not told");
   Check(connection.send_backlog() == 0, "closed, and there is a backlog");
+  Check(!wants_writes || known.unwritten.empty() || known.unwritten.front() != 0,
+        "an empty send was not completed, though all before it is with the system");
   if (reason == CloseReason::kPeerClosed) {
     Check(known.account->client_ended, "a peer that has not ended its stream has closed");
     Check(known.ended_here || known.account->delivered == known.account->client_sent,
@@ -171,7 +174,9 @@ void App::Act(Known& known, bool in_hook) {
     Connection& connection = *target.connection;
     const std::uint64_t what = choices().Below(100);
     if (what < 70) {
-      SendSome(target);
+      SendSome(target, choices().Chance(0.05)
+                           ? 0
+                           : choices().Size(choices().Chance(0.02) ? 300'000 : 4096));
     } else if (what < 76) {
       network_.Note("close", connection.remote_address().port, 0);
       connection.Close();
@@ -195,18 +200,21 @@ void App::Act(Known& known, bool in_hook) {
       throw std::runtime_error("by chance");
     } else if (what == 97) {
       Stop();
+    } else if (what == 98) {
+      // So many small ones that what they cost is more than their bytes.
+      for (std::uint64_t more = choices().Below(100); more > 0 && target.connection; --more) {
+        SendSome(target, choices().Below(3));
+      }
     } else {
       yield();
     }
   }
 }
 
-void App::SendSome(Known& known) {
+void App::SendSome(Known& known, std::size_t size) {
   Connection& connection = *known.connection;
   Account& account = *known.account;
   const bool was_closed = known.closed;
-  const std::size_t size =
-      choices().Chance(0.05) ? 0 : choices().Size(choices().Chance(0.02) ? 300'000 : 4096);
   std::string bytes = account.down.At(account.accepted, size);
   SendResult result{};
   // Known before it can be out.
@@ -261,6 +269,26 @@ void App::SendSome(Known& known) {
     return;
   }
   Check(!was_closed, "a send was accepted after closing");
+  CheckMemory(connection);
+}
+
+// A queue takes memory up to the limit, and the send that was accepted just below it. Of the one at
+// the front a part may be out; the heap rounds up.
+void App::CheckMemory(Connection& connection) {
+  const Context& context = Context::Of(connection);
+  std::size_t taken = 0;
+  std::size_t first = 0;
+  std::size_t last = 0;
+  for (const SendQueue* queue : {&context.sending, &context.incoming}) {
+    for (const SendItem* item = queue->first(); item != nullptr; item = item->next) {
+      const bool copied = item->data == reinterpret_cast<const char*>(item + 1);
+      last = AllocatedBytes(item) + (copied ? 0 : item->size);
+      if (taken == 0) first = last;
+      taken += last;
+    }
+  }
+  const std::size_t most = engine->options().send_backlog_limit + first + last;
+  Check(taken <= most + taken / 16, "a backlog takes more memory than its limit allows");
 }
 
 void App::ActFromOutside() {

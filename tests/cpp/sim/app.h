@@ -45,6 +45,7 @@ class App final : public Server {
   Engine* engine = nullptr;
   std::function<void()> yield;  // in a hook: others may move
   double liveliness = 0.5;      // how likely a hook is to do something more
+  bool wants_writes = true;     // true exactly when it has an OnWriteCompleted
 
   // One thing that a program may do to a connection, from outside of its hooks.
   void ActFromOutside();
@@ -68,6 +69,9 @@ class App final : public Server {
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
   void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& error) override;
   void OnConnectionReleased(Connection& connection) override;
+  [[nodiscard]] unsigned WantedHooks() const override {
+    return wants_writes ? kHookAll : kHookAll & ~static_cast<unsigned>(kHookWrite);
+  }
   void OnBatchBegin() override;
   void OnBatchEnd() override;
 
@@ -81,14 +85,15 @@ class App final : public Server {
     bool released = false;
     bool paused = false;                // true exactly when it was last told to pause
     bool ended_here = false;            // true exactly when we closed or aborted it
-    std::deque<std::size_t> unwritten;  // sends that were accepted, by size
+    std::deque<std::size_t> unwritten;  // sends that were accepted and not completed, by size
   };
   class HookScope;
   struct Loan;
 
   Known& Of(Connection& connection);
   void Act(Known& known, bool in_hook);
-  void SendSome(Known& known);
+  void SendSome(Known& known, std::size_t size);
+  void CheckMemory(Connection& connection);
   void Stop();
   void Check(bool holds, const char* what) { network_.Check(holds, what); }
   Choices& choices() { return network_.choices; }

@@ -305,7 +305,7 @@ TEST_F(DefectsTest, D08_AFailedSendAndAReadWithoutABufferLeaveNothingBehind) {
 
 TEST_F(DefectsTest, D23_TheLimitsAreExactAndNothingAcceptedIsDropped) {
   Scenario::Setup setup;
-  setup.options.send_backlog_limit = 10;
+  setup.options.send_backlog_limit = 2048;
   setup.options.max_pending_sends = 4;
   Scenario scenario(setup);
   const auto client = scenario.Connect();
@@ -317,17 +317,18 @@ TEST_F(DefectsTest, D23_TheLimitsAreExactAndNothingAcceptedIsDropped) {
     return results;
   };
   using enum SendResult;
-  // By their number, by their bytes; the last one below the limit may be of any size.
+  // By their number, by their memory; the last one below the limit may be of any size.
   EXPECT_EQ(sends({1, 1, 1, 1, 1}),
             (std::vector{kAccepted, kAccepted, kAccepted, kAccepted, kBacklogFull}));
   scenario.StepAll();
-  EXPECT_EQ(sends({4, 5, 100, 1}), (std::vector{kAccepted, kAccepted, kAccepted, kBacklogFull}));
+  EXPECT_EQ(sends({700, 400, 10'000, 1}),
+            (std::vector{kAccepted, kAccepted, kAccepted, kBacklogFull}));
   scenario.StepAll();
-  EXPECT_EQ(sends({10, 1}), (std::vector{kAccepted, kBacklogFull}));
+  EXPECT_EQ(sends({2000, 1}), (std::vector{kAccepted, kBacklogFull}));
   connection.Close();
   EXPECT_EQ(sends({1}), (std::vector{kClosed}));
-  const std::string expected =
-      Bytes(1) + Bytes(1) + Bytes(1) + Bytes(1) + Bytes(4) + Bytes(5) + Bytes(100) + Bytes(10);
+  const std::string expected = Bytes(1) + Bytes(1) + Bytes(1) + Bytes(1) + Bytes(700) + Bytes(400) +
+                               Bytes(10'000) + Bytes(2000);
   EXPECT_EQ(scenario.ReceiveAll(client), expected);
   EXPECT_EQ(client->state(), State::kEnded);
 }

@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <malloc.h>
+
 #include <cstdlib>
 #include <new>
 
@@ -29,6 +31,14 @@ void Free(void* memory) {
 }  // namespace
 
 std::size_t LiveAllocations() { return live; }
+
+std::size_t AllocatedBytes(const void* memory) {
+#ifdef _WIN32
+  return ::_msize(const_cast<void*>(memory));
+#else
+  return ::malloc_usable_size(const_cast<void*>(memory));
+#endif
+}
 
 FailingMemory::FailingMemory(Source* to_ask) { source = to_ask; }
 FailingMemory::~FailingMemory() { source = nullptr; }

@@ -156,6 +156,8 @@ class Network {
   const Settings settings;
   Faults faults;
   bool exhausted = false;  // nobody gets another descriptor
+  // How a send fails on a connection that lives.
+  ErrorKind send_error = ErrorKind::kOther;
 
   [[nodiscard]] TimePoint now() const { return now_; }
   void AdvanceTo(TimePoint time);

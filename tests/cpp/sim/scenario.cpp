@@ -86,6 +86,7 @@ void ScriptedServer::OnConnectionClosing(Connection& connection, CloseReason rea
 
 Scenario::Scenario(const Setup& setup)
     : network_(choices_, ForNetwork(setup)), options_(WithWorkers(setup.options, setup.workers)) {
+  server_.hooks = setup.hooks;
   NativeSocket listener = kNoSocket;
   EXPECT_TRUE(kSimPortKind.listen({}, &listener, &bound_).ok());
   engine_ = std::make_unique<Engine>(server_, options_, kSimPortKind, listener, bound_);

@@ -39,6 +39,7 @@ class ScriptedServer : public Server {
   // By the client's port.
   std::map<std::uint16_t, Record> records;
   std::vector<std::string> warnings;
+  unsigned hooks = kHookAll;  // those that it has
 
   [[nodiscard]] std::size_t closed() const;
 
@@ -49,6 +50,7 @@ class ScriptedServer : public Server {
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
   void OnWarning(const std::string& message) override { warnings.push_back(message); }
+  [[nodiscard]] unsigned WantedHooks() const override { return hooks; }
 
  private:
   class HookScope;
@@ -61,6 +63,7 @@ class Scenario {
     bool shared = false;  // the workers wait on one port; else each on its own
     int reads = 1;        // outstanding for each connection
     std::size_t window = std::size_t{64} * 1024;  // bytes on their way in each direction
+    unsigned hooks = kHookAll;                    // those that the server has
     Options options;
   };
   using Client = std::unique_ptr<SimPeer>;

@@ -370,7 +370,7 @@ void SimPort::ProduceSend(Stream& stream) {
   if (network_.ResetArrived(*stream.link, true)) {
     completion.error = Failure(ErrorKind::kReset);
   } else if (network_.Fails(network_.faults.send_error)) {
-    completion.error = Failure(ErrorKind::kOther);
+    completion.error = Failure(network_.send_error);
   } else {
     completion.bytes = Transmit(stream);
     if (completion.bytes == 0) return;

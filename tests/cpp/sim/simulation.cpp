@@ -138,6 +138,8 @@ void Simulation::DrawOptions() {
   options_.write_timeout = sometimes(milliseconds(choices_.Size(20'000)));
   options_.close_timeout = milliseconds(choices_.OneOf({0, 20, 5000}));
   app_.liveliness = choices_.OneOf({0.05, 0.3, 0.6});
+  app_.wants_writes = choices_.Chance(0.7);
+  network_.send_error = choices_.OneOf({ErrorKind::kOther, ErrorKind::kOutOfResources});
 }
 
 // ---- The run.

@@ -1,0 +1,174 @@
+// What a backlog costs and how it ends: the limit against memory, empty sends, sends that the
+// system refuses.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "connection.h"
+#include "memory.h"
+#include "scenario.h"
+#include "send_item.h"
+
+namespace iocp::sim {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using State = SimPeer::State;
+using enum SendResult;
+
+constexpr std::string_view kFirst = "first";
+
+class BacklogTest : public DefectsTest {
+ protected:
+  // How many sends of `piece` are taken, from outside of any hook, until one is refused.
+  static std::size_t Fill(Connection& connection, std::string_view piece, std::size_t most) {
+    std::size_t accepted = 0;
+    while (accepted < most && connection.Send(piece.data(), piece.size()) == kAccepted) ++accepted;
+    return accepted;
+  }
+};
+
+// Nothing is with the system while it is counted. The last below the limit may be of any size.
+TEST_F(BacklogTest, EachSendCountsWithTheMemoryItTakes) {
+  struct Case {
+    std::size_t size;
+    std::size_t charge;
+  };
+  for (const auto& [size, charge] :
+       {Case{0, 256}, Case{1, 256}, Case{208, 256}, Case{209, 512}, Case{464, 512}, Case{976, 1024},
+        Case{2000, 2048}, Case{4048, 4096}, Case{4049, 4097}, Case{10'000, 10'048}}) {
+    Scenario::Setup setup;
+    setup.options.send_backlog_limit = 100'000;
+    Scenario scenario(setup);
+    const auto client = scenario.Connect();
+    Connection& connection = scenario.ConnectionOf(client);
+    const std::string piece(size, 'x');
+    const std::size_t accepted = Fill(connection, piece, 1'000'000);
+    EXPECT_EQ(accepted, (100'000 + charge - 1) / charge) << "of " << size << " bytes";
+    EXPECT_EQ(connection.send_backlog(), accepted * size) << "the backlog is bytes to send alone";
+    scenario.StepAll();
+    EXPECT_EQ(connection.Send("y", 1), kAccepted) << "all are out and something is still charged";
+    connection.Close();
+    EXPECT_EQ(scenario.ReceiveAll(client).size(), accepted * size + 1);
+    EXPECT_EQ(scenario.Of(client).written.size(), accepted + 1);
+  }
+}
+
+TEST_F(BacklogTest, SharedBytesCountWithTheirRecord) {
+  Scenario::Setup setup;
+  setup.options.send_backlog_limit = 2048;
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  Connection& connection = scenario.ConnectionOf(client);
+  const std::string bytes(100'000, 'x');
+  const auto share = [&](std::size_t size) {
+    return connection.Send(SharedBytes{bytes.data(), size, [](void*) {}, nullptr});
+  };
+  EXPECT_EQ(share(1792), kAccepted);
+  EXPECT_EQ(share(1), kBacklogFull);
+  scenario.StepAll();
+  EXPECT_EQ(share(1791), kAccepted);
+  EXPECT_EQ(share(100'000), kAccepted) << "one byte below the limit";
+  EXPECT_EQ(share(1), kBacklogFull);
+  connection.Close();
+  EXPECT_EQ(scenario.ReceiveAll(client).size(), 1792U + 1791U + 100'000U);
+}
+
+TEST_F(BacklogTest, AnEmptySendCostsNothingWhereNobodyWaitsForIt) {
+  Scenario::Setup setup;
+  setup.hooks = kHookAll & ~static_cast<unsigned>(kHookWrite);
+  setup.options.max_pending_sends = 2;
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  Connection& connection = scenario.ConnectionOf(client);
+  EXPECT_EQ(connection.Send(kFirst.data(), kFirst.size()), kAccepted);
+  const std::size_t live = LiveAllocations();
+  EXPECT_EQ(Fill(connection, "", 10'000), 10'000U);
+  EXPECT_EQ(LiveAllocations(), live);
+  connection.Close();
+  EXPECT_EQ(connection.Send("", 0), kClosed);
+  EXPECT_EQ(scenario.ReceiveAll(client), kFirst);
+}
+
+// Tiny messages to a client that does not read: reading stops before a send is refused.
+TEST_F(BacklogTest, AnEchoOfTinyMessagesIsSlowedDownAndNeverRefused) {
+  Scenario::Setup setup;
+  setup.window = 256;
+  Scenario scenario(setup);
+  std::size_t refused = 0;
+  std::size_t most = 0;
+  scenario.server().on_read = [&](Connection& connection, Buffer& buffer) {
+    for (const char byte : buffer.view()) {
+      if (connection.Send(&byte, 1) != kAccepted) ++refused;
+    }
+    most = std::max(most, connection.send_backlog());
+  };
+  const auto client = scenario.Connect();
+  std::string sent;
+  for (int i = 0; i < 20'000; ++i) {
+    const std::string data(100, static_cast<char>('a' + i % 26));
+    sent += data.substr(0, client->Send(data));
+    scenario.StepAll();
+  }
+  EXPECT_EQ(refused, 0U);
+  EXPECT_LT(sent.size(), 2000U) << "it was read from with a full backlog";
+  EXPECT_LE(most, 64U * 1024 / 256 + 256);
+  client->EndStream();
+  EXPECT_EQ(scenario.ReceiveAll(client), sent);
+}
+
+TEST_F(BacklogTest, AnEmptySendIsCompleteOnceAllBeforeItIsOut) {
+  Scenario scenario({});
+  const auto client = scenario.Connect();
+  Connection& connection = scenario.ConnectionOf(client);
+  EXPECT_EQ(connection.Send("", 0), kAccepted);
+  EXPECT_EQ(connection.Send("", 0), kAccepted);
+  // The time is up before its worker has looked at them.
+  scenario.RequestStop(Duration::zero());
+  scenario.PassTime(milliseconds(10));
+  EXPECT_EQ(scenario.Of(client).closed, CloseReason::kShutdown);
+  EXPECT_EQ(scenario.Of(client).written, (std::vector<std::size_t>{0, 0}));
+  EXPECT_EQ(scenario.ReceiveAll(client), "");
+  EXPECT_EQ(client->state(), State::kEnded);
+}
+
+TEST_F(BacklogTest, AnEmptySendBehindBytesThatAreDroppedIsDropped) {
+  Scenario::Setup setup;
+  setup.window = 5;
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  Connection& connection = scenario.ConnectionOf(client);
+  for (const std::string_view piece : {"", "first", "", "second", ""}) {
+    EXPECT_EQ(connection.Send(piece.data(), piece.size()), kAccepted);
+  }
+  scenario.StepAll();
+  connection.Abort();
+  scenario.StepAll();
+  EXPECT_EQ(scenario.Of(client).closed, CloseReason::kLocalAbort);
+  EXPECT_EQ(scenario.Of(client).written, (std::vector<std::size_t>{0, 5, 0}));
+}
+
+// The peer lives, and would wait for its reset until close_timeout.
+TEST_F(BacklogTest, ASendThatTheSystemHasNoMemoryForResetsAtOnce) {
+  Scenario::Setup setup;
+  setup.options.close_timeout = seconds(60);
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  scenario.network().faults.send_error = 1;
+  scenario.network().send_error = ErrorKind::kOutOfResources;
+  EXPECT_EQ(scenario.ConnectionOf(client).Send(kFirst.data(), kFirst.size()), kAccepted);
+  scenario.StepAll();
+  EXPECT_EQ(scenario.Of(client).closed, CloseReason::kError);
+  EXPECT_EQ(scenario.Of(client).error.kind, ErrorKind::kOutOfResources);
+  EXPECT_NE(scenario.Of(client).error.code, 0);
+  EXPECT_EQ(client->Receive(100), "");
+  EXPECT_EQ(client->state(), State::kReset);
+}
+
+}  // namespace
+}  // namespace iocp::sim
