@@ -10,18 +10,6 @@
 #include "worker.h"
 
 namespace iocp {
-namespace {
-
-// Without memory for a warning there is none; what it is about is counted.
-template <typename Compose>
-void Warn(Worker& worker, Compose compose) {
-  try {
-    worker.Warn(compose());
-  } catch (const std::bad_alloc&) {
-  }
-}
-
-}  // namespace
 
 Acceptor::Acceptor(Engine& engine, NativeSocket listener) : engine_(engine) {
   listener_.handle = listener;
@@ -48,6 +36,8 @@ void Acceptor::OnCompletion(Worker& worker, Completion& completion) {
   if (completion.last) {
     worker.shard().port().Close(listener_, false);
     for (const NativeSocket handle : std::exchange(waiting_, {})) Refuse(worker, handle);
+    retry_at_.store(TimePoint::max(), std::memory_order_relaxed);
+    report_at_.store(TimePoint::max(), std::memory_order_relaxed);
     done_.store(true, std::memory_order_release);
     engine_.CallAllShards();
   }
@@ -61,7 +51,7 @@ void Acceptor::OnExhaustion(Worker& worker, const Error& error) {
   // Where clients come and go all the time, each that goes ends one shortage and begins the next.
   if (worker.now() >= warn_at_) {
     warn_at_ = worker.now() + kWarnAgain;
-    Warn(worker, [&] {
+    worker.Warn([&] {
       return "accepting is paused: the system is out of descriptors, buffers or memory (error " +
              std::to_string(error.code) +
              "); trying again every 0.1 to 1 s. Raise the limit of open files (ulimit -n) or lower "
@@ -98,7 +88,7 @@ void Acceptor::Refuse(Worker& worker, NativeSocket handle) {
 }
 
 void Acceptor::ReportRefused(Worker& worker) {
-  Warn(worker, [&] {
+  worker.Warn([&] {
     return "clients were refused, " + std::to_string(unreported_) +
            " since the last such warning: max_connections (" +
            std::to_string(engine_.options().max_connections) +

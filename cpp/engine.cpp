@@ -11,6 +11,7 @@ Engine::Engine(Server& server, const Options& options, const PortKind& kind, Nat
     : server_(server),
       options_(options),
       wanted_hooks_(server.WantedHooks()),
+      backend_(kind.name),
       acceptor_(*this, listener) {
   KeepHeapWarm();
   for (int i = 0; i < options.workers; ++i) {

@@ -57,16 +57,21 @@ class Engine {
   [[nodiscard]] bool full() const;
   void CallAcceptor() { shards_.front()->Call(); }
   void CallAllShards();
+  [[nodiscard]] const char* backend() const { return backend_; }
+  // True for the first port of this run that breaks.
+  [[nodiscard]] bool FirstToBreak() { return !port_broken_.exchange(true); }
 
  private:
   Server& server_;
   const Options options_;
   const unsigned wanted_hooks_;
+  const char* const backend_;
   std::vector<std::unique_ptr<Shard>> shards_;
   std::vector<std::unique_ptr<Worker>> workers_;
   Acceptor acceptor_;
   std::atomic<int> slots_taken_{0};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> port_broken_{false};  // true exactly when a worker got kBroken
   std::atomic<TimePoint> stop_deadline_{TimePoint::max()};
 };
 

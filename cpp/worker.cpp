@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <utility>
 
 #include "engine.h"
@@ -191,6 +192,9 @@ void Worker::Dispatch(Completion& completion) {
     case Operation::kPost:
       OnPosting(*completion.posting);
       return;
+    case Operation::kBroken:
+      OnBroken(completion.error);
+      return;
     case Operation::kReceive:
     case Operation::kSend:
       break;
@@ -227,6 +231,19 @@ void Worker::LeaveWithHolder(Context& context, Completion& completion) {
     }
   }
   Activate(context);
+}
+
+// All that was in flight ends by itself. One word to the operator is enough for all workers.
+void Worker::OnBroken(const Error& error) {
+  if (!engine_.FirstToBreak()) return;
+  Warn([&] {
+    return "backend '" + std::string(engine_.backend()) +
+           "' has stopped working: the system refuses its calls (error " +
+           std::to_string(error.code) + ", " + std::system_category().message(error.code) +
+           "), as a seccomp filter does that was set after the start. Connections are closed and "
+           "no client is accepted any more. Shut the server down, and start it with a filter that "
+           "allows these calls or with another backend";
+  });
 }
 
 void Worker::OnPosting(Posting& posting) {

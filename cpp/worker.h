@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -62,8 +63,15 @@ class Worker {
   }
   // Takes an accepted socket, for which a slot is taken, as a connection of this shard.
   void Adopt(NativeSocket handle);
-  // For the operator, with the next hooks.
-  void Warn(std::string message) { warnings_.push_back(std::move(message)); }
+  // For the operator, with the next hooks: the text that `compose` returns. Without memory for it
+  // there is none; what it is about is counted.
+  template <typename Compose>
+  void Warn(Compose compose) {
+    try {
+      warnings_.push_back(compose());
+    } catch (const std::bad_alloc&) {
+    }
+  }
 
   [[nodiscard]] Shard& shard() { return shard_; }
   [[nodiscard]] Counters& counters() { return counters_; }
@@ -84,6 +92,7 @@ class Worker {
   [[nodiscard]] bool Holds(const Context& context) const;
   void Dispatch(Completion& completion);
   void OnPosting(Posting& posting);
+  void OnBroken(const Error& error);
   void Apply(Context& context, Completion& completion);
   void ApplyReceive(Context& context, Completion& completion);
   void LeaveWithHolder(Context& context, Completion& completion);

@@ -35,7 +35,11 @@
 //     signals, and honours its timeout. It may return empty-handed before that.
 // R10 A port is destroyed only with nothing in flight; the system's object goes first, memory
 //     after. A posting that nobody has taken by then is forgotten.
-// R11 A port says whether it is available and, if not, why, in words a user can act on.
+// R11 A port says whether it is available and, if not, why, in words a user can act on. When the
+//     system refuses for good what it allowed before, as a seccomp filter does that is set late,
+//     the port is broken: Wait reports it once, as kBroken; everything in flight ends with that
+//     error, accepting included, and so does whatever begins later. Post still wakes, Wait still
+//     sleeps, Cancel and Close work. It never works again.
 #pragma once
 
 #include <cstddef>
@@ -77,7 +81,13 @@ struct Posting {
   int tag = 0;              // the poster's own, to tell its postings apart
 };
 
-enum class Operation : std::uint8_t { kAccept, kReceive, kSend, kPost };
+enum class Operation : std::uint8_t {
+  kAccept,
+  kReceive,
+  kSend,
+  kPost,
+  kBroken,  // none: the port is broken (R11), `error` says why
+};
 
 struct Completion {
   Operation operation = Operation::kPost;

@@ -78,6 +78,8 @@ struct EpollPort::Gather {
 // of from here, so that no call needs memory to end an operation, however many do.
 struct EpollPort::Stream {
   Socket* socket = nullptr;
+  Stream* next_open = nullptr;  // in the list of all
+  Stream** previous_open = nullptr;
   Stream* next = nullptr;    // in the list of those with results
   std::uint8_t results = 0;  // in that list exactly when not 0
   Error receive_error;       // of kReceiveEnded
@@ -87,6 +89,17 @@ struct EpollPort::Stream {
   // `piece`.
   Piece piece{};
   Gather* gather = nullptr;
+
+  void Join(Stream** first) {
+    next_open = *first;
+    previous_open = first;
+    if (next_open != nullptr) next_open->previous_open = &next_open;
+    *first = this;
+  }
+  void Leave() {
+    *previous_open = next_open;
+    if (next_open != nullptr) next_open->previous_open = previous_open;
+  }
 };
 
 // What one Wait hands out.
@@ -141,8 +154,9 @@ Error EpollPort::Open() {
 void EpollPort::Accept(Socket& listener) {
   listener.state = kReceiving | kListener;
   listener.interest = 0;
-  listener.port_data = listener_.get();
+  const bool joined = std::exchange(listener.port_data, listener_.get()) != nullptr;
   listener_->socket = &listener;
+  if (!joined) listener_->Join(&first_open_);
   accepting_.store(1, std::memory_order_relaxed);
   Watch(listener);
 }
@@ -153,6 +167,7 @@ Error EpollPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addr
   auto* stream = new (std::nothrow) Stream;
   if (stream == nullptr) return ErrorFromErrno(ENOMEM);
   stream->socket = &socket;
+  stream->Join(&first_open_);
   socket = Socket{};
   socket.handle = handle;
   socket.port_data = stream;
@@ -246,12 +261,13 @@ void EpollPort::AddResult(Stream& stream, std::uint8_t result) {
 }
 
 void EpollPort::Close(Socket& socket, bool reset) {
+  auto* const stream = static_cast<Stream*>(std::exchange(socket.port_data, nullptr));
+  if (stream != nullptr) stream->Leave();
   Unwatch(socket);
   for (std::size_t i = next_event_; i < event_count_; ++i) {
     // Its memory may be gone, or be another socket's, before this event is looked at.
     if (events_[i].data.ptr == &socket) events_[i].events = 0;
   }
-  auto* const stream = static_cast<Stream*>(std::exchange(socket.port_data, nullptr));
   assert((stream == nullptr || stream->results == 0) && "closed before its operations ended");
   if (stream != listener_.get()) delete stream;
   ClosePosix(std::exchange(socket.handle, kNoSocket), reset);
@@ -272,7 +288,7 @@ std::size_t EpollPort::Wait(Completion* completions, std::size_t capacity, std::
   // What is at hand leaves room for what the system has: or what posts all the time could keep the
   // sockets from being looked at.
   TakeAtHand(batch, capacity / 2);
-  const bool at_hand = first_result_ != nullptr || !posted_.empty();
+  const bool at_hand = first_result_ != nullptr || !posted_.empty() || report_broken_;
   if (next_event_ == event_count_) PollSystem(deadline, batch.count == 0 && !at_hand);
   HandleEvents(batch);
   TakeAtHand(batch, capacity);
@@ -285,6 +301,10 @@ std::size_t EpollPort::Wait(Completion* completions, std::size_t capacity, std::
 
 // Postings and results, turn about, until the batch has `limit` entries.
 void EpollPort::TakeAtHand(Batch& batch, std::size_t limit) {
+  if (report_broken_ && batch.count < limit) {
+    report_broken_ = false;
+    batch.Add(Operation::kBroken, nullptr).error = broken_;
+  }
   bool found = true;
   while (found && batch.count < limit) {
     found = false;
@@ -327,11 +347,31 @@ void EpollPort::PollSystem(TimePoint deadline, bool may_sleep) {
   int timeout = 0;
   if (may_sleep) timeout = MillisecondsUntil(deadline);
   if (timeout != 0 && !posted_.PrepareToSleep()) timeout = 0;
-  const int found = ::epoll_wait(epoll_, events_.data(), static_cast<int>(events_.size()), timeout);
-  if (timeout != 0) posted_.Awake();
-  // An interruption by a signal is a wake-up with nothing to tell.
   next_event_ = 0;
-  event_count_ = found > 0 ? static_cast<std::size_t>(found) : 0;
+  event_count_ = 0;
+  if (broken_) {
+    if (timeout != 0) SleepUntilWritten(wake_, timeout);
+  } else {
+    const int found =
+        ::epoll_wait(epoll_, events_.data(), static_cast<int>(events_.size()), timeout);
+    if (found > 0) event_count_ = static_cast<std::size_t>(found);
+    // An interruption by a signal is a wake-up with nothing to tell.
+    if (found < 0 && errno != EINTR) Break(errno);
+  }
+  if (timeout != 0) posted_.Awake();
+}
+
+// The system lets this port wait or watch no more, and never will (R11).
+void EpollPort::Break(int error_number) {
+  if (broken_) return;
+  broken_ = ErrorFromErrno(error_number);
+  report_broken_ = true;
+  next_event_ = event_count_ = 0;
+  accepting_.store(0, std::memory_order_relaxed);
+  for (Stream* stream = first_open_; stream != nullptr; stream = stream->next_open) {
+    EndReceive(*stream->socket, broken_);
+    EndSend(*stream->socket, broken_);
+  }
 }
 
 void EpollPort::HandleEvents(Batch& batch) {
@@ -470,6 +510,11 @@ bool EpollPort::TrySend(Socket& socket, const Piece* pieces, std::size_t count) 
 
 // Tells the system what the socket waits for, if it does not know yet.
 void EpollPort::Watch(Socket& socket) {
+  if (broken_) {
+    EndReceive(socket, broken_);
+    EndSend(socket, broken_);
+    return;
+  }
   const std::uint8_t wanted = Wanted(socket);
   const std::uint8_t known = socket.interest & (kWatchIn | kWatchOut);
   if (wanted == known && (socket.interest & kRegistered) != 0 && wanted != 0) return;
@@ -484,8 +529,12 @@ void EpollPort::Watch(Socket& socket) {
   event.data.ptr = &socket;
   const int what = (socket.interest & kRegistered) != 0 ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
   if (::epoll_ctl(epoll_, what, Descriptor(socket), &event) != 0) {
-    // No memory, or the user's limit of watches: the socket cannot be served.
     const Error error = ErrorFromErrno(errno);
+    if (error.code != ENOMEM && error.code != ENOSPC) {
+      Break(error.code);
+      return;
+    }
+    // No memory, or the user's limit of watches: the socket cannot be served.
     if ((socket.state & kListener) != 0) {
       Pause(socket);
       listener_->send_error = {ErrorKind::kOutOfResources, error.code};
@@ -503,8 +552,8 @@ void EpollPort::Unwatch(Socket& socket) {
   if ((socket.interest & kRegistered) == 0) return;
   // Explicitly, although close would do it: a forked child may hold the same open socket, and
   // then epoll would go on reporting it after our close.
-  ::epoll_ctl(epoll_, EPOLL_CTL_DEL, Descriptor(socket), nullptr);
   socket.interest = 0;
+  if (::epoll_ctl(epoll_, EPOLL_CTL_DEL, Descriptor(socket), nullptr) != 0) Break(errno);
 }
 
 namespace {

@@ -51,6 +51,7 @@ class EpollPort final : public CompletionPort {
   static Stream& StreamOf(const Socket& socket);
   void Watch(Socket& socket);
   void Unwatch(Socket& socket);
+  void Break(int error_number);
   void TakeAtHand(Batch& batch, std::size_t limit);
   void PollSystem(TimePoint deadline, bool may_sleep);
   void HandleEvents(Batch& batch);
@@ -83,6 +84,9 @@ class EpollPort final : public CompletionPort {
   std::unique_ptr<Stream> listener_;  // its stream, as Accept cannot fail
   Stream* first_result_ = nullptr;    // those with something for the next Wait to tell of
   Stream* last_result_ = nullptr;     // of that list, when it is not empty
+  Stream* first_open_ = nullptr;      // those of all sockets of this port
+  Error broken_;                      // why the port is broken; kNone: it is not
+  bool report_broken_ = false;        // true exactly when the next Wait is to report it
   Gather* free_gathers_ = nullptr;
 };
 

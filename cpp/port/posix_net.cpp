@@ -6,6 +6,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <memory>
 #include <system_error>
+#include <thread>
 
 namespace iocp {
 namespace {
@@ -268,6 +270,24 @@ Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* loc
   }
   *remote = peer;
   return {};
+}
+
+void DisconnectPosix(NativeSocket handle) {
+  sockaddr nowhere{};
+  nowhere.sa_family = AF_UNSPEC;
+  (void)::connect(Descriptor(handle), &nowhere, sizeof(nowhere));
+}
+
+void SleepUntilWritten(int event_fd, int milliseconds) {
+  pollfd watched{event_fd, POLLIN, 0};
+  const int found = ::poll(&watched, 1, milliseconds);
+  if (found > 0) {
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto taken = ::read(event_fd, &count, sizeof(count));
+  } else if (found < 0 && errno != EINTR) {
+    // Even that is refused: what is written is seen a little later.
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 void ClosePosix(NativeSocket handle, bool reset) {

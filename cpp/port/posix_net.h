@@ -28,6 +28,14 @@ Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* loc
 // Closes a descriptor; with `reset` it sends a reset first and drops what is queued.
 void ClosePosix(NativeSocket handle, bool reset);
 
+// Resets a connection, whose descriptor stays open: there is nothing to receive on it any more, and
+// nobody to send to.
+void DisconnectPosix(NativeSocket handle);
+
+// For a port that the system no longer lets wait in its own way: until somebody writes to the
+// eventfd, or for so long.
+void SleepUntilWritten(int event_fd, int milliseconds);
+
 // Errors of accept(2) that are of one client and leave the listener as it is (R8).
 bool IsOneClientsError(int error_number);
 

@@ -161,6 +161,8 @@ void UringPort::Close(Socket& socket, bool reset) {
   if (socket.port_data != nullptr) {
     Link& link = LinkOf(socket);
     assert(!link.receiving && !link.sending);
+    // The kernel may not have let go of it yet.
+    if (link.listener && !has_ring_) ::shutdown(DescriptorOf(socket), SHUT_RDWR);
     link.socket = nullptr;
     socket.port_data = nullptr;
     ReleaseIfUnused(link);
@@ -184,8 +186,13 @@ std::size_t UringPort::Wait(Completion* completions, std::size_t capacity, std::
   for (;;) {
     if (postings_first) TakePostings(batch);
     SettleChanges(batch);
-    EnterSystem(batch, deadline);
-    TakeResults(batch);
+    if (has_ring_) {
+      EnterSystem(batch, deadline);
+      TakeResults(batch);
+      if (refused_ && io_uring_cq_ready(&ring_) == 0) Break();
+    } else {
+      SleepWithoutRing(batch, deadline);
+    }
     TakePostings(batch);
     if (batch.count != 0) return batch.count;
     if (Now() >= deadline) return 0;
@@ -201,9 +208,15 @@ void UringPort::TakePostings(Batch& batch) {
 }
 
 void UringPort::SettleChanges(Batch& batch) {
-  buffers_.Refill();
-  ReleaseStarved();
-  if (!wake_watched_) SubmitWakeUp();
+  if (report_broken_ && !batch.full()) {
+    report_broken_ = false;
+    batch.Add(Operation::kBroken, nullptr).error = refused_;
+  }
+  if (has_ring_) {
+    buffers_.Refill();
+    ReleaseStarved();
+    if (!wake_watched_) SubmitWakeUp();
+  }
   // What cannot be settled now keeps its place, and keeps Wait from sleeping.
   while (!lists_->changed.empty() && Settle(lists_->changed.front(), batch)) {
     ReleaseIfUnused(lists_->changed.Pop());
@@ -226,6 +239,7 @@ void UringPort::ReleaseStarved() {
 
 // False when it has to be tried again: no room in the batch, or in the submission queue.
 bool UringPort::Settle(Link& link, Batch& batch) {
+  if (!has_ring_) return SettleWithoutRing(link, batch);
   if (link.receiving && !SettleReceive(link, batch)) return false;
   return !link.sending || SettleSend(link, batch);
 }
@@ -260,6 +274,19 @@ bool UringPort::SettleSend(Link& link, Batch& batch) {
     return true;
   }
   return link.delayed || SubmitSend(link);
+}
+
+// Whatever has begun ends, with the error that broke the port.
+bool UringPort::SettleWithoutRing(Link& link, Batch& batch) {
+  if (link.receiving) {
+    if (batch.full()) return false;
+    EndReceive(link, link.cancel_receive ? ErrorFromErrno(ECANCELED) : refused_, batch);
+  }
+  if (link.sending) {
+    if (batch.full()) return false;
+    EndSend(link, link.cancel_send ? ErrorFromErrno(ECANCELED) : refused_, 0, batch);
+  }
+  return true;
 }
 
 // Null when the kernel takes no submissions now.
@@ -364,6 +391,15 @@ void UringPort::EnterSystem(const Batch& batch, TimePoint deadline) {
   }
 }
 
+void UringPort::SleepWithoutRing(const Batch& batch, TimePoint deadline) {
+  __kernel_timespec timeout{};
+  if (batch.count != 0 || !PrepareToSleep(deadline, &timeout)) return;
+  constexpr long long kMillisecond = 1'000'000;
+  SleepUntilWritten(wake_, static_cast<int>(timeout.tv_sec * 1000 +
+                                            (timeout.tv_nsec + kMillisecond - 1) / kMillisecond));
+  posted_.Awake();
+}
+
 // False when there is something to do at once.
 bool UringPort::PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout) {
   if (!lists_->changed.empty() || !posted_.empty() || !wake_watched_) return false;
@@ -387,8 +423,36 @@ void UringPort::NoteSubmission(int result) {
   // EBADR is not about submitting: the kernel had no memory to keep completions for which there was
   // no room.
   ++(result == -EBADR ? counters_.dropped : counters_.refused_submits);
-  assert((result == -EBADR || result == -EBUSY || result == -EAGAIN || result == -ENOMEM) &&
-         "the ring was used wrongly");
+  const bool passes =
+      result == -EBADR || result == -EBUSY || result == -EAGAIN || result == -ENOMEM;
+  if (!passes) refused_ = ErrorFromErrno(-result);
+}
+
+// The port is broken (R11). First the ring goes, then all that was in flight ends.
+void UringPort::Break() {
+  for (Link* link = all_links_; link != nullptr; link = link->next_in_all) {
+    // The kernel takes its time to end what a closed ring had. Whatever it does until then, it does
+    // to no memory of ours: without its connection there is nothing to receive or to send to.
+    if (link->send_submitted || (link->armed && !link->listener)) {
+      DisconnectPosix(link->socket->handle);
+    }
+  }
+  io_uring_queue_exit(&ring_);
+  has_ring_ = false;
+  operations_in_flight_ = 0;
+  accepting_.store(0, std::memory_order_relaxed);
+  while (!lists_->starved.empty()) MarkChanged(lists_->starved.Pop());
+  while (!lists_->delayed.empty()) MarkChanged(lists_->delayed.Pop());
+  for (Link* link = all_links_; link != nullptr; link = link->next_in_all) {
+    const bool was_due = std::exchange(link->answers_due, 0U) != 0;
+    if (link->socket != nullptr) {
+      MarkChanged(*link);
+    } else if (was_due) {
+      ReleaseIfUnused(*link);
+    }
+  }
+  wake_watched_ = true;  // by SleepWithoutRing
+  report_broken_ = true;
 }
 
 constinit const PortKind kUringPortKind = {

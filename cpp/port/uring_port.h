@@ -83,12 +83,14 @@ class UringPort final : public CompletionPort {
   void TakePostings(Batch& batch);
   void SettleChanges(Batch& batch);
   void EnterSystem(const Batch& batch, TimePoint deadline);
+  void SleepWithoutRing(const Batch& batch, TimePoint deadline);
   void TakeResults(Batch& batch);
 
   void ReleaseStarved();
   bool Settle(Link& link, Batch& batch);
   bool SettleReceive(Link& link, Batch& batch);
   bool SettleSend(Link& link, Batch& batch);
+  bool SettleWithoutRing(Link& link, Batch& batch);
   bool SubmitReceive(Link& link);
   bool SubmitSend(Link& link);
   bool SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target);
@@ -96,6 +98,7 @@ class UringPort final : public CompletionPort {
   io_uring_sqe* NextEntry();
   bool PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout);
   void NoteSubmission(int result);
+  void Break();
 
   bool TakeResult(const io_uring_cqe& cqe, Batch& batch);
   void OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
@@ -116,7 +119,8 @@ class UringPort final : public CompletionPort {
   io_uring ring_{};
   bool has_ring_ = false;  // true exactly when ring_ was created and not yet destroyed
   int wake_ = -1;          // an eventfd, only ever written to: each write is an event, read or not
-  // True exactly when the ring watches wake_, or will from the next submission on.
+  // True exactly when the ring watches wake_, or will from the next submission on; or there is no
+  // ring any more.
   bool wake_watched_ = false;
   // True exactly when the last Wait did not let the kernel work on completions.
   bool skipped_system_ = false;
@@ -127,6 +131,10 @@ class UringPort final : public CompletionPort {
   bool postings_first_ = true;
   // True exactly when the kernel pushed the last submission back.
   bool pushed_back_ = false;
+  // Why the kernel takes no submission any more; kNone: it does. The port is broken, and its ring
+  // gone, once the completions that it still brought have been handed out.
+  Error refused_;
+  bool report_broken_ = false;            // true exactly when the next Wait is to report it (R11)
   std::size_t operations_in_flight_ = 0;  // of the system, cancellations not counted
 
   std::unique_ptr<Lists> lists_;

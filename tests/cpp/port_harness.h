@@ -203,6 +203,7 @@ class PortDriver {
   Socket& listener() { return listener_; }
   [[nodiscard]] const Address& bound() const { return bound_; }
   [[nodiscard]] bool accepting() const { return accepting_; }
+  [[nodiscard]] const Error& broken() const { return broken_; }
   [[nodiscard]] const std::vector<Error>& accept_errors() const { return accept_errors_; }
   [[nodiscard]] std::size_t accepts() const { return accepts_; }  // that brought a socket
   std::vector<NativeSocket>& newcomers() { return newcomers_; }
@@ -456,6 +457,11 @@ class PortDriver {
         EXPECT_FALSE(completion.error);
         postings_.push_back(completion.posting);
         return;
+      case Operation::kBroken:
+        EXPECT_TRUE(completion.error);
+        EXPECT_FALSE(broken_) << "a port breaks once";
+        broken_ = completion.error;
+        return;
     }
     ADD_FAILURE() << "a completion of no operation";
   }
@@ -476,8 +482,10 @@ class PortDriver {
     EXPECT_TRUE(accepting_) << "an accept after the last one";
     if (completion.last) {
       accepting_ = false;
-      EXPECT_TRUE(accept_cancelled_) << "accepting has died";
-      EXPECT_EQ(completion.error.kind, ErrorKind::kCancelled);
+      EXPECT_TRUE(accept_cancelled_ || broken_) << "accepting has died";
+      if (!broken_) {
+        EXPECT_EQ(completion.error.kind, ErrorKind::kCancelled);
+      }
       EXPECT_EQ(completion.accepted, kNoSocket);
       return;
     }
@@ -567,6 +575,7 @@ class PortDriver {
   bool accept_cancelled_ = false;
   std::size_t accepts_ = 0;
   std::vector<Error> accept_errors_;
+  Error broken_;  // as Wait reported it; kNone: it did not
   std::vector<NativeSocket> newcomers_;
   std::vector<std::unique_ptr<ServerEnd>> ends_;
   std::map<std::uint16_t, ServerEnd*> strangers_;  // by their peer's port, until it is met

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from support import Echo, descriptor_count, resident_bytes, thread_count
@@ -152,7 +153,7 @@ def main() -> None:
         elif do == "counters":
             answer = counters(server)
         elif do == "open":
-            with open(__file__, encoding="utf-8") as file:
+            with Path(__file__).open(encoding="utf-8") as file:
                 answer = {"descriptor": file.fileno()}
         elif do == "restart":
             answer = restart(server, command["times"], options)

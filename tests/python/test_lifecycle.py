@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import json
 import signal
 import sys
 import threading
@@ -30,6 +32,7 @@ from support import (
     pattern,
     pythons,
     recv_to_end,
+    run_child,
     run_script,
     saw_reset,
     thread_count,
@@ -716,3 +719,21 @@ def test_a_large_backlog_is_no_obstacle_to_shutdown(serve: Serve, connect: Conne
     server.shutdown(0.3)
     assert time.monotonic() - began < 1.3
     server.check_grammar()
+
+
+# ---- A system that changes its mind.
+
+
+@linux_only
+def test_a_backend_that_the_system_takes_away_ends_in_words(backend: str) -> None:
+    """A seccomp filter that is set after the start: nobody hangs, and the operator is told why."""
+    child = run_child("withdrawn_child.py", backend)
+    assert child.code == 0, child.stderr
+    report = json.loads(child.stdout)
+    assert report["errors"] == [errno.EPERM] * 6
+    assert report["reasons"] == ["ERROR"] * 6
+    (warning,) = report["warnings"]
+    assert f"'{backend}' has stopped working" in warning
+    assert "seccomp" in warning
+    assert report["shutdown"] < 5
+    assert report["busy"] < 0.1
