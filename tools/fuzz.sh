@@ -69,7 +69,7 @@ case $mode in
     cp -r "$merged" "$committed"
     ;;
   canaries)
-    for ((bug = 1; bug <= 12; ++bug)); do
+    for ((bug = 1; bug <= 13; ++bug)); do
       scratch=$(mktemp -d)
       begin=$EPOCHREALTIME
       if IOCP_FUZZ_BUG=$bug run_fuzzer -artifact_prefix="$scratch/" "$scratch" "$committed" \

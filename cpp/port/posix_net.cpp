@@ -275,7 +275,7 @@ Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* loc
 void DisconnectPosix(NativeSocket handle) {
   sockaddr nowhere{};
   nowhere.sa_family = AF_UNSPEC;
-  ::connect(Descriptor(handle), &nowhere, sizeof(nowhere));
+  (void)::connect(Descriptor(handle), &nowhere, sizeof(nowhere));
 }
 
 void SleepUntilWritten(int event_fd, int milliseconds) {

@@ -5,12 +5,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <system_error>
 
 #include "uring_buffers.h"
@@ -44,11 +45,6 @@ int ReadIoUringDisabled() {
   return file >> value ? value : -1;
 }
 
-std::string TooOld() {
-  return std::string("this kernel's io_uring is too old: ") + kNeeded + ", this is " +
-         KernelRelease();
-}
-
 // A small ring and a pair of sockets, to try out what the port needs.
 class Trial {
  public:
@@ -56,64 +52,55 @@ class Trial {
   Trial(const Trial&) = delete;
   Trial& operator=(const Trial&) = delete;
   ~Trial() {
+    // Before the buffers that it may know of.
     if (has_ring_) io_uring_queue_exit(&ring_);
     for (const int fd : sockets_) {
       if (fd >= 0) ::close(fd);
     }
   }
 
-  std::string WhyNot() {
+  // 0, or a negative errno; -EINVAL where the kernel does not know what the port needs.
+  int Run() {
     io_uring_params params{};
     const int refused = io_uring_queue_init_params(kEntries, &ring_, &params);
-    if (refused < 0) return ExplainRefusal(-refused, ReadIoUringDisabled(), KernelRelease());
+    if (refused < 0) return refused;
     has_ring_ = true;
     constexpr unsigned kFeatures = IORING_FEAT_EXT_ARG | IORING_FEAT_NODROP |
                                    IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL;
-    if ((params.features & kFeatures) != kFeatures) return TooOld();
-    if (ProvideBuffer() != 0) return TooOld();
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets_.data()) != 0) {
-      return "cannot try io_uring out: " + std::generic_category().message(errno);
-    }
-    return MultishotReceiveWorks() ? "" : TooOld();
+    if ((params.features & kFeatures) != kFeatures) return -EINVAL;
+    const int no_buffers = buffers_.Register(&ring_, pool_.get(), false, 1);
+    if (no_buffers < 0) return no_buffers;
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets_.data()) != 0) return -errno;
+    return ReceiveOnce();
   }
 
  private:
   static constexpr unsigned kEntries = 8;
+  struct ClosePool {
+    void operator()(BufferPool* pool) const { pool->Close(); }
+  };
 
-  int ProvideBuffer() {
-    PbufRegistration registration{};
-    registration.ring_addr = reinterpret_cast<std::uintptr_t>(ring_memory_.data());
-    registration.ring_entries = 1;
-    const int refused = RegisterBufferRing(&ring_, &registration);
-    if (refused < 0) return refused;
-    auto* buffers = reinterpret_cast<io_uring_buf_ring*>(ring_memory_.data());
-    io_uring_buf_ring_init(buffers);
-    io_uring_buf_ring_add(buffers, data_.data(), static_cast<unsigned>(data_.size()), 0,
-                          io_uring_buf_ring_mask(1), 0);
-    io_uring_buf_ring_advance(buffers, 1);
-    return 0;
-  }
-
-  bool MultishotReceiveWorks() {
+  int ReceiveOnce() {
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
     io_uring_prep_recv_multishot(sqe, sockets_[0], nullptr, 0, 0);
     sqe->flags |= IOSQE_BUFFER_SELECT;
-    sqe->buf_group = 0;
-    if (::send(sockets_[1], "x", 1, MSG_NOSIGNAL) != 1) return false;
+    sqe->buf_group = UringBuffers::kGroup;
+    if (::send(sockets_[1], "x", 1, MSG_NOSIGNAL) != 1) return -errno;
     io_uring_cqe* cqe = nullptr;
     __kernel_timespec patience{1, 0};
     int result = 0;
     do {
       result = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &patience, nullptr);
     } while (result == -EINTR);
-    if (result < 0 || cqe == nullptr) return false;
+    if (result < 0) return result;
+    if (cqe == nullptr) return -ETIME;
+    if (cqe->res < 0) return cqe->res;
     constexpr unsigned kFlags = IORING_CQE_F_BUFFER | IORING_CQE_F_MORE;
-    return cqe->res == 1 && (cqe->flags & kFlags) == kFlags;
+    return cqe->res == 1 && (cqe->flags & kFlags) == kFlags ? 0 : -EINVAL;
   }
 
-  // Memory first: it outlives the ring.
-  alignas(4096) std::array<char, 4096> ring_memory_{};
-  std::array<char, 64> data_{};
+  const std::unique_ptr<BufferPool, ClosePool> pool_{BufferPool::Create(64, 1)};
+  UringBuffers buffers_;
   std::array<int, 2> sockets_{-1, -1};
   io_uring ring_{};
   bool has_ring_ = false;  // true exactly when ring_ was created
@@ -142,11 +129,13 @@ int SetUpRing(io_uring* ring, RingSetUp set_up) {
 }
 
 std::string WhyUringIsUnavailable() {
-  static const std::string reason = [] {
-    const auto trial = std::make_unique<Trial>();
-    return trial->WhyNot();
-  }();
-  return reason;
+  // True exactly when a trial has succeeded in this process.
+  static std::atomic<bool> worked{false};
+  if (worked.load(std::memory_order_relaxed)) return "";
+  const int refused = Trial().Run();
+  if (refused != 0) return ExplainRefusal(-refused, ReadIoUringDisabled(), KernelRelease());
+  worked.store(true, std::memory_order_relaxed);
+  return "";
 }
 
 std::string ExplainRefusal(int error_number, int io_uring_disabled, const std::string& kernel) {

@@ -17,7 +17,8 @@ using RingSetUp = int (*)(unsigned entries, io_uring* ring, io_uring_params* par
 int SetUpRing(io_uring* ring, RingSetUp set_up = io_uring_queue_init_params);
 
 // "" when io_uring works here with all that the port needs; otherwise why not, for a user. It tries
-// everything out once and remembers the answer. Any thread.
+// everything out until that has worked once: a shortage passes, and a start that lacks something
+// later says at which step. Any thread.
 std::string WhyUringIsUnavailable();
 
 // The sentence for a refused ring, a pure function. `io_uring_disabled` is the value of

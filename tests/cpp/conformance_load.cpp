@@ -328,7 +328,9 @@ TEST_P(ConformanceTest, R08_WhereNewcomersMayHaveToWaitOneIsAcceptedAtATime) {
   EXPECT_TRUE(driver.Settle());
   // Where the system had an accept that cannot be paused, it may have brought one.
   EXPECT_LE(driver.accepts(), 6U);
-  EXPECT_LE(world().OpenDescriptors(), before + 1) << "the port accepts and does not say so";
+  if (world().has_descriptor_limit()) {
+    EXPECT_LE(world().OpenDescriptors(), before + 1) << "the port accepts and does not say so";
+  }
   driver.port().Resume(driver.listener());
   EXPECT_TRUE(driver.Until([&] { return driver.accepts() == peers.size(); }));
   driver.port().Pause(driver.listener());

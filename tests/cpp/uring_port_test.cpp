@@ -5,15 +5,19 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "seccomp.h"
 
 namespace iocp {
 namespace {
@@ -42,7 +46,7 @@ int FakeSetUp(unsigned entries, io_uring*, io_uring_params* params) {
   return entries > kernel.most_entries ? -ENOMEM : 0;
 }
 
-class UringSetUpTest : public testing::Test {
+class UringSetUpTest : public ::testing::Test {
  protected:
   UringSetUpTest() { fake_kernel = &kernel_; }
   ~UringSetUpTest() override { fake_kernel = nullptr; }
@@ -153,6 +157,54 @@ TEST(ExplainRefusalTest, HasASentenceForEverything) {
   }
   EXPECT_TRUE(Contains(ExplainRefusal(ENOMEM, 0, "6.0"), "ulimit -l"));
   EXPECT_TRUE(Contains(ExplainRefusal(EMFILE, 0, "6.0"), "ulimit -n"));
+}
+
+// Each in a process that has not tried it yet: once it has worked, nobody asks again.
+template <typename Body>
+void InAFreshProcess(Body body) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT((body(), std::_Exit(::testing::Test::HasFailure() ? 1 : 0)),
+              ::testing::ExitedWithCode(0), "");
+}
+
+TEST(UringTrialTest, AShortageOfDescriptorsIsExplainedAndNotRemembered) {
+  InAFreshProcess([] {
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    const int lowest_free = ::dup(0);
+    ASSERT_GE(lowest_free, 0);
+    ::close(lowest_free);
+    rlimit none = before;
+    none.rlim_cur = static_cast<rlim_t>(lowest_free);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+    const std::string reason = WhyUringIsUnavailable();
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_TRUE(Contains(reason, "ulimit -n")) << reason;
+    EXPECT_EQ(WhyUringIsUnavailable(), "");
+  });
+}
+
+// Filters of system calls are of one thread.
+TEST(UringTrialTest, EachCallThatIsRefusedIsExplainedByItsError) {
+  InAFreshProcess([] {
+    const auto why_when_refused = [](long call, int error_number) {
+      std::string reason;
+      std::thread([&] {
+        EXPECT_TRUE(testing::Refuse({call}, error_number));
+        reason = WhyUringIsUnavailable();
+      }).join();
+      return reason;
+    };
+    for (const long call : {SYS_io_uring_setup, SYS_io_uring_register, SYS_io_uring_enter}) {
+      const std::string forbidden = why_when_refused(call, EPERM);
+      EXPECT_TRUE(Contains(forbidden, "seccomp")) << call << ": " << forbidden;
+      const std::string short_of_memory = why_when_refused(call, ENOMEM);
+      EXPECT_TRUE(Contains(short_of_memory, "ulimit -l")) << call << ": " << short_of_memory;
+      const std::string too_old = why_when_refused(call, EINVAL);
+      EXPECT_TRUE(Contains(too_old, "too old")) << call << ": " << too_old;
+    }
+    EXPECT_EQ(WhyUringIsUnavailable(), "");
+  });
 }
 
 int ConnectTo(std::uint16_t port) {
@@ -286,7 +338,7 @@ std::string Pattern(std::size_t size, unsigned seed) {
 }
 
 // Both ways to use buffers up, where the kernel has both.
-class UringBuffersTest : public testing::TestWithParam<bool> {
+class UringBuffersTest : public ::testing::TestWithParam<bool> {
  protected:
   static UringTuning Tuning(unsigned blocks = 0) {
     UringTuning tuning;
@@ -295,8 +347,8 @@ class UringBuffersTest : public testing::TestWithParam<bool> {
     return tuning;
   }
 };
-INSTANTIATE_TEST_SUITE_P(Modes, UringBuffersTest, testing::Bool(),
-                         [](const testing::TestParamInfo<bool>& mode) {
+INSTANTIATE_TEST_SUITE_P(Modes, UringBuffersTest, ::testing::Bool(),
+                         [](const ::testing::TestParamInfo<bool>& mode) {
                            return mode.param ? "Incremental" : "Whole";
                          });
 

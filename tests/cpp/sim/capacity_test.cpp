@@ -1,8 +1,11 @@
-// What happens to clients for which there is no room, in a forced order of events.
+// What happens to clients that cannot be served: there is no room, or the system stops the port. In
+// a forced order of events.
+#include <cerrno>
 #include <string>
 #include <vector>
 
 #include "scenario.h"
+#include "sim_port.h"
 
 namespace iocp::sim {
 namespace {
@@ -98,6 +101,26 @@ TEST_F(CapacityTest, NewcomersThatWaitStayWithTheNetwork) {
   EXPECT_EQ(scenario.stats().established, 50U);
   EXPECT_EQ(scenario.stats().refused, 0U);
   EXPECT_TRUE(scenario.server().warnings.empty());
+}
+
+// Every port may break, in whatever order, while there is something to report for each connection.
+TEST_F(CapacityTest, BrokenPortsAreReportedOnceAndTheirConnectionsEachWithItsError) {
+  Scenario::Setup setup;
+  setup.workers = 3;
+  Scenario scenario(setup);
+  const auto clients = Dial(scenario, 6);
+  EXPECT_EQ(scenario.stats().established, 6U);
+  for (SimPort* port : scenario.network().ports) port->Break();
+  scenario.StepAll();
+  EXPECT_EQ(scenario.server().closed(), 6U);
+  for (const auto& [port, record] : scenario.server().records) {
+    EXPECT_EQ(record.closed, CloseReason::kError);
+    EXPECT_EQ(record.error.code, EIO);
+  }
+  EXPECT_EQ(scenario.server().warnings.size(), 1U);
+  EXPECT_EQ(scenario.network().open_connections(), 0U);
+  scenario.PassTime(seconds(600));  // a busy loop fails
+  EXPECT_FALSE(scenario.all_left()) << "only a stop ends a worker";
 }
 
 }  // namespace

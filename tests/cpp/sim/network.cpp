@@ -43,6 +43,7 @@ Faults Faults::Draw(Choices& choices) {
   faults.late_posting = draw(0.5);
   faults.spurious = draw(0.2);
   faults.clock_jump = draw(0.02);
+  faults.broken_port = draw(0.001);
   return faults;
 }
 

@@ -42,6 +42,7 @@ struct Faults {
   double late_posting = 0;      // a posting waits for another turn
   double spurious = 0;          // a worker wakes up for nothing
   double clock_jump = 0;        // much time has passed
+  double broken_port = 0;       // the system stops a port for good
 
   // Some runs have none, some all, most a few.
   static Faults Draw(Choices& choices);

@@ -97,6 +97,7 @@ void SimPort::Receive(Socket& socket) {
   network_.Check(stream->next_read == 0, "Receive twice");
   stream->receiving = true;
   PostReads(*stream);
+  if (broken_) EndReads(*stream, ErrorKind::kOther);
 }
 
 void SimPort::PostReads(Stream& stream) {
@@ -156,12 +157,7 @@ void SimPort::ShutdownSend(Socket& socket) {
 void SimPort::Cancel(Socket& socket) {
   const FailingMemory::Scope unarmed(false);
   if (&socket == listener_) {
-    if (std::exchange(accept_ended_, true)) return;
-    Completion last;
-    last.operation = Operation::kAccept;
-    last.error = Failure(ErrorKind::kCancelled);
-    last.socket = listener_;
-    Make(std::move(last));
+    EndAccept(ErrorKind::kCancelled);
     return;
   }
   Stream* stream = Known(socket, "Cancel");
@@ -219,6 +215,20 @@ void SimPort::Post(Posting& posting) {
                  "R5: posted while it is posted");
   if (Strikes(Bug::kForgetsAWakeUp)) return;
   postings_.push_back(&posting);
+}
+
+void SimPort::Break() {
+  if (std::exchange(broken_, true)) return;
+  network_.Note("broken port");
+  Completion report;
+  report.operation = Operation::kBroken;
+  report.error = Failure(ErrorKind::kOther);
+  Make(std::move(report));
+  if (listener_ != nullptr) EndAccept(ErrorKind::kOther);
+  for (const auto& stream : streams_) {
+    if (stream->receiving && !stream->ended) EndReads(*stream, ErrorKind::kOther);
+    if (stream->sending) ProduceSend(*stream);
+  }
 }
 
 int SimPort::pending_accepts() const {
@@ -345,6 +355,15 @@ Block* SimPort::TakeBlock() {
   return options_.pool->Take();
 }
 
+void SimPort::EndAccept(ErrorKind kind) {
+  if (std::exchange(accept_ended_, true)) return;
+  Completion last;
+  last.operation = Operation::kAccept;
+  last.error = Failure(kind);
+  last.socket = listener_;
+  Make(std::move(last));
+}
+
 void SimPort::EndReads(Stream& stream, ErrorKind kind) {
   stream.ended = true;
   // All are with Wait already, or none was posted while it was paused.
@@ -369,6 +388,8 @@ void SimPort::ProduceSend(Stream& stream) {
   completion.socket = stream.socket;
   if (network_.ResetArrived(*stream.link, true)) {
     completion.error = Failure(ErrorKind::kReset);
+  } else if (broken_) {
+    completion.error = Failure(ErrorKind::kOther);
   } else if (network_.Fails(network_.faults.send_error)) {
     completion.error = Failure(network_.send_error);
   } else {
@@ -492,6 +513,7 @@ std::size_t SimPort::Bring(Completion* batch, std::size_t capacity, std::size_t 
 }
 
 void SimPort::OnBrought(Completion& completion) {
+  if (completion.operation == Operation::kBroken) return;
   if (completion.operation == Operation::kAccept) {
     if (completion.last) return;
     ++(completion.error ? told_.accept_errors : told_.accepts);

@@ -37,6 +37,9 @@ class SimPort final : public CompletionPort {
   [[nodiscard]] bool shared() const override { return network_.settings.shared; }
   [[nodiscard]] int pending_accepts() const override;
 
+  // From now on the system refuses its work (R11).
+  void Break();
+
   // For who steps the workers: true when Wait would bring something now.
   bool Ready();
   // When it will next; max when nothing is under way.
@@ -84,6 +87,7 @@ class SimPort final : public CompletionPort {
   void ProduceReads(Stream& stream);
   bool ProduceData(Stream& stream);
   Block* TakeBlock();
+  void EndAccept(ErrorKind kind);
   void EndReads(Stream& stream, ErrorKind kind);
   void ProduceSend(Stream& stream);
   std::size_t Transmit(Stream& stream);
@@ -96,6 +100,7 @@ class SimPort final : public CompletionPort {
   Network& network_;
   const PortOptions options_;
   bool open_ = false;
+  bool broken_ = false;
   bool pool_may_fail_ = false;  // as of the last Wait: the pool is the engine's, the rest is not
   std::vector<std::unique_ptr<Stream>> streams_;
   std::deque<Made> made_;

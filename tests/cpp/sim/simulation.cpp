@@ -200,6 +200,9 @@ void Simulation::Move() {
     if (!seats_[index].left) Turn(index);
     return;
   }
+  if (choices_.Chance(network_.faults.broken_port)) {
+    network_.ports[choices_.Below(network_.ports.size())]->Break();
+  }
   const std::uint64_t what = choices_.Below(100);
   if (what < 55) {
     if (!TurnOfOne()) LetTimePass();
