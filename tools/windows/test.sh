@@ -14,8 +14,8 @@ cmake --preset windows
 mkdir -p "$folder/tidy"
 sed 's/-fno-keep-inline-dllexport//' "$folder/cpp/compile_commands.json" \
   >"$folder/tidy/compile_commands.json"
-printf '%s\0' cpp/port/{iocp_*,windows_net,port_kinds_windows}.cpp |
-  xargs -0 -n 1 -P "$(nproc)" "$venv/bin/clang-tidy" --quiet -p "$folder/tidy" 2>/dev/null
+"$venv/bin/python" tools/tidy.py "$venv/bin/clang-tidy" "$folder/tidy" \
+  cpp/port/{iocp_*,windows_net,port_kinds_windows}.cpp
 cmake --build --preset windows -j "$(nproc)"
 install_package
 
