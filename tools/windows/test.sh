@@ -5,6 +5,7 @@ set -euo pipefail
 venv=$1
 python=$2
 . tools/windows/lane.sh
+. tools/repeat.sh
 
 prepare
 tools/windows/packages.sh "$folder/python" "$venv"
@@ -20,5 +21,5 @@ cmake --build --preset windows -j "$(nproc)"
 install_package
 
 start_wine
-ctest --preset windows
-tools/windows/run.sh "$folder/python/python.exe" -m pytest -p no:cacheprovider ${PYTEST_ARGS:-}
+repeatable --rerun-failed env "WINEPREFIX=$WINEPREFIX" ctest --preset windows
+repeatable "" env "WINEPREFIX=$WINEPREFIX" tools/windows/run.sh "$folder/python/python.exe" -m pytest -p no:cacheprovider ${PYTEST_ARGS:-}
