@@ -3,9 +3,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "iocp.h"
 #include "port/completion_port.h"
 
@@ -38,24 +38,27 @@ class Acceptor {
   static constexpr std::chrono::milliseconds kLastBackOff{1000};
   static constexpr std::chrono::minutes kWarnAgain{1};
 
-  void OnExhaustion(Worker& worker, const Error& error);
-  void Take(Worker& worker, NativeSocket handle);
-  void Place(Worker& worker, NativeSocket handle);
-  void UpdatePause(Worker& worker);
+  void OnExhaustion(Worker& worker, const Error& error) IOCP_REQUIRES(mutex_);
+  void Take(Worker& worker, NativeSocket handle) IOCP_REQUIRES(mutex_);
+  void Place(Worker& worker, NativeSocket handle) IOCP_REQUIRES(mutex_);
+  void UpdatePause(Worker& worker) IOCP_REQUIRES(mutex_);
 
   Engine& engine_;
   Socket listener_;
-  std::mutex mutex_;
+  Mutex mutex_;
   // Accepted while there was no room, for AtCapacity::kWait: no more than the system had in hand
   // when accepting was paused.
-  std::vector<NativeSocket> waiting_;
-  std::chrono::milliseconds back_off_{0};  // 0: the last accept did not fail for want of anything
-  TimePoint warn_at_ = TimePoint::min();   // when a shortage is worth a warning again
+  std::vector<NativeSocket> waiting_ IOCP_GUARDED_BY(mutex_);
+  std::chrono::milliseconds back_off_ IOCP_GUARDED_BY(mutex_){
+      0};  // 0: the last accept did not fail for want of anything
+  TimePoint warn_at_ IOCP_GUARDED_BY(mutex_) =
+      TimePoint::min();                                // when a shortage is worth a warning again
   std::atomic<TimePoint> retry_at_{TimePoint::max()};  // max: not backing off
   // True exactly when accepting is paused until there is room: the server is full, or somebody
   // waits.
   std::atomic<bool> full_{false};
-  bool cancelled_ = false;  // true exactly when the port was told to stop accepting
+  bool cancelled_ IOCP_GUARDED_BY(mutex_) =
+      false;  // true exactly when the port was told to stop accepting
   std::atomic<bool> done_{false};
 };
 

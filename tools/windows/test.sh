@@ -16,7 +16,7 @@ mkdir -p "$folder/tidy"
 sed 's/-fno-keep-inline-dllexport//' "$folder/cpp/compile_commands.json" \
   >"$folder/tidy/compile_commands.json"
 "$venv/bin/python" tools/tidy.py "$venv/bin/clang-tidy" "$folder/tidy" \
-  cpp/port/{iocp_*,windows_net,port_kinds_windows}.cpp
+  cpp/base/mutex_windows.cpp cpp/port/{iocp_*,windows_net,port_kinds_windows}.cpp
 cmake --build --preset windows -j "$(nproc)"
 install_package
 
