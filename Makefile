@@ -24,7 +24,7 @@ SANITIZERS ?= asan tsan
 MINUTES ?= 1
 
 .PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-windows-all \
-  test-install test-sanitizers thread-safety mutants soak fuzz fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
+  test-install test-32bit test-sanitizers thread-safety mutants soak fuzz fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -93,6 +93,12 @@ fuzz-corpus: ## the same, and renew the corpus that is committed
 fuzz-canaries: ## fuzz ports with a mistake: each must be found within SECONDS=60
 	@tools/bootstrap.sh $(CLANG)
 	tools/fuzz.sh canaries $(SECONDS)
+
+test-32bit: ## the library compiles for 32 bits
+	@tools/bootstrap.sh g++-multilib
+	cmake --preset dev -B build/32bit -DCMAKE_CXX_FLAGS=-m32 -DCMAKE_C_FLAGS=-m32 -DIOCP_URING=OFF \
+	  -DIOCP_BUILD_TESTS=OFF >/dev/null
+	cmake --build build/32bit -j $(JOBS)
 
 thread-safety: ## clang checks that each lock is held where the engine says so
 	@tools/bootstrap.sh $(CLANG)

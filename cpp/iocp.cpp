@@ -4,10 +4,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <new>
-#include <thread>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "engine.h"
 #include "options.h"
 #include "port/completion_port.h"
@@ -84,10 +86,10 @@ std::vector<BackendInfo> Backends() {
 struct Server::Lifecycle {
   mutable Mutex mutex;
   CondVar changed;
-  std::shared_ptr<Run> run;          // null when there is none whose threads are to be joined
-  std::vector<std::thread> threads;  // of `run`; not joined yet
-  bool starting = false;             // true exactly while a Start is under way
-  bool joining = false;              // true exactly while a thread joins `threads`
+  std::shared_ptr<Run> run;     // null when there is none whose threads are to be joined
+  std::vector<Thread> threads;  // of `run`; not joined yet
+  bool starting = false;        // true exactly while a Start is under way
+  bool joining = false;         // true exactly while a thread joins `threads`
   Address address;
   std::string backend;
   Stats stats;  // of the last run, when `run` is null
@@ -109,8 +111,8 @@ struct Server::Lifecycle {
   static bool OnWorkerOf(const Run& run);
   static void WorkerMain(Server* server, const std::shared_ptr<Run>& run, std::size_t index);
   static Error OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
-                           std::vector<std::thread>& threads);
-  static void GiveUp(const std::shared_ptr<Run>& run, std::vector<std::thread>& threads);
+                           std::vector<Thread>& threads);
+  static void GiveUp(const std::shared_ptr<Run>& run, std::vector<Thread>& threads);
 };
 
 void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& run,
@@ -160,15 +162,15 @@ void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
   MutexLock lock(mutex);
   changed.Wait(mutex, [&] { return !joining; });
   if (of == nullptr || run != of) return;
-  std::vector<std::thread> mine = std::exchange(threads, {});
+  std::vector<Thread> mine = std::exchange(threads, {});
   joining = true;
   lock.Unlock();
-  for (std::thread& thread : mine) {
+  for (Thread& thread : mine) {
     // In OnStopped the last reference to the server may go on one of its own threads.
-    if (thread.get_id() == std::this_thread::get_id()) {
-      thread.detach();
+    if (thread.IsCurrent()) {
+      thread.Detach();
     } else {
-      thread.join();
+      thread.Join();
     }
   }
   lock.Lock();
@@ -182,10 +184,13 @@ void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
 
 // One thread per worker, each with its port open. What went wrong first, if anything.
 Error Server::Lifecycle::OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
-                                     std::vector<std::thread>& threads) {
+                                     std::vector<Thread>& threads) {
   const std::size_t count = run->engine->worker_count();
   try {
-    for (std::size_t i = 0; i < count; ++i) threads.emplace_back(&WorkerMain, server, run, i);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string name = "iocp-worker-" + std::to_string(i);
+      threads.emplace_back(name.c_str(), [=] { WorkerMain(server, run, i); });
+    }
   } catch (const std::system_error& error) {
     return {ErrorKind::kOutOfResources, error.code().value()};
   }
@@ -194,13 +199,13 @@ Error Server::Lifecycle::OpenWorkers(Server* server, const std::shared_ptr<Run>&
   return run->open_error;
 }
 
-void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run, std::vector<std::thread>& threads) {
+void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run, std::vector<Thread>& threads) {
   {
     const MutexLock lock(run->mutex);
     run->start = Run::Start::kGiveUp;
   }
   run->changed.NotifyAll();
-  for (std::thread& thread : threads) thread.join();
+  for (Thread& thread : threads) thread.Join();
 }
 
 Server::Server() : lifecycle_(std::make_unique<Lifecycle>()) {}
@@ -248,7 +253,7 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
   if (!status.ok()) return status;
 
   std::shared_ptr<Run> new_run;
-  std::vector<std::thread> new_threads;
+  std::vector<Thread> new_threads;
   Error error;
   try {
     new_run =
