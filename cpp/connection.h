@@ -72,7 +72,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   // it cannot be more than was queued. Exact for the holder, and under `mutex`.
   [[nodiscard]] std::size_t backlog() const {
     const std::uint64_t ended = ended_bytes.value();
-    return queued_bytes.value() - ended;
+    return static_cast<std::size_t>(queued_bytes.value() - ended);
   }
   [[nodiscard]] std::uint64_t pending_sends() const {
     const std::uint64_t ended = ended_sends.value();
