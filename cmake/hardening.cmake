@@ -11,6 +11,7 @@ include(CheckCXXSourceCompiles)
 include(CheckLinkerFlag)
 
 function(iocp_compile_if_known flag)
+  set(CMAKE_REQUIRED_FLAGS -Werror) # clang takes those of other processors with a warning
   string(MAKE_C_IDENTIFIER "IOCP_HAVE${flag}" known)
   check_cxx_compiler_flag("${flag}" ${known})
   if(${known})
