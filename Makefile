@@ -23,8 +23,8 @@ SANITIZERS ?= asan tsan
 # Of `make soak`, on each back-end.
 MINUTES ?= 1
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-install test-sanitizers \
-  mutants soak fuzz fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
+.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-windows-all \
+  test-install test-32bit test-sanitizers thread-safety mutants soak fuzz fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ test-python: venv $(VENV)/package.stamp
 test-windows: venv ## the Windows port, its tests and its wheel, cross-built and run under Wine
 	PYTEST_ARGS="$(PYTEST_ARGS)" tools/windows/test.sh $(VENV) $(PYTHON)
 
+test-windows-all: export FULL := 1
+test-windows-all: test-windows ## the same with the long loads
+
 test-sanitizers: venv ## C++ and Python tests under the address, undefined-behaviour and thread sanitizers
 	TESTS="$(TESTS)" PYTEST_ARGS="$(PYTEST_ARGS)" tools/sanitizers.sh $(VENV) $(SANITIZERS)
 
@@ -78,7 +81,7 @@ soak: venv $(VENV)/package.stamp ## chaos and soak, MINUTES=n on each back-end; 
 
 # SECONDS is how long; what Debian 12 calls clang is clang 14.
 SECONDS := 60
-fuzz fuzz-corpus fuzz-canaries: CLANG := clang libclang-rt-14-dev
+fuzz fuzz-corpus fuzz-canaries thread-safety: CLANG := clang libclang-rt-14-dev
 fuzz: ## libFuzzer on the simulation, for SECONDS=60
 	@tools/bootstrap.sh $(CLANG)
 	tools/fuzz.sh run $(SECONDS)
@@ -90,6 +93,16 @@ fuzz-corpus: ## the same, and renew the corpus that is committed
 fuzz-canaries: ## fuzz ports with a mistake: each must be found within SECONDS=60
 	@tools/bootstrap.sh $(CLANG)
 	tools/fuzz.sh canaries $(SECONDS)
+
+test-32bit: ## the library compiles for 32 bits
+	@tools/bootstrap.sh g++-multilib
+	cmake --preset dev -B build/32bit -DCMAKE_CXX_FLAGS=-m32 -DCMAKE_C_FLAGS=-m32 -DIOCP_URING=OFF \
+	  -DIOCP_BUILD_TESTS=OFF >/dev/null
+	cmake --build build/32bit -j $(JOBS)
+
+thread-safety: ## clang checks that each lock is held where the engine says so
+	@tools/bootstrap.sh $(CLANG)
+	tools/thread_safety.sh $(JOBS)
 
 coverage: venv ## lines and branches of cpp/ that all tests take; build/coverage/html
 	tools/coverage.sh $(VENV)

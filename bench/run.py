@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -263,7 +264,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if interrupted:
         return 130
-    return 1 if results.errors or not results.samples else 0
+    if results.errors or not results.samples:
+        log.print("To repeat this failure:")
+        command = shlex.join([sys.executable, *sys.argv])
+        log.print(f"    {command}", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

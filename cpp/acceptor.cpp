@@ -20,7 +20,7 @@ Acceptor::Acceptor(Engine& engine, NativeSocket listener) : engine_(engine) {
 void Acceptor::Begin(CompletionPort& port) { port.Accept(listener_); }
 
 void Acceptor::OnCompletion(Worker& worker, Completion& completion) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Counters& counters = worker.counters();
   if (completion.error && completion.error.kind != ErrorKind::kCancelled) {
     counters.accept_errors.Add(1);
@@ -140,7 +140,7 @@ void Acceptor::OnTurn(Worker& worker) {
   const bool report = worker.now() >= report_at_.load(std::memory_order_relaxed);
   const bool stop = engine_.stopping();
   if (!due && !report && !stop && !full_.load(std::memory_order_relaxed)) return;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   CompletionPort& port = worker.shard().port();
   if (stop) {
     retry_at_.store(TimePoint::max(), std::memory_order_relaxed);

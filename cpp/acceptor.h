@@ -5,9 +5,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "iocp.h"
 #include "port/completion_port.h"
 
@@ -44,29 +44,34 @@ class Acceptor {
   static constexpr std::chrono::milliseconds kLastBackOff{1000};
   static constexpr std::chrono::minutes kWarnAgain{1};
 
-  void OnExhaustion(Worker& worker, const Error& error);
-  void Take(Worker& worker, NativeSocket handle);
-  void Place(Worker& worker, NativeSocket handle);
+  void OnExhaustion(Worker& worker, const Error& error) IOCP_REQUIRES(mutex_);
+  void Take(Worker& worker, NativeSocket handle) IOCP_REQUIRES(mutex_);
+  void Place(Worker& worker, NativeSocket handle) IOCP_REQUIRES(mutex_);
   static void Refuse(Worker& worker, NativeSocket handle);
-  void ReportRefused(Worker& worker);
-  void UpdatePause(Worker& worker);
+  void ReportRefused(Worker& worker) IOCP_REQUIRES(mutex_);
+  void UpdatePause(Worker& worker) IOCP_REQUIRES(mutex_);
 
   Engine& engine_;
   Socket listener_;
-  std::mutex mutex_;
+  Mutex mutex_;
   // Accepted while there was no room, for AtCapacity::kWait: one or a few, as the port accepts one
   // at a time (R8). Memory for them is there from the beginning.
-  std::vector<NativeSocket> waiting_;
-  std::chrono::milliseconds back_off_{0};  // 0: the last accept did not fail for want of anything
-  TimePoint warn_at_ = TimePoint::min();   // when a shortage is worth a warning again
+  std::vector<NativeSocket> waiting_ IOCP_GUARDED_BY(mutex_);
+  // 0: the last accept did not fail for want of anything.
+  std::chrono::milliseconds back_off_ IOCP_GUARDED_BY(mutex_){0};
+  // When a shortage is worth a warning again.
+  TimePoint warn_at_ IOCP_GUARDED_BY(mutex_) = TimePoint::min();
   std::atomic<TimePoint> retry_at_{TimePoint::max()};  // max: not backing off
-  std::uint64_t unreported_ = 0;              // refused since the operator last heard of it
-  TimePoint next_report_ = TimePoint::min();  // when the operator may hear of it again
+  // Refused since the operator last heard of it.
+  std::uint64_t unreported_ IOCP_GUARDED_BY(mutex_) = 0;
+  // When the operator may hear of it again.
+  TimePoint next_report_ IOCP_GUARDED_BY(mutex_) = TimePoint::min();
   std::atomic<TimePoint> report_at_{TimePoint::max()};  // max: none is unreported
   // True exactly when accepting is paused until there is room: the server is full, or somebody
   // waits.
   std::atomic<bool> full_{false};
-  bool cancelled_ = false;  // true exactly when the port was told to stop accepting
+  // True exactly when the port was told to stop accepting.
+  bool cancelled_ IOCP_GUARDED_BY(mutex_) = false;
   std::atomic<bool> done_{false};
 };
 

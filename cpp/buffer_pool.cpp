@@ -40,7 +40,7 @@ void BufferPool::Close() {
   Block* unused = nullptr;
   bool last = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     closed_ = true;
     unused = std::exchange(free_list_, nullptr);
     free_count_.store(0, std::memory_order_relaxed);
@@ -52,7 +52,7 @@ void BufferPool::Close() {
 
 Block* BufferPool::Take() noexcept {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (free_list_ != nullptr) {
       Block* block = std::exchange(free_list_, free_list_->next_free_);
       free_count_.store(free_count_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
@@ -63,7 +63,7 @@ Block* BufferPool::Take() noexcept {
   }
   Block* block = NewBlock(this, block_size_);
   if (block == nullptr) return nullptr;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   in_use_.store(in_use_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   return block;
 }
@@ -91,7 +91,7 @@ void BufferPool::Return(Block* block) noexcept {
   bool keep = false;
   bool last = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const std::size_t in_use = in_use_.load(std::memory_order_relaxed) - 1;
     in_use_.store(in_use, std::memory_order_relaxed);
     const std::size_t free = free_count_.load(std::memory_order_relaxed);

@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <utility>
 
+#include "base/mutex.h"
 #include "iocp.h"
 
 namespace iocp {
@@ -90,9 +90,9 @@ class BufferPool {
   std::atomic<std::size_t> in_use_{0};      // written under mutex_
   std::atomic<std::size_t> free_count_{0};  // written under mutex_
   std::atomic<int> posted_{0};
-  std::mutex mutex_;
-  Block* free_list_ = nullptr;
-  bool closed_ = false;  // true exactly when Close was called
+  Mutex mutex_;
+  Block* free_list_ IOCP_GUARDED_BY(mutex_) = nullptr;
+  bool closed_ IOCP_GUARDED_BY(mutex_) = false;  // true exactly when Close was called
 };
 
 }  // namespace iocp

@@ -71,7 +71,7 @@ void Connection::ResumeReading() { Context::Of(*this).SetUserPause(false); }
 
 bool Connection::AttachUserData(void* data) {
   Context& context = Context::Of(*this);
-  const std::lock_guard lock(context.mutex);
+  const MutexLock lock(context.mutex);
   if (context.finished) return false;
   user_data = data;
   return true;
@@ -125,7 +125,7 @@ void Context::Start(Shard& shard_of, const Options& limits, unsigned wanted_hook
 }
 
 SendResult Context::Enqueue(SendItem* item) {
-  std::unique_lock lock(mutex);
+  MutexLock lock(mutex);
   if (!open.load(std::memory_order_relaxed)) return SendResult::kClosed;
   if (charge() >= options->send_backlog_limit ||
       (options->max_pending_sends &&
@@ -154,7 +154,7 @@ SendResult Context::Enqueue(SendItem* item) {
 }
 
 void Context::RequestClose(CloseReason why) {
-  const std::lock_guard lock(mutex);
+  const MutexLock lock(mutex);
   if (finished || abort_requested.load(std::memory_order_relaxed) ||
       close_requested.load(std::memory_order_relaxed)) {
     return;
@@ -167,7 +167,7 @@ void Context::RequestClose(CloseReason why) {
 }
 
 void Context::RequestAbort(CloseReason why) {
-  const std::lock_guard lock(mutex);
+  const MutexLock lock(mutex);
   if (finished || abort_requested.load(std::memory_order_relaxed)) return;
   abort_requested.store(true, std::memory_order_release);
   if (!close_requested.load(std::memory_order_relaxed)) requested_reason = why;
@@ -178,7 +178,7 @@ void Context::RequestAbort(CloseReason why) {
 
 void Context::SetUserPause(bool paused) {
   if (paused_by_user.exchange(paused) == paused) return;
-  const std::lock_guard lock(mutex);
+  const MutexLock lock(mutex);
   if (!finished) CallWorker();
 }
 
@@ -200,7 +200,7 @@ void ContextPool::Close() {
   Context* unused = nullptr;
   bool last = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     closed_ = true;
     unused = std::exchange(free_list_, nullptr);
     free_count_.store(0, std::memory_order_relaxed);
@@ -213,7 +213,7 @@ void ContextPool::Close() {
 Context* ContextPool::Take() noexcept {
   Context* context = nullptr;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ++in_use_;
     if (free_list_ != nullptr) {
       context = std::exchange(free_list_, free_list_->next_free_);
@@ -223,7 +223,7 @@ Context* ContextPool::Take() noexcept {
   if (context == nullptr) {
     context = new (std::nothrow) Context(this);
     if (context == nullptr) {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       --in_use_;
     }
     return context;
@@ -237,7 +237,7 @@ void ContextPool::Return(Context* context) noexcept {
   bool keep = false;
   bool last = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     --in_use_;
     keep = !closed_ && free_count_.load(std::memory_order_relaxed) < max_free_;
     if (keep) {

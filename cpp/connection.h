@@ -3,9 +3,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "counter.h"
 #include "iocp.h"
 #include "port/completion_port.h"
@@ -72,7 +72,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   // it cannot be more than was queued. Exact for the holder, and under `mutex`.
   [[nodiscard]] std::size_t backlog() const {
     const std::uint64_t ended = ended_bytes.value();
-    return queued_bytes.value() - ended;
+    return static_cast<std::size_t>(queued_bytes.value() - ended);
   }
   // What the backlog takes in memory: its bytes and the overhead of each send that has not ended.
   // The limit and the marks are judged by this.
@@ -90,9 +90,10 @@ class Context final : public Connection, public Socket, public TimerNode, public
   std::atomic<std::uintptr_t> holder{0};
 
   // --- Under `mutex`. No hook runs and no other lock is taken while it is held.
-  std::mutex mutex;
-  SendQueue incoming;               // accepted, not seen by the holder yet
-  std::vector<Completion> mailbox;  // completions that came to a worker that does not hold it
+  Mutex mutex;
+  SendQueue incoming IOCP_GUARDED_BY(mutex);  // accepted, not seen by the holder yet
+  // Completions that came to a worker that does not hold it.
+  std::vector<Completion> mailbox IOCP_GUARDED_BY(mutex);
   // Of those for which there was no memory: what was received is lost, what was sent is not.
   struct Unkept {
     std::uint64_t receives = 0;
@@ -100,15 +101,16 @@ class Context final : public Connection, public Socket, public TimerNode, public
     bool send = false;                    // true exactly when the send has ended, so:
     std::size_t sent = 0;
     Error send_error;
-  } unkept;
+  } unkept IOCP_GUARDED_BY(mutex);
   // True exactly when there is something of these that the holder has to take: sends in `incoming`,
   // completions, kept or not, a close or an abort. Written under `mutex`; the holder asks
   // without.
   std::atomic<bool> requested{false};
   // Of what was asked for first, a close or an abort.
-  CloseReason requested_reason = CloseReason::kLocalClose;
-  bool posted = false;    // true exactly when this Posting is with the port
-  bool finished = false;  // true exactly when its shard, and so its port, may be gone
+  CloseReason requested_reason IOCP_GUARDED_BY(mutex) = CloseReason::kLocalClose;
+  bool posted IOCP_GUARDED_BY(mutex) = false;  // true exactly when this Posting is with the port
+  // True exactly when its shard, and so its port, may be gone.
+  bool finished IOCP_GUARDED_BY(mutex) = false;
 
   // --- The holder's.
   Phase phase = Phase::kOpen;
@@ -154,7 +156,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
 
   // Makes the worker that holds the connection, or is going to, look at it; returns it when it is
   // this thread's, so that what the holder owns may be touched. Under `mutex`.
-  Worker* CallWorker();
+  Worker* CallWorker() IOCP_REQUIRES(mutex);
 
   ContextPool* const pool_;
   Context* next_free_ = nullptr;
@@ -178,11 +180,11 @@ class ContextPool {
   ~ContextPool() = default;
 
   const std::size_t max_free_;
-  std::mutex mutex_;
-  Context* free_list_ = nullptr;
+  Mutex mutex_;
+  Context* free_list_ IOCP_GUARDED_BY(mutex_) = nullptr;
   std::atomic<std::size_t> free_count_{0};
-  std::size_t in_use_ = 0;
-  bool closed_ = false;  // true exactly when Close was called
+  std::size_t in_use_ IOCP_GUARDED_BY(mutex_) = 0;
+  bool closed_ IOCP_GUARDED_BY(mutex_) = false;  // true exactly when Close was called
 };
 
 }  // namespace iocp

@@ -1,14 +1,15 @@
 #include "iocp.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
-#include <mutex>
 #include <new>
-#include <thread>
+#include <string>
+#include <system_error>
 #include <utility>
 
+#include "base/mutex.h"
+#include "base/thread.h"
 #include "engine.h"
 #include "options.h"
 #include "port/completion_port.h"
@@ -21,8 +22,8 @@ struct Run {
   explicit Run(std::unique_ptr<Engine> e) : engine(std::move(e)) {}
 
   std::unique_ptr<Engine> engine;
-  std::mutex mutex;
-  std::condition_variable changed;
+  Mutex mutex;
+  CondVar changed;
   std::size_t opened = 0;  // workers whose port is open, or failed to open
   std::size_t left = 0;    // workers that have left
   Error open_error;        // of the first that failed
@@ -31,8 +32,8 @@ struct Run {
   bool stopped = false;    // true exactly when all workers of a run that went have left
 
   void WaitUntilStopped() {
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return stopped; });
+    MutexLock lock(mutex);
+    changed.Wait(mutex, [&] { return stopped; });
   }
 };
 
@@ -83,24 +84,24 @@ std::vector<BackendInfo> Backends() {
 }
 
 struct Server::Lifecycle {
-  mutable std::mutex mutex;
-  std::condition_variable changed;
-  std::shared_ptr<Run> run;          // null when there is none whose threads are to be joined
-  std::vector<std::thread> threads;  // of `run`; not joined yet
-  bool starting = false;             // true exactly while a Start is under way
-  bool joining = false;              // true exactly while a thread joins `threads`
+  mutable Mutex mutex;
+  CondVar changed;
+  std::shared_ptr<Run> run;     // null when there is none whose threads are to be joined
+  std::vector<Thread> threads;  // of `run`; not joined yet
+  bool starting = false;        // true exactly while a Start is under way
+  bool joining = false;         // true exactly while a thread joins `threads`
   Address address;
   std::string backend;
   Stats stats;  // of the last run, when `run` is null
 
   [[nodiscard]] std::shared_ptr<Run> CurrentRun() const {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     return run;
   }
   [[nodiscard]] bool Running() const {
     const std::shared_ptr<Run> current = CurrentRun();
     if (current == nullptr) return false;
-    const std::lock_guard lock(current->mutex);
+    const MutexLock lock(current->mutex);
     return !current->stopped;
   }
   // Leaves nothing behind when it fails, also by an exception.
@@ -110,8 +111,8 @@ struct Server::Lifecycle {
   static bool OnWorkerOf(const Run& run);
   static void WorkerMain(Server* server, const std::shared_ptr<Run>& run, std::size_t index);
   static Error OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
-                           std::vector<std::thread>& threads);
-  static void GiveUp(const std::shared_ptr<Run>& run, std::vector<std::thread>& threads);
+                           std::vector<Thread>& threads);
+  static void GiveUp(const std::shared_ptr<Run>& run, std::vector<Thread>& threads);
 };
 
 void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& run,
@@ -120,31 +121,31 @@ void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& r
   Worker& worker = engine.worker(index);
   const Error error = worker.Open();
   {
-    std::unique_lock lock(run->mutex);
+    MutexLock lock(run->mutex);
     if (error && !run->open_error) run->open_error = error;
     ++run->opened;
-    run->changed.notify_all();
-    run->changed.wait(lock, [&] { return run->start != Run::Start::kUndecided; });
+    run->changed.NotifyAll();
+    run->changed.Wait(run->mutex, [&] { return run->start != Run::Start::kUndecided; });
     if (run->start == Run::Start::kGiveUp) return;
   }
   server->OnWorkerBegin();
   if (index == 0) engine.BeginAccepting();
   {
     // Where workers share a port, any of them may be the one to end it.
-    std::unique_lock lock(run->mutex);
+    MutexLock lock(run->mutex);
     if (index == 0) {
       run->accepting = true;
-      run->changed.notify_all();
+      run->changed.NotifyAll();
     }
-    run->changed.wait(lock, [&] { return run->accepting; });
+    run->changed.Wait(run->mutex, [&] { return run->accepting; });
   }
   worker.Run();
   server->OnWorkerEnd();
   {
-    const std::lock_guard lock(run->mutex);
+    const MutexLock lock(run->mutex);
     if (++run->left < engine.worker_count()) return;
     run->stopped = true;
-    run->changed.notify_all();
+    run->changed.NotifyAll();
   }
   server->OnStopped();
 }
@@ -158,50 +159,53 @@ bool Server::Lifecycle::OnWorkerOf(const Run& run) {
 }
 
 void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
-  std::unique_lock lock(mutex);
-  changed.wait(lock, [&] { return !joining; });
+  MutexLock lock(mutex);
+  changed.Wait(mutex, [&] { return !joining; });
   if (of == nullptr || run != of) return;
-  std::vector<std::thread> mine = std::exchange(threads, {});
+  std::vector<Thread> mine = std::exchange(threads, {});
   joining = true;
-  lock.unlock();
-  for (std::thread& thread : mine) {
+  lock.Unlock();
+  for (Thread& thread : mine) {
     // In OnStopped the last reference to the server may go on one of its own threads.
-    if (thread.get_id() == std::this_thread::get_id()) {
-      thread.detach();
+    if (thread.IsCurrent()) {
+      thread.Detach();
     } else {
-      thread.join();
+      thread.Join();
     }
   }
-  lock.lock();
+  lock.Lock();
   joining = false;
   // The run is over: its descriptors and its memory go, its figures stay.
   const std::shared_ptr<Run> over = std::exchange(run, nullptr);
   stats = over->engine->stats();
-  changed.notify_all();
-  lock.unlock();
+  changed.NotifyAll();
+  lock.Unlock();
 }
 
 // One thread per worker, each with its port open. What went wrong first, if anything.
 Error Server::Lifecycle::OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
-                                     std::vector<std::thread>& threads) {
+                                     std::vector<Thread>& threads) {
   const std::size_t count = run->engine->worker_count();
   try {
-    for (std::size_t i = 0; i < count; ++i) threads.emplace_back(&WorkerMain, server, run, i);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string name = "iocp-worker-" + std::to_string(i);
+      threads.emplace_back(name.c_str(), [=] { WorkerMain(server, run, i); });
+    }
   } catch (const std::system_error& error) {
     return {ErrorKind::kOutOfResources, error.code().value()};
   }
-  std::unique_lock lock(run->mutex);
-  run->changed.wait(lock, [&] { return run->opened == count; });
+  MutexLock lock(run->mutex);
+  run->changed.Wait(run->mutex, [&] { return run->opened == count; });
   return run->open_error;
 }
 
-void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run, std::vector<std::thread>& threads) {
+void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run, std::vector<Thread>& threads) {
   {
-    const std::lock_guard lock(run->mutex);
+    const MutexLock lock(run->mutex);
     run->start = Run::Start::kGiveUp;
   }
-  run->changed.notify_all();
-  for (std::thread& thread : threads) thread.join();
+  run->changed.NotifyAll();
+  for (Thread& thread : threads) thread.Join();
 }
 
 Server::Server() : lifecycle_(std::make_unique<Lifecycle>()) {}
@@ -230,13 +234,13 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
   if (Running()) return running_already();
   Join(CurrentRun());  // the threads of a run that a hook shut down
   {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     if (std::exchange(starting, true)) return running_already();
   }
   const struct Starting {
     Lifecycle& life;
     ~Starting() {
-      const std::lock_guard lock(life.mutex);
+      const MutexLock lock(life.mutex);
       life.starting = false;
     }
   } starting_now{*this};
@@ -249,7 +253,7 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
   if (!status.ok()) return status;
 
   std::shared_ptr<Run> new_run;
-  std::vector<std::thread> new_threads;
+  std::vector<Thread> new_threads;
   Error error;
   try {
     new_run =
@@ -267,17 +271,17 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
     return status;
   }
   {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     run = new_run;
     threads = std::move(new_threads);
     address = bound;
     backend = kind->name;
   }
   {
-    const std::lock_guard lock(new_run->mutex);
+    const MutexLock lock(new_run->mutex);
     new_run->start = Run::Start::kGo;
   }
-  new_run->changed.notify_all();
+  new_run->changed.NotifyAll();
   return status;
 }
 
@@ -307,19 +311,19 @@ bool Server::WaitUntilStopped(std::optional<Duration> timeout) {
     run->WaitUntilStopped();
     return true;
   }
-  std::unique_lock lock(run->mutex);
-  return run->changed.wait_for(lock, *timeout, [&] { return run->stopped; });
+  MutexLock lock(run->mutex);
+  return run->changed.WaitFor(run->mutex, *timeout, [&] { return run->stopped; });
 }
 
 bool Server::running() const { return lifecycle_->Running(); }
 
 Address Server::address() const {
-  const std::lock_guard lock(lifecycle_->mutex);
+  const MutexLock lock(lifecycle_->mutex);
   return lifecycle_->address;
 }
 
 std::string Server::backend() const {
-  const std::lock_guard lock(lifecycle_->mutex);
+  const MutexLock lock(lifecycle_->mutex);
   return lifecycle_->backend;
 }
 
@@ -336,7 +340,7 @@ std::vector<ConnectionPtr> Server::connections() const {
 }
 
 Stats Server::stats() const {
-  const std::lock_guard lock(lifecycle_->mutex);
+  const MutexLock lock(lifecycle_->mutex);
   return lifecycle_->run == nullptr ? lifecycle_->stats : lifecycle_->run->engine->stats();
 }
 

@@ -55,7 +55,14 @@ struct Error {
 
 // Why Start failed: the step, the system's error, and a sentence that names both and the address.
 struct Status {
-  enum class Problem : std::uint8_t { kNone, kBadOption, kAlreadyRunning, kNoBackend, kSystem };
+  enum class Problem : std::uint8_t {
+    kNone,
+    kBadOption,
+    kAlreadyRunning,
+    kNoBackend,
+    kUnresolved,  // the host has no address; the code is the resolver's: EAI_*, or Winsock's
+    kSystem,
+  };
 
   Problem problem = Problem::kNone;
   Error error;
@@ -186,6 +193,10 @@ class Connection {
   // Several pieces as one send: contiguous on the wire, one OnWriteCompleted. Copies.
   SendResult Send(const std::string_view* pieces, std::size_t count);
 
+  // When the peer ends its stream, this is done for it: once the hooks have had all data before the
+  // end, and what they sent is queued, every further Send answers kClosed, so an answer that
+  // another thread works out comes too late.
+  //
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,
   // closes. What the peer still sends is discarded.
   void Close();

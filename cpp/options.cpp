@@ -1,6 +1,9 @@
 #include "options.h"
 
+#include <algorithm>
 #include <concepts>
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -40,7 +43,9 @@ class Validator {
 
 Status ValidateOptions(const Options& options) {
   constexpr int kMany = 10'000'000;
-  constexpr std::size_t kHugeBytes = std::size_t{1} << 40U;
+  // A tebibyte, or where addresses are shorter all of them.
+  constexpr auto kHugeBytes = static_cast<std::size_t>(
+      std::min<std::uint64_t>(std::uint64_t{1} << 40U, std::numeric_limits<std::size_t>::max()));
   constexpr Duration kShortest = std::chrono::milliseconds(1);
   Validator check;
   check.Range("port", options.port, 0, 65535);

@@ -56,7 +56,7 @@ void Worker::TakeRequests(Context& context) {
   bool abort = false;
   CloseReason reason{};
   {
-    const std::lock_guard lock(context.mutex);
+    const MutexLock lock(context.mutex);
     if (!context.incoming.empty()) {
       if (context.sending.empty()) context.write_progress_at = now_;
       context.sending.Append(context.incoming);
@@ -115,7 +115,7 @@ void Worker::ActOnEnd(Context& context) {
 }
 
 void Worker::StopSends(Context& context) {
-  const std::lock_guard lock(context.mutex);
+  const MutexLock lock(context.mutex);
   context.open.store(false, std::memory_order_release);
   context.sending.Append(context.incoming);
 }
@@ -191,7 +191,7 @@ void Worker::AdvanceClose(Context& context) {
 void Worker::Join(Context& context) {
   if (context.receive_in_flight || context.send_in_flight) return;
   {
-    const std::lock_guard lock(context.mutex);
+    const MutexLock lock(context.mutex);
     if (context.posted) return;  // it activates the connection when it comes
     context.finished = true;
   }

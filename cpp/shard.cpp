@@ -26,7 +26,7 @@ Shard::Shard(const PortKind& kind, const Options& options, const Address& listen
       timers_(port_->Now()) {}
 
 void Shard::Insert(Context& context) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   context.next_in_shard = first_;
   context.previous_in_shard = &first_;
   if (first_ != nullptr) first_->previous_in_shard = &context.next_in_shard;
@@ -35,7 +35,7 @@ void Shard::Insert(Context& context) {
 }
 
 void Shard::Remove(Context& context) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   *context.previous_in_shard = context.next_in_shard;
   if (context.next_in_shard != nullptr) {
     context.next_in_shard->previous_in_shard = context.previous_in_shard;
@@ -50,17 +50,17 @@ void Shard::Snapshot(std::vector<ConnectionPtr>& connections) {
 }
 
 void Shard::ArmTimer(Context& context, TimePoint deadline) {
-  const std::lock_guard lock(timers_mutex_);
+  const MutexLock lock(timers_mutex_);
   timers_.Arm(context, deadline);
 }
 
 void Shard::DisarmTimer(Context& context) {
-  const std::lock_guard lock(timers_mutex_);
+  const MutexLock lock(timers_mutex_);
   timers_.Disarm(context);
 }
 
 TimePoint Shard::NextTimer() {
-  const std::lock_guard lock(timers_mutex_);
+  const MutexLock lock(timers_mutex_);
   return timers_.Next();
 }
 

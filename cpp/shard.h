@@ -4,9 +4,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "connection.h"
 #include "iocp.h"
 #include "port/completion_port.h"
@@ -41,7 +41,7 @@ class Shard {
   // Under the list's lock, which comes before any connection's.
   template <typename Visit>
   void ForEach(Visit visit) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (Context* context = first_; context != nullptr; context = context->next_in_shard) {
       visit(*context);
     }
@@ -56,7 +56,7 @@ class Shard {
   [[nodiscard]] TimePoint NextTimer();
   template <typename Expired>
   void AdvanceTimers(TimePoint now, Expired expired) {
-    const std::lock_guard lock(timers_mutex_);
+    const MutexLock lock(timers_mutex_);
     timers_.Advance(now, [&](TimerNode& node) { expired(static_cast<Context&>(node)); });
   }
 
@@ -82,12 +82,12 @@ class Shard {
   // The system's object goes before the memory that it may have known of (R10).
   const std::unique_ptr<CompletionPort> port_;
 
-  std::mutex mutex_;
-  Context* first_ = nullptr;
+  Mutex mutex_;
+  Context* first_ IOCP_GUARDED_BY(mutex_) = nullptr;
   std::atomic<std::size_t> count_{0};  // written under mutex_
 
-  std::mutex timers_mutex_;
-  TimerWheel timers_;
+  Mutex timers_mutex_;
+  TimerWheel timers_ IOCP_GUARDED_BY(timers_mutex_);
 
   Posting call_;
   std::atomic<bool> called_{false};  // true exactly when call_ is with the port

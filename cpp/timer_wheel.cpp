@@ -48,7 +48,7 @@ TimerNode* TimerWheel::TakeDue() {
     const std::uint64_t span = std::uint64_t{1} << (kSlotBits * level);
     if (current_ % span != 0) continue;
     const std::uint64_t position = (current_ >> (kSlotBits * level)) % kSlots;
-    TimerNode* node = slots_[level * kSlots + position];
+    TimerNode* node = slots_[static_cast<std::size_t>(level * kSlots + position)];
     while (node != nullptr) {
       TimerNode* const next = node->next_;
       Unlink(*node);
@@ -71,7 +71,7 @@ void TimerWheel::Link(TimerNode& node) {
   unsigned level = 0;
   while ((tick - current_) >> (kSlotBits * (level + 1)) != 0) ++level;
   const std::uint64_t position = (tick >> (kSlotBits * level)) % kSlots;
-  const std::uint64_t slot = level * kSlots + position;
+  const auto slot = static_cast<std::size_t>(level * kSlots + position);
   node.slot_ = static_cast<std::uint16_t>(slot);
   node.next_ = slots_[slot];
   node.previous_ = &slots_[slot];

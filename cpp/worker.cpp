@@ -215,7 +215,7 @@ void Worker::Dispatch(Completion& completion) {
 // Another worker holds it, and finds this before it lets go. Called while the mutex keeps it from
 // that: with the last completion of a connection its holder is free to end it.
 void Worker::LeaveWithHolder(Context& context, Completion& completion) {
-  const std::lock_guard lock(context.mutex);
+  const MutexLock lock(context.mutex);
   context.requested.store(true, std::memory_order_release);
   try {
     context.mailbox.push_back(std::move(completion));
@@ -253,7 +253,7 @@ void Worker::OnPosting(Posting& posting) {
     shard_.newcomers.fetch_sub(1, std::memory_order_acq_rel);
   } else if (posting.tag == Context::kPostingTag) {
     auto& context = static_cast<Context&>(posting);
-    const std::lock_guard lock(context.mutex);
+    const MutexLock lock(context.mutex);
     context.posted = false;
     Activate(context);
   } else {

@@ -3,7 +3,7 @@
 # they are missing and it may; where it may not, names them.
 set -euo pipefail
 
-packages=(g++ make cmake ninja-build pkg-config liburing-dev libgtest-dev libssl-dev python3
+packages=(g++ ccache make cmake ninja-build pkg-config liburing-dev libgtest-dev libssl-dev python3
   python3-venv python3-dev valgrind "$@")
 
 if ! command -v dpkg-query >/dev/null; then

@@ -8,6 +8,7 @@
 #   fuzz.sh canaries SECONDS on ports with a mistake, each in turn: each must be found in that time
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/repeat.sh
 mode=$1
 seconds=$2
 
@@ -75,6 +76,8 @@ case $mode in
       if IOCP_FUZZ_BUG=$bug run_fuzzer -artifact_prefix="$scratch/" "$scratch" "$committed" \
         >"$build/canary.log" 2>&1; then
         echo "bug $bug was not found in $seconds s" >&2
+        how_to_repeat env "IOCP_FUZZ_BUG=$bug" "$fuzz" "-max_total_time=$seconds" -max_len=4096 \
+          -len_control=0 "$committed"
         exit 1
       fi
       what=$(grep -aoE -m 1 'a rule was broken: .*|deadly signal|ERROR: AddressSanitizer: [^ ]*' \

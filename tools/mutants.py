@@ -29,7 +29,7 @@ from named_tests import NamedTest, read_table  # noqa: E402
 FOLDER = REPOSITORY / "build" / "mutants"
 SOURCE = FOLDER / "source"
 BUILD = FOLDER / "build"
-COPIED = ["CMakeLists.txt", "CMakePresets.json", "cpp", "tests/cpp", "tools"]
+COPIED = ["CMakeLists.txt", "CMakePresets.json", "cmake", "cpp", "tests/cpp", "tools"]
 
 # Seconds for the tests of one row in one program; they need less than one, or hang.
 PATIENCE = 60
@@ -196,7 +196,7 @@ def main() -> int:
             if found is not None:
                 sys.exit(f"{row}: {found.by} {found.how} without any mutant")
 
-    not_found = 0
+    not_found: list[str] = []
     print(f"{'row':4} {'mutant':76} found by", flush=True)
     for mutant in mutants:
         before = plant(mutant)
@@ -204,13 +204,17 @@ def main() -> int:
             found = find(mutant, table[mutant["row"]], arguments.jobs)
         finally:
             restore(before)
-        not_found += found is None
+        if found is None:
+            not_found.append(mutant["row"])
         verdict = "NOT FOUND" if found is None else f"{found.by} ({found.how})"
         print(f"{mutant['row']:4} {mutant['what']:76} {verdict}", flush=True)
     print(
-        f"{len(mutants)} mutants of {len(rows)} rows, {not_found} not found, "
+        f"{len(mutants)} mutants of {len(rows)} rows, {len(not_found)} not found, "
         f"{time.monotonic() - began:.0f} s"
     )
+    if not_found:
+        again = " ".join(dict.fromkeys(not_found))
+        print(f'To repeat this failure:\n    make mutants ROWS="{again}"')
     return 1 if not_found else 0
 
 

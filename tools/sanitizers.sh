@@ -2,9 +2,11 @@
 # All tests under sanitizers: the C++ tests through ctest, then the Python tests through pytest with
 # the module of the same build. $1 is the virtual environment; the rest are what to build with, asan
 # (and ubsan) or tsan. TESTS names some of the programs of tests/cpp; all of them without it.
-# PYTEST_ARGS picks Python tests. Any report of any process fails, a leak too.
+# PYTEST_ARGS picks Python tests. Any report of any process fails, a leak too, and ends with the
+# command that repeats the failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/repeat.sh
 venv=$PWD/$1
 jobs=$(nproc)
 
@@ -24,7 +26,8 @@ build_all() {
 }
 
 test_cpp() {
-  ASAN_OPTIONS=$asan UBSAN_OPTIONS=$ubsan TSAN_OPTIONS=$tsan \
+  repeatable --rerun-failed \
+    env "ASAN_OPTIONS=$asan" "UBSAN_OPTIONS=$ubsan" "TSAN_OPTIONS=$tsan" \
     "${fixed[@]}" ctest --preset "$1" -j "$jobs" ${TESTS:+-L "^(${TESTS// /|})\$"}
 }
 
@@ -50,12 +53,14 @@ test_python() {
       return 1
     }
   fi
-  "${python[@]}" -m pytest -p sanitized --capture=sys ${PYTEST_ARGS:-} || passed=$?
+  local tests=("${python[@]}" -m pytest -p sanitized --capture=sys ${PYTEST_ARGS:-})
+  "${tests[@]}" || passed=$?
   if compgen -G "$build/reports/*" >/dev/null; then
     cat "$build"/reports/*
-    return 1
+    passed=1
   fi
-  return "$passed"
+  [ $passed -eq 0 ] || how_to_repeat "${tests[@]}"
+  return $passed
 }
 
 for sanitizer in "${@:2}"; do

@@ -1,6 +1,5 @@
 // The Windows port accepts: accepts posted ahead, topped up when a client finds none.
 #include <algorithm>
-#include <mutex>
 
 #include "iocp_batch.h"
 #include "iocp_port.h"
@@ -34,12 +33,12 @@ void CALLBACK OnArrived(void* port, BOOLEAN /*timed_out*/) {
 }  // namespace
 
 void IocpPort::Accept(Socket& socket) {
-  const std::lock_guard ports_lock(listener_lock_);
+  const MutexLock ports_lock(listener_lock_);
   IocpListener* const listener = &listener_memory_.emplace(socket);
   socket.port_data = listener;
   socket.state = kIsListener;
   listener_ = listener;
-  const std::lock_guard lock(listener->lock);
+  const MutexLock lock(listener->lock);
   const Error error = PrepareListener(*listener);
   if (error) {
     PauseInTrouble(*listener, error.code);
@@ -160,7 +159,7 @@ void IocpPort::CompleteAccept(IocpAccept& accept, int code, Batch& batch) {
   } else {
     ::closesocket(accepted);
   }
-  const std::lock_guard lock(listener.lock);
+  const MutexLock lock(listener.lock);
   listener.idle.push_back(&accept);
   // One that a pause has withdrawn brings nothing, not even when accepting goes on by now.
   if (code != WSA_OPERATION_ABORTED) {
@@ -187,9 +186,9 @@ void IocpPort::EndAccepting(IocpListener& listener) {
 }
 
 void IocpPort::CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batch) {
-  const std::lock_guard ports_lock(listener_lock_);
+  const MutexLock ports_lock(listener_lock_);
   IocpListener& listener = *listener_;
-  const std::lock_guard lock(listener.lock);
+  const MutexLock lock(listener.lock);
   Completion& completion = batch.Add(Operation::kAccept, &listener.socket);
   if (operation.kind == IocpOperation::Kind::kAcceptEnd) {
     completion.error = {ErrorKind::kCancelled, code};
@@ -203,9 +202,9 @@ void IocpPort::CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batc
 
 // A client has come and found no accept: twice as many from now on, up to max_accepts.
 void IocpPort::OnClientFoundNoAccept() {
-  const std::lock_guard ports_lock(listener_lock_);
+  const MutexLock ports_lock(listener_lock_);
   if (listener_ == nullptr) return;
-  const std::lock_guard lock(listener_->lock);
+  const MutexLock lock(listener_->lock);
   WSANETWORKEVENTS events{};
   ::WSAEnumNetworkEvents(static_cast<SOCKET>(listener_->socket.handle), nullptr, &events);
   if (options_.newcomers_wait) return;
@@ -214,7 +213,7 @@ void IocpPort::OnClientFoundNoAccept() {
 }
 
 void IocpPort::PauseAccepting(IocpListener& listener) {
-  const std::lock_guard lock(listener.lock);
+  const MutexLock lock(listener.lock);
   listener.paused = true;
   // What is posted would go on accepting.
   if (listener.outstanding() != 0) {
@@ -223,7 +222,7 @@ void IocpPort::PauseAccepting(IocpListener& listener) {
 }
 
 void IocpPort::ResumeAccepting(IocpListener& listener) {
-  const std::lock_guard lock(listener.lock);
+  const MutexLock lock(listener.lock);
   if (!std::exchange(listener.paused, false)) return;
   const Error error = PrepareListener(listener);
   if (error) {
@@ -236,7 +235,7 @@ void IocpPort::ResumeAccepting(IocpListener& listener) {
 }
 
 void IocpPort::CancelAccepting(IocpListener& listener) {
-  const std::lock_guard lock(listener.lock);
+  const MutexLock lock(listener.lock);
   listener.cancelled = true;
   if (listener.outstanding() != 0) {
     ::CancelIoEx(reinterpret_cast<HANDLE>(listener.socket.handle), nullptr);
@@ -246,7 +245,7 @@ void IocpPort::CancelAccepting(IocpListener& listener) {
 
 void IocpPort::CloseListener(IocpListener& listener) {
   {
-    const std::lock_guard ports_lock(listener_lock_);
+    const MutexLock ports_lock(listener_lock_);
     listener_ = nullptr;
   }
   // Waits for the callback, which takes no lock.

@@ -5,23 +5,13 @@
 #include <new>
 #include <vector>
 
+#include "../base/mutex.h"
 #include "windows_net.h"
 
 namespace iocp {
 
 // Socket::state: of a listener.
 inline constexpr std::uint8_t kIsListener = 1;
-
-// A slim reader/writer lock, used as a mutex. It is one word that its last user may free as soon as
-// it has been inside, which std::mutex does not promise everywhere.
-class SlimLock {
- public:
-  void lock() { ::AcquireSRWLockExclusive(&lock_); }
-  void unlock() { ::ReleaseSRWLockExclusive(&lock_); }
-
- private:
-  SRWLOCK lock_ = SRWLOCK_INIT;
-};
 
 // One overlapped operation; the OVERLAPPED is what the system knows of it. With the system from its
 // start until its result comes out of Wait, by way of the system's queue or of the port's own.
@@ -75,7 +65,7 @@ struct IocpListener {
   HANDLE arrived = nullptr;       // an event, set when a client finds no accept (FD_ACCEPT)
   HANDLE arrived_wait = nullptr;  // the thread pool's, for that event
 
-  SlimLock lock;  // for what follows
+  Mutex lock;  // for what follows
   std::vector<std::unique_ptr<IocpAccept>> accepts;
   std::vector<IocpAccept*> idle;  // of those, not with the system
   int wanted = 0;                 // how many are to be with the system
@@ -129,7 +119,7 @@ struct IocpStream {
   // Only who holds the connection sends, so the lock is not for it.
   IocpStreamOperation send{IocpOperation::Kind::kSend, *this};
 
-  SlimLock lock;  // for what follows, and Socket::next_sequence
+  Mutex lock;  // for what follows, and Socket::next_sequence
   std::vector<std::unique_ptr<IocpRead>> reads;
   std::vector<IocpRead*> idle_reads;  // of those, not with the system
   // How many are to be with the system: all at first, and while what comes fills them; else one,

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <memory>
-#include <mutex>
 #include <new>
 
 #include "iocp_batch.h"
@@ -43,7 +42,7 @@ IocpPort::~IocpPort() {
 // ---- Sockets of either kind.
 
 void IocpPort::KeepEndpoints(NativeSocket handle, const Endpoints& endpoints) {
-  const std::lock_guard lock(accepted_lock_);
+  const MutexLock lock(accepted_lock_);
   try {
     accepted_[handle] = endpoints;
   } catch (const std::bad_alloc&) {
@@ -54,7 +53,7 @@ void IocpPort::KeepEndpoints(NativeSocket handle, const Endpoints& endpoints) {
 // What the accept told, or else the system: the socket may come from another port of this kind.
 Error IocpPort::EndpointsOf(NativeSocket handle, Endpoints* endpoints) {
   {
-    const std::lock_guard lock(accepted_lock_);
+    const MutexLock lock(accepted_lock_);
     const auto found = accepted_.find(handle);
     if (found != accepted_.end()) {
       *endpoints = found->second;
@@ -99,7 +98,7 @@ Error IocpPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addre
     return ErrorFromWindows(static_cast<int>(::GetLastError()));
   }
   {
-    const std::lock_guard lock(accepted_lock_);
+    const MutexLock lock(accepted_lock_);
     accepted_.erase(handle);
   }
   socket = Socket{};
@@ -112,7 +111,7 @@ Error IocpPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addre
 
 void IocpPort::Discard(NativeSocket handle, bool reset) {
   {
-    const std::lock_guard lock(accepted_lock_);
+    const MutexLock lock(accepted_lock_);
     accepted_.erase(handle);
   }
   CloseWindows(handle, reset);
@@ -123,7 +122,7 @@ void IocpPort::Discard(NativeSocket handle, bool reset) {
 void IocpPort::Post(Posting& posting) {
   posting.next = nullptr;
   {
-    const std::lock_guard lock(at_hand_lock_);
+    const MutexLock lock(at_hand_lock_);
     if (first_posting_ == nullptr) {
       first_posting_ = &posting;
     } else {
@@ -140,7 +139,7 @@ void IocpPort::PushResult(IocpOperation& operation, int code, DWORD bytes) {
   operation.code = code;
   operation.bytes = bytes;
   operation.next = nullptr;
-  const std::lock_guard lock(at_hand_lock_);
+  const MutexLock lock(at_hand_lock_);
   if (first_result_ == nullptr) {
     first_result_ = &operation;
   } else {
@@ -189,7 +188,7 @@ void IocpPort::TakeAtHand(Batch& batch, std::size_t limit) {
 bool IocpPort::TakePosting(Batch& batch) {
   Posting* posting = nullptr;
   {
-    const std::lock_guard lock(at_hand_lock_);
+    const MutexLock lock(at_hand_lock_);
     posting = first_posting_;
     if (posting == nullptr) return false;
     first_posting_ = posting->next;
@@ -203,7 +202,7 @@ bool IocpPort::TakePosting(Batch& batch) {
 bool IocpPort::TakeResult(Batch& batch) {
   IocpOperation* operation = nullptr;
   {
-    const std::lock_guard lock(at_hand_lock_);
+    const MutexLock lock(at_hand_lock_);
     operation = first_result_;
     if (operation == nullptr || !batch.HasRoomFor(*operation, operation->bytes)) return false;
     first_result_ = operation->next;

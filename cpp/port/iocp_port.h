@@ -94,17 +94,17 @@ class IocpPort final : public CompletionPort {
   HANDLE port_ = nullptr;
   std::atomic<int> pending_accepts_{0};
 
-  SlimLock listener_lock_;  // for listener_; taken before the listener's own
+  Mutex listener_lock_;  // for listener_; taken before the listener's own
   IocpListener* listener_ = nullptr;
   std::optional<IocpListener> listener_memory_;  // its place, as Accept cannot fail
   // True exactly when the system's sockets queue no packet for an operation that ends at once.
   std::atomic<bool> skips_packets_{false};
 
-  SlimLock accepted_lock_;
+  Mutex accepted_lock_;
   std::unordered_map<NativeSocket, Endpoints> accepted_;  // not adopted yet
 
   // At hand: results that the system has no packet for, and postings. Oldest first.
-  SlimLock at_hand_lock_;
+  Mutex at_hand_lock_;
   IocpOperation* first_result_ = nullptr;
   IocpOperation* last_result_ = nullptr;
   Posting* first_posting_ = nullptr;

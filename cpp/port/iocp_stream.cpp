@@ -1,7 +1,6 @@
 // The Windows port receives and sends.
 #include <algorithm>
 #include <chrono>
-#include <mutex>
 #include <thread>
 
 #include "iocp_batch.h"
@@ -23,7 +22,7 @@ SOCKET Handle(const IocpStream& stream) { return static_cast<SOCKET>(stream.sock
 
 void IocpPort::Receive(Socket& socket) {
   IocpStream& stream = StreamOf(socket);
-  const std::lock_guard lock(stream.lock);
+  const MutexLock lock(stream.lock);
   stream.receiving = true;
   PostReads(stream);
 }
@@ -48,7 +47,7 @@ void IocpPort::PostReads(IocpStream& stream) {
 void IocpPort::PostReadsLater(IocpStream& stream) {
   if (std::exchange(stream.due, true)) return;
   stream.reads_due.next = nullptr;
-  const std::lock_guard lock(at_hand_lock_);
+  const MutexLock lock(at_hand_lock_);
   if (first_due_ == nullptr) {
     first_due_ = &stream.reads_due;
   } else {
@@ -60,13 +59,13 @@ void IocpPort::PostReadsLater(IocpStream& stream) {
 void IocpPort::PostReadsDue() {
   IocpOperation* due = nullptr;
   {
-    const std::lock_guard lock(at_hand_lock_);
+    const MutexLock lock(at_hand_lock_);
     due = std::exchange(first_due_, nullptr);
   }
   while (due != nullptr) {
     IocpStream& stream = static_cast<IocpStreamOperation*>(due)->stream;
     due = due->next;
-    const std::lock_guard lock(stream.lock);
+    const MutexLock lock(stream.lock);
     stream.due = false;
     PostReads(stream);
     EndReads(stream, nullptr);
@@ -96,7 +95,7 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
   IocpStream& stream = read.stream;
   Buffer unused;  // given back without the lock: a block's owner may have to wait for a lock of its
                   // own
-  const std::lock_guard lock(stream.lock);
+  const MutexLock lock(stream.lock);
   Block* block = std::exchange(read.block, nullptr);
   if (block == nullptr && code == 0 && !stream.cancelled) {
     // There are bytes, or the end: now it is worth a buffer.
@@ -170,7 +169,7 @@ void IocpPort::WithdrawReads(IocpStream& stream) {
 }
 
 void IocpPort::CompleteReadEnd(IocpStream& stream, Batch& batch) {
-  const std::lock_guard lock(stream.lock);
+  const MutexLock lock(stream.lock);
   Completion& completion = batch.Add(Operation::kReceive, &stream.socket);
   completion.sequence = stream.socket.next_sequence++;
   // Behind the end it is no more than those reads are that were posted behind it.
@@ -206,7 +205,7 @@ void IocpPort::CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& ba
     completion.bytes = bytes;
     return;
   }
-  const std::lock_guard lock(stream.lock);
+  const MutexLock lock(stream.lock);
   if (code == WSA_OPERATION_ABORTED && !stream.cancelled) code = WSAECONNABORTED;
   completion.error = ErrorFromWindows(code);
   stream.reset = stream.reset || completion.error.kind == ErrorKind::kReset;
@@ -220,7 +219,7 @@ void IocpPort::Pause(Socket& socket) {
     return;
   }
   IocpStream& stream = StreamOf(socket);
-  const std::lock_guard lock(stream.lock);
+  const MutexLock lock(stream.lock);
   stream.paused = true;
 }
 
@@ -230,7 +229,7 @@ void IocpPort::Resume(Socket& socket) {
     return;
   }
   IocpStream& stream = StreamOf(socket);
-  const std::lock_guard lock(stream.lock);
+  const MutexLock lock(stream.lock);
   stream.paused = false;
   PostReads(stream);
 }
@@ -241,7 +240,7 @@ void IocpPort::Cancel(Socket& socket) {
     return;
   }
   IocpStream& stream = StreamOf(socket);
-  const std::lock_guard lock(stream.lock);
+  const MutexLock lock(stream.lock);
   stream.cancelled = true;
   // Nothing with the system is nothing to cancel, and no error.
   ::CancelIoEx(reinterpret_cast<HANDLE>(socket.handle), nullptr);

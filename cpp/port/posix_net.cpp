@@ -209,7 +209,7 @@ Status ListenPosix(const ListenOptions& options, NativeSocket* listener, Address
                                    std::to_string(options.port).c_str(), &hints, &found);
   if (answer != 0) {
     Status status;
-    status.problem = Status::Problem::kSystem;
+    status.problem = answer == EAI_SYSTEM ? Status::Problem::kSystem : Status::Problem::kUnresolved;
     status.error = {ErrorKind::kAddressUnavailable, answer == EAI_SYSTEM ? errno : answer};
     status.message = "cannot resolve the host of " + Where(options) + ": " +
                      ::gai_strerror(answer) + " (give a name or an address of this machine)";

@@ -223,7 +223,7 @@ Status ListenWindows(const ListenOptions& options, NativeSocket* listener, Addre
                                    std::to_string(options.port).c_str(), &hints, &found);
   if (answer != 0) {
     Status status;
-    status.problem = Status::Problem::kSystem;
+    status.problem = Status::Problem::kUnresolved;
     status.error = {ErrorKind::kAddressUnavailable, answer};
     status.message = "cannot resolve the host of " + Where(options) + ": " +
                      std::system_category().message(answer) +

@@ -45,15 +45,6 @@ PyObject* NewOSError(int code, const std::string& message) {
 #endif
 }
 
-bool IsResolverCode(int code) {
-#ifdef _WIN32
-  constexpr int kHostNotFound = 11001;  // WSAHOST_NOT_FOUND, and the three behind it
-  return code >= kHostNotFound && code < kHostNotFound + 4;
-#else
-  return code < 0;
-#endif
-}
-
 }  // namespace
 
 PyObject* BackendUnavailableType() { return backend_unavailable; }
@@ -75,10 +66,11 @@ void RaiseStatus(const Status& status) {
       PyErr_SetString(backend_unavailable, status.message.c_str());
       break;
     case Status::Problem::kNone:
+    case Status::Problem::kUnresolved:
     case Status::Problem::kSystem: {
-      // Resolver codes are no errno; Python has an OSError of their own for them.
+      // A resolver's codes are no errno; Python has an OSError of their own for them.
       const py::object exception =
-          IsResolverCode(status.error.code)
+          status.problem == Status::Problem::kUnresolved
               ? py::module_::import("socket").attr("gaierror")(
                     status.error.code, py::reinterpret_steal<py::object>(Text(status.message)))
               : py::reinterpret_steal<py::object>(NewOSError(status.error.code, status.message));

@@ -132,7 +132,7 @@ class Server(_core.Server):
             port: 0 to 65535; 0 lets the system pick one, which `address` tells.
             backend: ``"auto"`` takes the environment variable ``IOCP_BIND_BACKEND``, else
                 the best one that can run here; see `iocp_bind.backends`.
-            workers: native threads; None is 1 with a GIL and the number of CPUs without.
+            workers: native threads; None is 1. More help only when hooks give the GIL up.
             max_connections: clients at once.
             at_capacity: what happens to the next one: ``"refuse"`` resets it, and the log says
                 so once a minute at most; ``"wait"`` leaves it in the system's backlog until
@@ -178,7 +178,7 @@ class Server(_core.Server):
             BackendUnavailable: the back-end cannot run here, and why.
         """
         options = {name: value for name, value in locals().items() if name in _OPTION_NAMES}
-        options["workers"] = _default_workers() if workers is None else workers
+        options["workers"] = 1 if workers is None else workers
         options["backend"] = _chosen_backend(backend)
         if not isinstance(zero_copy, bool):
             raise TypeError(f"zero_copy must be a bool, not {type(zero_copy).__name__}")
@@ -297,11 +297,6 @@ class Server(_core.Server):
 
 
 _OPTION_NAMES = frozenset(inspect.signature(Server.start).parameters) - {"self", "zero_copy"}
-
-
-def _default_workers() -> int:
-    is_gil_enabled = getattr(sys, "_is_gil_enabled", lambda: True)
-    return 1 if is_gil_enabled() else (os.cpu_count() or 1)
 
 
 def _chosen_backend(backend: str) -> str:

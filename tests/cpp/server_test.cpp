@@ -811,6 +811,14 @@ TEST_P(ServerTest, BroadcastReachesAllButOne) {
 #ifndef _WIN32  // has no limit of descriptors that a test could reach
 
 // However few descriptors there are for it: the next one more gets it a step further.
+TEST_P(ServerTest, AHostThatCannotBeResolvedIsTheResolversFailure) {
+  Options options = On();
+  options.host = "no.such.host.invalid";
+  const Status status = server_.Start(options);
+  EXPECT_EQ(status.problem, Status::Problem::kUnresolved);
+  EXPECT_NE(status.error.code, 0);
+}
+
 TEST_P(ServerTest, D20_EveryStepThatFailsIsToldAndUndone) {
   Start(On(2));  // what is made once in a process is there
   server_.Shutdown();

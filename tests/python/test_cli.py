@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from support import Child, ask, linux_only, open_client, windows_only
+from support import REPOSITORY, Child, ask, linux_only, open_client, windows_only
 
 import iocp_bind
 
@@ -47,6 +47,23 @@ def test_echo_reports_events_and_ends_cleanly(backend: str, number: signal.Signa
     assert done.code == 0
     assert done.stderr == ""
     assert done.seconds < 2
+
+
+@linux_only
+def test_children_can_be_interrupted_when_the_tests_run_in_the_background() -> None:
+    """A script's job ignores SIGINT from its beginning, and what is ignored is inherited."""
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    test = f"{__file__}::{test_echo_reports_events_and_ends_cleanly.__name__}"
+    done = subprocess.run(
+        [*ignoring, *pytest_here, test],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @linux_only

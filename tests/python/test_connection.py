@@ -8,6 +8,7 @@ import errno
 import gc
 import mmap
 import platform
+import socket
 import struct
 import threading
 import time
@@ -916,3 +917,18 @@ def test_echo_is_an_echo(serve: Serve, connect: Connect) -> None:
     for size in (1, 100, 50_000):
         data = pattern(size)
         assert ask(client, data) == data
+
+
+def test_after_a_half_close_a_send_of_another_thread_is_refused(
+    backend: str, serve: Serve, connect: Connect
+) -> None:
+    """What the hooks sent before is written; README says so."""
+    server = serve(Recorder(read=echo_back), backend=backend)
+    client = connect(server)
+    client.sendall(b"question")
+    client.shutdown(socket.SHUT_WR)
+    assert recv_to_end(client) == b"question"
+    conn = server.wait_connection()
+    answers: list[bool] = []
+    in_threads(1, lambda _: answers.append(conn.send(b"too late")))
+    assert answers == [False]

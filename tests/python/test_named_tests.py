@@ -10,6 +10,20 @@ from named_tests import REPOSITORY, NamedTest, promised, read_promises, read_tab
 _IDS = re.compile(r"\b((?:D\d\d_)+)\w+")
 
 
+def test_what_the_guide_for_users_of_the_original_names_exists() -> None:
+    guide = (REPOSITORY / "docs" / "coming-from-ciocpserver.md").read_text("utf-8")
+    sources = [*(REPOSITORY / "cpp").rglob("*.h"), *(REPOSITORY / "cpp").rglob("*.cpp")]
+    code = set(re.findall(r"\w+", "\n".join(path.read_text("utf-8") for path in sources)))
+    answers = "".join(line.rsplit("|", 2)[1] for line in guide.splitlines() if "|" in line)
+    named = {
+        word
+        for span in re.findall(r"`([^`]+)`", answers)
+        if re.fullmatch(r"[A-Z]\w*(::\w+)?", span)
+        for word in span.split("::")
+    }
+    assert named - code == set()
+
+
 def test_every_promise_has_a_row() -> None:
     assert promised(), "README promises nothing"
     assert [row.id for row in read_promises()] == promised()

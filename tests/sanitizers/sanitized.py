@@ -15,6 +15,7 @@ MEMORY = "the figure is the memory of a process, most of which is the sanitizer'
 # By file, or by file and function.
 LEFT_OUT = {
     "test_cost.py": "counts instructions, of which a sanitizer has its own; callgrind has no room",
+    "test_hardening.py": "a sanitizer checks the calls itself",
     "test_typing.py": "mypy's work: none of our native code runs",
     "test_promises.py::test_1_gib_through_one_connection_to_a_slow_reader": MEMORY,
     "test_promises.py::test_256_mib_from_a_client_that_never_reads": MEMORY,

@@ -6,8 +6,8 @@
 
 Clients check every byte they get. The server is one process for a back-end and a number of workers;
 its memory, descriptors and counters are looked at every second from outside. Writes results.json
-and chart.png into --out; the exit code is 0 when every check of every share passed. Each failed
-check names the command that runs its share again.
+and chart.png into --out; the exit code is 0 when every check of every share passed. It ends
+with the command that runs each share again in which a check failed.
 """
 
 from __future__ import annotations
@@ -393,8 +393,7 @@ def main() -> int:
             for check in verdicts[-1]:
                 if not check.passed:
                     console.print(
-                        f"[bold red]{plan.name}: not so: {check.name}[/]: {escape(check.seen)}\n"
-                        f"  again: {escape(plan.replay)}",
+                        f"[bold red]{plan.name}: not so: {check.name}[/]: {escape(check.seen)}",
                         highlight=False,
                         soft_wrap=True,
                     )
@@ -408,7 +407,15 @@ def main() -> int:
     (out / "results.json").write_text(json.dumps({"seed": seed, "shares": results}))
     draw_chart(results, out / "chart.png")
     console.print(f"{out / 'results.json'}, {out / 'chart.png'}", soft_wrap=True)
-    return int(not all(check.passed for verdict in verdicts for check in verdict))
+    failed = [
+        share.plan.replay
+        for share, verdict in zip(shares, verdicts, strict=True)
+        if not all(check.passed for check in verdict)
+    ]
+    for replay in failed:
+        console.print("To repeat this failure:")
+        console.print(f"    {escape(replay)}", highlight=False, soft_wrap=True)
+    return int(bool(failed))
 
 
 def _parse() -> argparse.Namespace:

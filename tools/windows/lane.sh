@@ -15,13 +15,14 @@ prepare() {
   tools/windows/python.sh "$folder/python" "$venv/bin/python"
 }
 
-# Builds what users get, a wheel, and puts it into the Python for Windows; and the bench's programs.
+# Builds what users get, a wheel, and puts it into the Python for Windows. Arguments go to the build:
+# `--target _core` leaves out the programs of the bench.
 install_package() {
   cmake --preset windows-release -DPython_EXECUTABLE="$PWD/$venv/bin/python" \
     -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)" \
     -DPython_INCLUDE_DIR="$folder/python/include" \
     -DPython_LIBRARY="$folder/python/libs/libpython311.a" -DPYTHON_MODULE_EXTENSION=.pyd
-  cmake --build --preset windows-release -j "$(nproc)"
+  cmake --build --preset windows-release -j "$(nproc)" "$@"
   tools/windows/wheel.sh "$folder/release" "$venv" "$folder/wheel"
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --upgrade \
     --platform win_amd64 --python-version 3.11 --implementation cp --only-binary=:all: \

@@ -4,7 +4,8 @@
 # ${XDG_CACHE_HOME:-~/.cache}/iocp_bind.
 #
 # Where the parts come from: the interpreter's DLL and its modules from a wheel that carries those of
-# python.org; the library in Python from this system; the headers from Debian's source of 3.11.
+# python.org; the library in Python from this system; the headers from Debian's source of 3.11, which
+# apt downloads from where this system gets its packages.
 set -euo pipefail
 python_dir=$1
 host_python=$2
@@ -12,7 +13,6 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/iocp_bind
 wheel=panda3d-1.10.16-cp311-cp311-win_amd64.whl
 wheel_sha256=37acfb92655c4226879f95c988e2ef1449a53c54486d6c1ebc00e2772429af82
 source=python3.11_3.11.2.orig.tar.gz
-source_url=http://deb.debian.org/debian/pool/main/p/python3.11/$source
 source_sha256=2411c74bda5bbcfcddaf4531f66d1adc73f247f529aee981b029513aefdbf849
 stamp=$python_dir/made-by-$(sha256sum "$0" | cut -c 1-16)
 [ -e "$stamp" ] && exit 0
@@ -33,13 +33,7 @@ if ! is_good "$cache/$wheel" $wheel_sha256; then
   must_be_good "$cache/$wheel" $wheel_sha256
 fi
 if ! is_good "$cache/$source" $source_sha256; then
-  "$host_python" - $source_url "$cache/$source" <<'EOF'
-import shutil, sys, urllib.request
-
-url, file = sys.argv[1:]
-with urllib.request.urlopen(url, timeout=60) as answer, open(file, "wb") as copy:
-    shutil.copyfileobj(answer, copy)
-EOF
+  tools/windows/apt_source.sh python3.11 "$cache"
   must_be_good "$cache/$source" $source_sha256
 fi
 

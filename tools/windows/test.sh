@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Cross-builds tests and wheel for Windows and runs both under Wine: the C++ tests, and the Python
-# tests in a real CPython for Windows. $1 is this system's virtual environment, $2 its Python 3.11.
+# tests in a real CPython for Windows. FULL=1 adds the long loads. $1 is this system's virtual
+# environment, $2 its Python 3.11.
 set -euo pipefail
 venv=$1
 python=$2
 . tools/windows/lane.sh
+. tools/repeat.sh
 
 prepare
 tools/windows/packages.sh "$folder/python" "$venv"
@@ -14,11 +16,15 @@ cmake --preset windows
 mkdir -p "$folder/tidy"
 sed 's/-fno-keep-inline-dllexport//' "$folder/cpp/compile_commands.json" \
   >"$folder/tidy/compile_commands.json"
-printf '%s\0' cpp/port/{iocp_*,windows_net,port_kinds_windows}.cpp |
-  xargs -0 -n 1 -P "$(nproc)" "$venv/bin/clang-tidy" --quiet -p "$folder/tidy" 2>/dev/null
+"$venv/bin/python" tools/tidy.py "$venv/bin/clang-tidy" "$folder/tidy" \
+  cpp/base/*_windows.cpp cpp/port/{iocp_*,windows_net,port_kinds_windows}.cpp
 cmake --build --preset windows -j "$(nproc)"
-install_package
+install_package --target _core
 
 start_wine
-ctest --preset windows
-tools/windows/run.sh "$folder/python/python.exe" -m pytest -p no:cacheprovider ${PYTEST_ARGS:-}
+# What takes minutes under Wine, and is proven on every change on this system's own ports.
+loads=(--label-exclude '^load$')
+[ -z "${FULL:-}" ] || loads=()
+repeatable --rerun-failed env "WINEPREFIX=$WINEPREFIX" ctest --preset windows "${loads[@]}"
+repeatable "" env "WINEPREFIX=$WINEPREFIX" tools/windows/run.sh "$folder/python/python.exe" \
+  -m pytest -p no:cacheprovider ${PYTEST_ARGS:-}

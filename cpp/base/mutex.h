@@ -1,0 +1,116 @@
+// Mutex, MutexLock and CondVar: what the engine locks with, and how clang checks it.
+#pragma once
+
+#include <chrono>
+
+#ifndef _WIN32
+#include <condition_variable>
+#include <mutex>
+#endif
+
+// What `make thread-safety` checks: https://clang.llvm.org/docs/ThreadSafetyAnalysis.html
+#ifdef __clang__
+#define IOCP_THREAD_SAFETY(attribute) __attribute__((attribute))
+#else
+#define IOCP_THREAD_SAFETY(attribute)
+#endif
+// A member: only touched while the mutex is held.
+#define IOCP_GUARDED_BY(mutex) IOCP_THREAD_SAFETY(guarded_by(mutex))
+// A function: only called while the mutex is held.
+#define IOCP_REQUIRES(mutex) IOCP_THREAD_SAFETY(requires_capability(mutex))
+
+namespace iocp {
+
+// std::mutex promises neither of these on every system, and winpthreads' keeps neither: locking
+// never allocates or throws, and whoever unlocks it does not touch it any more once another thread
+// can lock it, so that thread may free it.
+class IOCP_THREAD_SAFETY(capability("mutex")) Mutex {
+ public:
+  Mutex() = default;
+  Mutex(const Mutex&) = delete;
+  Mutex& operator=(const Mutex&) = delete;
+
+#ifdef _WIN32
+  void lock() noexcept IOCP_THREAD_SAFETY(acquire_capability());
+  void unlock() noexcept IOCP_THREAD_SAFETY(release_capability());
+
+ private:
+  friend class CondVar;
+  void* word_ = nullptr;  // a SRWLOCK: what users include must not include <windows.h>
+#else
+  void lock() noexcept IOCP_THREAD_SAFETY(acquire_capability()) { mutex_.lock(); }
+  void unlock() noexcept IOCP_THREAD_SAFETY(release_capability()) { mutex_.unlock(); }
+
+ private:
+  friend class CondVar;
+  std::mutex mutex_;
+#endif
+};
+
+// Holds a mutex for as long as it lives, but for the time between Unlock and Lock.
+class IOCP_THREAD_SAFETY(scoped_lockable) MutexLock {
+ public:
+  explicit MutexLock(Mutex& mutex) noexcept IOCP_THREAD_SAFETY(acquire_capability(mutex))
+      : mutex_(mutex) {
+    mutex_.lock();
+  }
+  MutexLock(const MutexLock&) = delete;
+  MutexLock& operator=(const MutexLock&) = delete;
+  ~MutexLock() IOCP_THREAD_SAFETY(release_capability()) {
+    if (held_) mutex_.unlock();
+  }
+
+  void Unlock() noexcept IOCP_THREAD_SAFETY(release_capability()) {
+    held_ = false;
+    mutex_.unlock();
+  }
+  void Lock() noexcept IOCP_THREAD_SAFETY(acquire_capability()) {
+    mutex_.lock();
+    held_ = true;
+  }
+
+ private:
+  Mutex& mutex_;
+  bool held_ = true;  // true exactly when this holds the mutex
+};
+
+// A condition variable for Mutex, with the same promises.
+class CondVar {
+ public:
+  CondVar() = default;
+  CondVar(const CondVar&) = delete;
+  CondVar& operator=(const CondVar&) = delete;
+
+  void NotifyAll() noexcept;
+
+  // Until `condition` holds, which is asked while the mutex is held.
+  template <typename Condition>
+  void Wait(Mutex& mutex, Condition condition) IOCP_REQUIRES(mutex) {
+    while (!condition()) WaitOnce(mutex);
+  }
+  // The same for `timeout` at most; the condition's last answer.
+  template <typename Condition>
+  bool WaitFor(Mutex& mutex, std::chrono::nanoseconds timeout, Condition condition)
+      IOCP_REQUIRES(mutex) {
+    const auto begin = std::chrono::steady_clock::now();
+    while (!condition()) {
+      const auto waited = std::chrono::steady_clock::now() - begin;
+      if (waited >= timeout) return false;
+      WaitOnceFor(mutex, timeout - waited);
+    }
+    return true;
+  }
+
+ private:
+  // May come back for no reason.
+  void WaitOnce(Mutex& mutex) noexcept IOCP_REQUIRES(mutex);
+  void WaitOnceFor(Mutex& mutex, std::chrono::nanoseconds timeout) noexcept IOCP_REQUIRES(mutex);
+
+#ifdef _WIN32
+  void* word_ = nullptr;  // a CONDITION_VARIABLE
+#else
+  std::condition_variable condition_;
+#endif
+};
+
+}  // namespace iocp

@@ -1,0 +1,14 @@
+#include <utility>
+
+#include "thread.h"
+
+namespace iocp {
+
+// The default stack is 1 MiB. A name would need Windows 10; debuggers do without.
+Thread::Thread(const char* /*name*/, std::function<void()> main) : thread_(std::move(main)) {}
+
+void Thread::Join() { thread_.join(); }
+void Thread::Detach() { thread_.detach(); }
+bool Thread::IsCurrent() const { return thread_.get_id() == std::this_thread::get_id(); }
+
+}  // namespace iocp
