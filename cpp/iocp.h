@@ -48,7 +48,9 @@ enum class ErrorKind : std::uint8_t {
 
 struct Error {
   ErrorKind kind = ErrorKind::kNone;
-  int code = 0;  // errno, or a Winsock code on Windows; 0 where the system named none
+  // errno, or a Winsock code on Windows; 0 where the system named none. With kOutOfResources that
+  // is when the engine itself found no memory.
+  int code = 0;
 
   explicit operator bool() const { return kind != ErrorKind::kNone; }
 };

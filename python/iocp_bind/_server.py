@@ -73,7 +73,10 @@ class Server(_core.Server):
         """
 
     def on_connection_error(self, conn: Connection, error: OSError) -> None:
-        """Tell what broke the connection; `on_connection_closing` follows."""
+        """Report what broke the connection; `on_connection_closing` follows.
+
+        Out of memory is an `OSError` with `errno.ENOMEM`.
+        """
 
     def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
         """Tell that the connection has ended: the last hook of `conn`.
@@ -171,6 +174,7 @@ class Server(_core.Server):
 
         Raises:
             OSError: with errno, and a message that names the step and the address.
+            MemoryError: there is no memory for it.
             ValueError: an option is out of its range.
             TypeError: an option or a hook is of the wrong kind.
             RuntimeError: the server is running, or this is a forked child.
