@@ -291,6 +291,16 @@ void App::CheckMemory(Connection& connection) {
   Check(taken <= most + taken / 16, "a backlog takes more memory than its limit allows");
 }
 
+// What the port had in hand may follow: the reads that were posted, the end of the stream, a send.
+void App::CheckMailboxes() {
+  const auto reads = static_cast<std::size_t>(std::max(network_.settings.reads, 1));
+  for (const Known* known : living_) {
+    if (!known->connection) continue;
+    Check(Context::Of(*known->connection).mailbox.size() <= Context::kMostMail + reads + 2,
+          "a mailbox grows for as long as a hook runs");
+  }
+}
+
 void App::ActFromOutside() {
   if (!dead_.empty() && choices().Chance(0.1)) {
     // A dead handle answers and does nothing.

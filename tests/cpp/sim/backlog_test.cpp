@@ -6,6 +6,7 @@
 #include <chrono>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "connection.h"
@@ -151,6 +152,38 @@ TEST_F(BacklogTest, AnEmptySendBehindBytesThatAreDroppedIsDropped) {
   scenario.StepAll();
   EXPECT_EQ(scenario.Of(client).closed, CloseReason::kLocalAbort);
   EXPECT_EQ(scenario.Of(client).written, (std::vector<std::size_t>{0, 5, 0}));
+}
+
+// Workers share a port: what comes while a hook of the connection runs is left with its worker.
+TEST_F(BacklogTest, WhatComesWhileAHookRunsIsBounded) {
+  constexpr std::size_t kReads = 4;
+  Scenario::Setup setup;
+  setup.workers = 2;
+  setup.shared = true;
+  setup.reads = kReads;
+  setup.window = 1000;
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  std::string sent;
+  bool in_first = false;
+  scenario.server().on_read = [&](Connection& connection, Buffer&) {
+    if (std::exchange(in_first, true)) return;
+    const std::size_t other = 1 - scenario.InTurn();
+    for (int i = 0; i < 1000; ++i) {
+      const std::string data(100, static_cast<char>('a' + i % 26));
+      sent += data.substr(0, client->Send(data));
+      scenario.Step(other);
+    }
+    EXPECT_LE(Context::Of(connection).mailbox.size(), Context::kMostMail + kReads);
+  };
+  sent += "begin";
+  ASSERT_EQ(client->Send("begin"), 5U);
+  scenario.StepAll();
+  EXPECT_LE(sent.size(), 5 + (Context::kMostMail + kReads) * 100 + setup.window);
+  EXPECT_EQ(scenario.Of(client).received, sent) << "it did not go on after the hook";
+  client->EndStream();
+  scenario.StepAll();
+  EXPECT_EQ(scenario.Of(client).closed, CloseReason::kPeerClosed);
 }
 
 // The peer lives, and would wait for its reset until close_timeout.
