@@ -158,6 +158,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   friend class Connection;
   friend class ContextPool;
 
+  bool PackInto(SendQueue& queue, const SendItem& item);
   // Makes the worker that holds the connection, or is going to, look at it; returns it when it is
   // this thread's, so that what the holder owns may be touched. Under `mutex`.
   Worker* CallWorker();

@@ -11,13 +11,13 @@ namespace {
 
 SendItem* NewItem(std::size_t payload, SendMemory* memory) noexcept {
   std::uint8_t size_class = SendMemory::kNoClass;
-  const std::size_t size = sizeof(SendItem) + payload;
+  const std::size_t size = SendMemory::BlockSize(sizeof(SendItem) + payload);
   void* block = memory != nullptr ? memory->Take(size, &size_class) : AllocateBytes(size);
   if (block == nullptr) return nullptr;
   auto* item = new (block) SendItem;
   item->size = payload;
   item->size_class = size_class;
-  item->overhead = static_cast<std::uint32_t>(SendMemory::BlockSize(size) - payload);
+  item->overhead = static_cast<std::uint32_t>(size - payload);
   return item;
 }
 

@@ -153,7 +153,8 @@ class Server(_core.Server):
                 send counts with its unsent bytes and what it takes beside them: up to
                 4048 bytes, and 48 of record, are in a block of 256, 512, 1024, 2048 or 4096;
                 above that the record adds 48 bytes, and 256 to a `bytes` of 16 KiB or more.
-                An empty send counts 256, or nothing without `on_write_completed`.
+                Without `on_write_completed` and `max_pending_sends` small sends share a
+                block, and an empty one counts nothing.
             max_pending_sends: the same, by number of sends.
             write_high_water: bytes, counted in the same way; a client with more to read than
                 this is not read from

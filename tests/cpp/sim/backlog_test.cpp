@@ -96,6 +96,30 @@ TEST_F(BacklogTest, AnEmptySendCostsNothingWhereNobodyWaitsForIt) {
   EXPECT_EQ(scenario.ReceiveAll(client), kFirst);
 }
 
+// A hook that answers many tiny messages at once, where nobody waits for each answer.
+TEST_F(BacklogTest, SmallSendsShareABlockWhereNobodyWaitsForThem) {
+  for (const bool in_hook : {true, false}) {
+    Scenario::Setup setup;
+    setup.hooks = kHookAll & ~static_cast<unsigned>(kHookWrite);
+    setup.options.send_backlog_limit = 100 * 256;
+    Scenario scenario(setup);
+    constexpr std::size_t kRoom = 208;
+    std::size_t accepted = 0;
+    const auto fill = [&](Connection& connection) { accepted = Fill(connection, "x", 100'000); };
+    scenario.server().on_read = [&](Connection& connection, Buffer&) { fill(connection); };
+    const auto client = scenario.Connect();
+    if (in_hook) {
+      client->Send("go");
+      scenario.StepAll();
+    } else {
+      fill(scenario.ConnectionOf(client));
+    }
+    EXPECT_EQ(accepted, 99 * kRoom + 1);
+    scenario.ConnectionOf(client).Close();
+    EXPECT_EQ(scenario.ReceiveAll(client), std::string(accepted, 'x'));
+  }
+}
+
 // Tiny messages to a client that does not read: reading stops before a send is refused.
 TEST_F(BacklogTest, AnEchoOfTinyMessagesIsSlowedDownAndNeverRefused) {
   Scenario::Setup setup;
