@@ -21,8 +21,9 @@ class SendMemory {
   SendMemory& operator=(const SendMemory&) = delete;
   ~SendMemory();
 
-  // BlockSize(size) bytes, and the class to give it back with. Null when there is no memory.
-  void* Take(std::size_t size, std::uint8_t* size_class) noexcept;
+  // At least `*size` bytes, and how many; the class to give it back with. Null when there is no
+  // memory.
+  void* Take(std::size_t* size, std::uint8_t* size_class) noexcept;
   void GiveBack(void* memory, std::uint8_t size_class) noexcept;
 
   [[nodiscard]] std::size_t kept() const;  // bytes, for the next Take
