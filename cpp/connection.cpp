@@ -125,32 +125,44 @@ void Context::Start(Shard& shard_of, const Options& limits, unsigned wanted_hook
 }
 
 SendResult Context::Enqueue(SendItem* item) {
-  MutexLock lock(mutex);
-  if (!open.load(std::memory_order_relaxed)) return SendResult::kClosed;
-  if (charge() >= options->send_backlog_limit ||
-      (options->max_pending_sends &&
-       pending_sends() >= static_cast<std::uint64_t>(*options->max_pending_sends))) {
-    return SendResult::kBacklogFull;
-  }
-  if (item->size == 0 && !reports_writes && !item->release_in_batch) {
-    // Nothing of it goes out and nobody waits for it: it has ended.
-    lock.unlock();
-    SendItem::Destroy(item, Worker::CurrentSendMemory());
-    return SendResult::kAccepted;
-  }
-  queued_bytes.Add(item->size);
-  queued_sends.Add(1);
-  queued_overhead.Add(item->overhead);
-  const Worker* const worker = CallWorker();
-  if (worker != nullptr && incoming.empty()) {
+  {
+    const MutexLock lock(mutex);
+    if (!open.load(std::memory_order_relaxed)) return SendResult::kClosed;
+    if (charge() >= options->send_backlog_limit ||
+        (options->max_pending_sends &&
+         pending_sends() >= static_cast<std::uint64_t>(*options->max_pending_sends))) {
+      return SendResult::kBacklogFull;
+    }
+    const Worker* const worker = CallWorker();
     // A send from a hook needs no detour; one that follows another thread's waits behind it.
-    if (sending.empty()) write_progress_at = worker->now();
-    sending.Push(item);
-  } else {
-    incoming.Push(item);
-    requested.store(true, std::memory_order_release);
+    const bool direct = worker != nullptr && incoming.empty();
+    SendQueue& queue = direct ? sending : incoming;
+    // Where nobody waits for its end it needs none of its own.
+    if (reports_writes || item->release_in_batch || !PackInto(queue, *item)) {
+      queued_bytes.Add(item->size);
+      queued_sends.Add(1);
+      queued_overhead.Add(item->overhead);
+      if (!direct) {
+        requested.store(true, std::memory_order_release);
+      } else if (sending.empty()) {
+        write_progress_at = worker->now();
+      }
+      queue.Push(item);
+      return SendResult::kAccepted;
+    }
   }
+  SendItem::Destroy(item, Worker::CurrentSendMemory());
   return SendResult::kAccepted;
+}
+
+// Makes the item a part of the last one in the queue; of nothing, nothing. Under `mutex`.
+bool Context::PackInto(SendQueue& queue, const SendItem& item) {
+  if (item.size == 0) return true;
+  if (options->max_pending_sends || !queue.Pack(item)) return false;
+  // What was room in a block is bytes to send now.
+  queued_bytes.Add(item.size);
+  queued_overhead.Add(0 - std::uint64_t{item.size});
+  return true;
 }
 
 void Context::RequestClose(CloseReason why) {

@@ -39,6 +39,8 @@ enum class Phase : std::uint8_t {
 class Context final : public Connection, public Socket, public TimerNode, public Posting {
  public:
   static constexpr int kPostingTag = 1;
+  // In the mailbox. From then on only what the port had in hand follows.
+  static constexpr std::size_t kMostMail = 8;
 
   explicit Context(ContextPool* pool) : pool_(pool) { tag = kPostingTag; }
   ~Context() = default;
@@ -94,6 +96,9 @@ class Context final : public Connection, public Socket, public TimerNode, public
   SendQueue incoming IOCP_GUARDED_BY(mutex);  // accepted, not seen by the holder yet
   // Completions that came to a worker that does not hold it.
   std::vector<Completion> mailbox IOCP_GUARDED_BY(mutex);
+  // True exactly when the port was told to pause as the mailbox was full, and the holder has not
+  // looked since.
+  bool mailbox_paused IOCP_GUARDED_BY(mutex) = false;
   // Of those for which there was no memory: what was received is lost, what was sent is not.
   struct Unkept {
     std::uint64_t receives = 0;
@@ -119,7 +124,8 @@ class Context final : public Connection, public Socket, public TimerNode, public
   bool receive_in_flight = false;  // true exactly when Receive has begun and not ended
   bool send_in_flight = false;     // true exactly when Send was called and has not completed
   bool end_received = false;       // true exactly when the peer's stream has ended, in order
-  bool port_paused = false;        // true exactly when the port was last told to pause
+  bool port_paused = false;        // true exactly when the port was last told to pause, as far as
+                                   // the holder knows: see mailbox_paused
   bool over_high_water = false;    // true exactly from above the high mark to the low mark
   bool reset_on_close = false;     // true exactly when the peer is to get a reset
   Error end_error;                 // how the stream ended; kEndOfStream or worse
@@ -154,6 +160,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   friend class Connection;
   friend class ContextPool;
 
+  bool PackInto(SendQueue& queue, const SendItem& item) IOCP_REQUIRES(mutex);
   // Makes the worker that holds the connection, or is going to, look at it; returns it when it is
   // this thread's, so that what the holder owns may be touched. Under `mutex`.
   Worker* CallWorker() IOCP_REQUIRES(mutex);

@@ -48,7 +48,9 @@ enum class ErrorKind : std::uint8_t {
 
 struct Error {
   ErrorKind kind = ErrorKind::kNone;
-  int code = 0;  // errno, or a Winsock code on Windows; 0 where the system named none
+  // errno, or a Winsock code on Windows; 0 where the system named none. With kOutOfResources that
+  // is when the engine itself found no memory.
+  int code = 0;
 
   explicit operator bool() const { return kind != ErrorKind::kNone; }
 };
@@ -315,9 +317,10 @@ struct Options {
   // Bytes of memory; at or above it Send answers kBacklogFull. Each send that has not ended counts
   // with its unsent bytes and with what it takes beside them: a copy and its 48 bytes of record
   // share a block of 256, 512, 1024, 2048 or 4096 bytes, or one of just their size above that;
-  // SharedBytes and a Buffer have a record of 256 bytes. So no send counts less than 256 bytes,
-  // except that an empty one counts nothing where OnWriteCompleted is not wanted. The two marks
-  // below count in the same way.
+  // SharedBytes and a Buffer have a record of 256 bytes. So no send counts less than 256 bytes
+  // where OnWriteCompleted is wanted, or max_pending_sends is set. Elsewhere a send that fits into
+  // the rest of the block before it counts nothing more, and an empty one nothing at all. The two
+  // marks below count in the same way.
   std::size_t send_backlog_limit = 1024 * 1024;
   std::optional<int> max_pending_sends;      // the same by number of sends
   std::size_t write_high_water = 64 * 1024;  // a connection with more to send is not read from

@@ -62,6 +62,7 @@ void Worker::TakeRequests(Context& context) {
       context.sending.Append(context.incoming);
     }
     mailbox.swap(context.mailbox);
+    if (std::exchange(context.mailbox_paused, false)) context.port_paused = true;
     unkept = std::exchange(context.unkept, {});
     context.requested.store(false, std::memory_order_relaxed);
     close = context.close_requested.load(std::memory_order_relaxed);

@@ -11,13 +11,19 @@ namespace {
 
 SendItem* NewItem(std::size_t payload, SendMemory* memory) noexcept {
   std::uint8_t size_class = SendMemory::kNoClass;
-  const std::size_t size = sizeof(SendItem) + payload;
-  void* block = memory != nullptr ? memory->Take(size, &size_class) : AllocateBytes(size);
+  std::size_t size = sizeof(SendItem) + payload;
+  void* block = nullptr;
+  if (memory != nullptr) {
+    block = memory->Take(&size, &size_class);
+  } else {
+    size = SendMemory::BlockSize(size);
+    block = AllocateBytes(size);
+  }
   if (block == nullptr) return nullptr;
   auto* item = new (block) SendItem;
   item->size = payload;
   item->size_class = size_class;
-  item->overhead = static_cast<std::uint32_t>(SendMemory::BlockSize(size) - payload);
+  item->overhead = static_cast<std::uint32_t>(size - payload);
   return item;
 }
 
@@ -41,12 +47,13 @@ std::size_t SendMemory::BlockSize(std::size_t size) {
   return index == kSizes.size() ? size : kSizes[index];
 }
 
-void* SendMemory::Take(std::size_t size, std::uint8_t* size_class) noexcept {
-  const std::size_t index = ClassOf(size);
+void* SendMemory::Take(std::size_t* size, std::uint8_t* size_class) noexcept {
+  const std::size_t index = ClassOf(*size);
   if (index == kSizes.size()) {
     *size_class = kNoClass;
-    return AllocateBytes(size);
+    return AllocateBytes(*size);
   }
+  *size = kSizes[index];
   *size_class = static_cast<std::uint8_t>(index);
   List& list = free_[index];
   if (list.first == nullptr) return AllocateBytes(kSizes[index]);

@@ -21,8 +21,9 @@ class SendMemory {
   SendMemory& operator=(const SendMemory&) = delete;
   ~SendMemory();
 
-  // BlockSize(size) bytes, and the class to give it back with. Null when there is no memory.
-  void* Take(std::size_t size, std::uint8_t* size_class) noexcept;
+  // At least `*size` bytes, and how many; the class to give it back with. Null when there is no
+  // memory.
+  void* Take(std::size_t* size, std::uint8_t* size_class) noexcept;
   void GiveBack(void* memory, std::uint8_t size_class) noexcept;
 
   [[nodiscard]] std::size_t kept() const;  // bytes, for the next Take
@@ -63,9 +64,13 @@ struct SendItem {
   // True exactly when the connection failed before the last byte was out.
   bool dropped = false;
   std::uint8_t size_class = SendMemory::kNoClass;  // of its memory
-  // Bytes of memory that it takes beside its `size` bytes to send. The same on every thread: what
-  // it takes in a worker's block.
+  // Bytes of memory that it takes beside its `size` bytes to send.
   std::uint32_t overhead = 0;
+
+  // How many bytes more its block can take; none where the bytes to send are elsewhere.
+  [[nodiscard]] std::size_t room() const {
+    return data == reinterpret_cast<const char*>(this + 1) ? overhead - sizeof(SendItem) : 0;
+  }
 
   // Null when there is no memory. The pieces are copied behind the item, one after the other.
   static SendItem* Copy(const std::string_view* pieces, std::size_t count,

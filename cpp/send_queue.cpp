@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 
 namespace iocp {
 
@@ -17,6 +18,14 @@ void SendQueue::Push(SendItem* item) {
     last_->next = item;
   }
   last_ = item;
+}
+
+bool SendQueue::Pack(const SendItem& item) {
+  if (last_ == nullptr || first_ == nullptr || item.size > last_->room()) return false;
+  std::memcpy(reinterpret_cast<char*>(last_ + 1) + last_->size, item.data, item.size);
+  last_->size += item.size;
+  last_->overhead -= static_cast<std::uint32_t>(item.size);
+  return true;
 }
 
 SendItem* SendQueue::Pop() {

@@ -20,6 +20,9 @@ class SendQueue {
   // The oldest, which leads to the others; null when empty.
   [[nodiscard]] const SendItem* first() const { return first_; }
   void Push(SendItem* item);
+  // Adds the bytes of `item` to the last send, where that has room for them: one send of both. They
+  // are copied, also while the system has what was there before. False, and nothing, otherwise.
+  bool Pack(const SendItem& item);
   // Null when empty.
   SendItem* Pop();
   // Takes over all of `later`, behind what is here.

@@ -230,6 +230,11 @@ void Worker::LeaveWithHolder(Context& context, Completion& completion) {
       if (completion.last) unkept.receives_expected = completion.sequence + 1;
     }
   }
+  if (context.mailbox.size() >= Context::kMostMail) {
+    // Its holder may be in a hook for as long as the peer can send.
+    context.mailbox_paused = true;
+    shard_.port().Pause(context);
+  }
   Activate(context);
 }
 

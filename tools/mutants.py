@@ -2,8 +2,9 @@
 """Prove that the tests of the original's defects can fail.
 
 tests/mutants.toml plants what the original did, one mutant after the other, in a copy of the
-sources; the tests that the table of docs/testing.md names for that row must find it: by failing, by
-crashing, by not ending in time, or, where the mutant says so, by not compiling. The copy and what
+sources; the tests that the table of docs/testing.md names for that row, or those that the mutant
+names itself, must find it: by failing, by crashing, by not ending in time, or, where the mutant
+says so, by not compiling. The copy and what
 is built from it stay in build/mutants, so that only what a mutant changes is compiled.
 
 Ends with 1 when a mutant was not found, or does not fit the sources any more.
@@ -186,7 +187,8 @@ def main() -> int:
     began = time.monotonic()
     copy_sources()
     configure()
-    needed = sorted({program for row in rows for program in table[row]})
+    searched = {mutant["what"]: mutant.get("tests") or table[mutant["row"]] for mutant in mutants}
+    needed = sorted({program for programs in searched.values() for program in programs})
     refused = build(needed, arguments.jobs)
     if refused:
         sys.exit(f"the sources themselves do not build:\n{refused[-3000:]}")
@@ -201,7 +203,7 @@ def main() -> int:
     for mutant in mutants:
         before = plant(mutant)
         try:
-            found = find(mutant, table[mutant["row"]], arguments.jobs)
+            found = find(mutant, searched[mutant["what"]], arguments.jobs)
         finally:
             restore(before)
         if found is None:

@@ -146,7 +146,8 @@ class CompletionPort {
   virtual void Receive(Socket& socket) = 0;
   // For flow control, on a listener or a connection that accepts or receives. After Pause a few
   // more completions may come, of what the system already had in hand; then none until Resume. The
-  // operation stays in flight. Neither has a completion. Idempotent.
+  // operation stays in flight. Neither has a completion. Idempotent. Pause may be called with a
+  // lock held.
   virtual void Pause(Socket& socket) = 0;
   virtual void Resume(Socket& socket) = 0;
   // `pieces` (1 to kMaxPieces, none empty) need to live only during the call, the bytes until the

@@ -1,6 +1,7 @@
 #include "errors.h"
 
 #include <atomic>
+#include <cerrno>
 #include <system_error>
 
 #ifndef _WIN32
@@ -45,13 +46,25 @@ PyObject* NewOSError(int code, const std::string& message) {
 #endif
 }
 
+#ifdef _WIN32
+constexpr int kNoMemory = 8;  // WSA_NOT_ENOUGH_MEMORY
+#else
+constexpr int kNoMemory = ENOMEM;
+#endif
+
+// The system's code. When the engine itself found no memory the system has named none.
+int CodeOf(const Error& error) {
+  return error.kind == ErrorKind::kOutOfResources && error.code == 0 ? kNoMemory : error.code;
+}
+
 }  // namespace
 
 PyObject* BackendUnavailableType() { return backend_unavailable; }
 PyObject* SendBacklogFullType() { return send_backlog_full; }
 
 PyObject* MakeOSError(const Error& error) {
-  return NewOSError(error.code, std::system_category().message(error.code));
+  const int code = CodeOf(error);
+  return NewOSError(code, std::system_category().message(code));
 }
 
 void RaiseStatus(const Status& status) {
@@ -68,6 +81,10 @@ void RaiseStatus(const Status& status) {
     case Status::Problem::kNone:
     case Status::Problem::kUnresolved:
     case Status::Problem::kSystem: {
+      if (CodeOf(status.error) == kNoMemory) {
+        PyErr_SetString(PyExc_MemoryError, status.message.c_str());
+        break;
+      }
       // A resolver's codes are no errno; Python has an OSError of their own for them.
       const py::object exception =
           status.problem == Status::Problem::kUnresolved

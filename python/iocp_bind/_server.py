@@ -73,7 +73,10 @@ class Server(_core.Server):
         """
 
     def on_connection_error(self, conn: Connection, error: OSError) -> None:
-        """Tell what broke the connection; `on_connection_closing` follows."""
+        """Report what broke the connection; `on_connection_closing` follows.
+
+        Out of memory is an `OSError` with `errno.ENOMEM`.
+        """
 
     def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
         """Tell that the connection has ended: the last hook of `conn`.
@@ -151,7 +154,8 @@ class Server(_core.Server):
                 send counts with its unsent bytes and what it takes beside them: up to
                 4048 bytes, and 48 of record, are in a block of 256, 512, 1024, 2048 or 4096;
                 above that the record adds 48 bytes, and 256 to a `bytes` of 16 KiB or more.
-                An empty send counts 256, or nothing without `on_write_completed`.
+                Without `on_write_completed` and `max_pending_sends` small sends share a
+                block, and an empty one counts nothing.
             max_pending_sends: the same, by number of sends.
             write_high_water: bytes, counted in the same way; a client with more to read than
                 this is not read from
@@ -172,6 +176,7 @@ class Server(_core.Server):
 
         Raises:
             OSError: with errno, and a message that names the step and the address.
+            MemoryError: there is no memory for it.
             ValueError: an option is out of its range.
             TypeError: an option or a hook is of the wrong kind.
             RuntimeError: the server is running, or this is a forked child.

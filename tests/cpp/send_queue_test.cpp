@@ -91,6 +91,34 @@ TEST(SendQueue, EmptySendsCompleteInTheirPlace) {
   EXPECT_EQ(queue.Advance(0, complete), 1U);
 }
 
+TEST(SendQueue, PacksWhatFitsBehindTheLastOne) {
+  SendQueue queue;
+  const auto pack = [&](std::string_view text) {
+    SendItem* const item = Item(text);
+    const bool packed = queue.Pack(*item);
+    SendItem::Destroy(item, nullptr);
+    return packed;
+  };
+  EXPECT_FALSE(pack("nowhere"));
+  queue.Push(Item("abc"));
+  const std::size_t memory = queue.first()->size + queue.first()->overhead;
+  EXPECT_TRUE(pack("de"));
+  Piece pieces[kMaxPieces];
+  ASSERT_EQ(queue.Gather(pieces), 1U);
+  EXPECT_TRUE(pack("f"));  // while the system has the first five
+  SendQueue complete;
+  EXPECT_EQ(queue.Advance(pieces[0].size, complete), 0U);
+  EXPECT_EQ(Gathered(queue), "f");
+  EXPECT_EQ(queue.first()->size + queue.first()->overhead, memory);
+  EXPECT_TRUE(pack(std::string(queue.first()->room(), 'g')));
+  EXPECT_FALSE(pack("h")) << "the block is full";
+  EXPECT_EQ(queue.Advance(Gathered(queue).size(), complete), 1U);
+  EXPECT_FALSE(pack("i")) << "there is none any more";
+  const SharedBytes bytes{"abc", 3, nullptr, nullptr};
+  queue.Push(SendItem::Share(bytes, false, nullptr));
+  EXPECT_FALSE(pack("j")) << "into bytes that are not ours";
+}
+
 TEST(SendQueue, BoundsOneGatherInPiecesAndBytes) {
   SendQueue many;
   for (std::size_t i = 0; i < 2 * kMaxPieces; ++i) many.Push(Item("x"));

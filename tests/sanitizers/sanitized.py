@@ -17,6 +17,8 @@ LEFT_OUT = {
     "test_cost.py": "counts instructions, of which a sanitizer has its own; callgrind has no room",
     "test_hardening.py": "a sanitizer checks the calls itself",
     "test_typing.py": "mypy's work: none of our native code runs",
+    "test_out_of_memory.py": "its heap takes the place of the sanitizer's",
+    "test_promises.py::test_many_small_lines_for_clients_that_do_not_read": MEMORY,
     "test_promises.py::test_1_gib_through_one_connection_to_a_slow_reader": MEMORY,
     "test_promises.py::test_256_mib_from_a_client_that_never_reads": MEMORY,
     "test_promises.py::test_100000_short_connections": MEMORY,

@@ -291,6 +291,18 @@ void App::CheckMemory(Connection& connection) {
   Check(taken <= most + taken / 16, "a backlog takes more memory than its limit allows");
 }
 
+// What the port had in hand may follow: the reads of the batch that made it pause and those that
+// were posted then, twice if the holder has resumed it meanwhile; the end of the stream, and a
+// send.
+void App::CheckMailboxes() {
+  const auto reads = static_cast<std::size_t>(std::max(network_.settings.reads, 1));
+  for (const Known* known : living_) {
+    if (!known->connection) continue;
+    Check(Context::Of(*known->connection).mailbox.size() <= Context::kMostMail + 4 * reads + 2,
+          "a mailbox grows for as long as a hook runs");
+  }
+}
+
 void App::ActFromOutside() {
   if (!dead_.empty() && choices().Chance(0.1)) {
     // A dead handle answers and does nothing.

@@ -47,6 +47,8 @@ class App final : public Server {
   double liveliness = 0.5;      // how likely a hook is to do something more
   bool wants_writes = true;     // true exactly when it has an OnWriteCompleted
 
+  // Oracle: no queue of a connection is longer than its bound.
+  void CheckMailboxes();
   // One thing that a program may do to a connection, from outside of its hooks.
   void ActFromOutside();
   void ResumeAll();

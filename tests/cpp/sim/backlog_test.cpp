@@ -6,6 +6,7 @@
 #include <chrono>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "connection.h"
@@ -95,6 +96,30 @@ TEST_F(BacklogTest, AnEmptySendCostsNothingWhereNobodyWaitsForIt) {
   EXPECT_EQ(scenario.ReceiveAll(client), kFirst);
 }
 
+// A hook that answers many tiny messages at once, where nobody waits for each answer.
+TEST_F(BacklogTest, SmallSendsShareABlockWhereNobodyWaitsForThem) {
+  for (const bool in_hook : {true, false}) {
+    Scenario::Setup setup;
+    setup.hooks = kHookAll & ~static_cast<unsigned>(kHookWrite);
+    setup.options.send_backlog_limit = 100 * 256;
+    Scenario scenario(setup);
+    constexpr std::size_t kRoom = 208;
+    std::size_t accepted = 0;
+    const auto fill = [&](Connection& connection) { accepted = Fill(connection, "x", 100'000); };
+    scenario.server().on_read = [&](Connection& connection, Buffer&) { fill(connection); };
+    const auto client = scenario.Connect();
+    if (in_hook) {
+      client->Send("go");
+      scenario.StepAll();
+    } else {
+      fill(scenario.ConnectionOf(client));
+    }
+    EXPECT_EQ(accepted, 99 * kRoom + 1);
+    scenario.ConnectionOf(client).Close();
+    EXPECT_EQ(scenario.ReceiveAll(client), std::string(accepted, 'x'));
+  }
+}
+
 // Tiny messages to a client that does not read: reading stops before a send is refused.
 TEST_F(BacklogTest, AnEchoOfTinyMessagesIsSlowedDownAndNeverRefused) {
   Scenario::Setup setup;
@@ -151,6 +176,38 @@ TEST_F(BacklogTest, AnEmptySendBehindBytesThatAreDroppedIsDropped) {
   scenario.StepAll();
   EXPECT_EQ(scenario.Of(client).closed, CloseReason::kLocalAbort);
   EXPECT_EQ(scenario.Of(client).written, (std::vector<std::size_t>{0, 5, 0}));
+}
+
+// Workers share a port: what comes while a hook of the connection runs is left with its worker.
+TEST_F(BacklogTest, WhatComesWhileAHookRunsIsBounded) {
+  constexpr std::size_t kReads = 4;
+  Scenario::Setup setup;
+  setup.workers = 2;
+  setup.shared = true;
+  setup.reads = kReads;
+  setup.window = 1000;
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  std::string sent;
+  bool in_first = false;
+  scenario.server().on_read = [&](Connection& connection, Buffer&) {
+    if (std::exchange(in_first, true)) return;
+    const std::size_t other = 1 - scenario.InTurn();
+    for (int i = 0; i < 1000; ++i) {
+      const std::string data(100, static_cast<char>('a' + i % 26));
+      sent += data.substr(0, client->Send(data));
+      scenario.Step(other);
+    }
+    EXPECT_LE(Context::Of(connection).mailbox.size(), Context::kMostMail + kReads);
+  };
+  sent += "begin";
+  ASSERT_EQ(client->Send("begin"), 5U);
+  scenario.StepAll();
+  EXPECT_LE(sent.size(), 5 + (Context::kMostMail + kReads) * 100 + setup.window);
+  EXPECT_EQ(scenario.Of(client).received, sent) << "it did not go on after the hook";
+  client->EndStream();
+  scenario.StepAll();
+  EXPECT_EQ(scenario.Of(client).closed, CloseReason::kPeerClosed);
 }
 
 // The peer lives, and would wait for its reset until close_timeout.

@@ -150,6 +150,12 @@ void Scenario::Step(std::size_t worker) {
   EXPECT_TRUE(!seat.left || engine_->stopping()) << "a worker has ended";
 }
 
+std::size_t Scenario::InTurn() const {
+  const auto seat =
+      std::find_if(seats_.begin(), seats_.end(), [](const Seat& s) { return s.in_turn; });
+  return static_cast<std::size_t>(seat - seats_.begin());
+}
+
 bool Scenario::Runnable(std::size_t worker) {
   if (seats_[worker].left || seats_[worker].in_turn) return false;
   Worker& candidate = engine_->worker(worker);

@@ -92,6 +92,8 @@ class Scenario {
   // One turn of a worker that is in none. A worker leaves only when the server stops: anything else
   // fails the test.
   void Step(std::size_t worker);
+  // The worker that is in a turn: in a hook, the one that calls it.
+  [[nodiscard]] std::size_t InTurn() const;
   // Turns until nobody has anything to do at this moment.
   void StepAll();
   // The same, while the time passes.

@@ -436,6 +436,7 @@ void Simulation::CheckCounters(bool at_the_end) {
   check(stats.hook_errors == app_.thrown(), "counter: hook_errors");
   check(stats.bytes_received <= told.received_bytes, "counter: bytes_received");
   check(stats.bytes_sent <= told.sent_bytes, "counter: bytes_sent");
+  app_.CheckMailboxes();
   if (!at_the_end) return;
   check(stats.connections == 0, "a connection was left");
   check(stats.bytes_sent == told.sent_bytes, "counter: bytes_sent, at the end");
