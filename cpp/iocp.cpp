@@ -37,6 +37,22 @@ struct Run {
   }
 };
 
+// The run whose worker this thread is, for the thread's whole life; null on every other thread.
+thread_local const Run* run_of_worker = nullptr;
+
+// A listening socket, closed unless a run has taken it over.
+struct Listener {
+  explicit Listener(const PortKind& port_kind) : kind(port_kind) {}
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+  ~Listener() {
+    if (handle != kNoSocket) kind.close_listener(handle);
+  }
+
+  const PortKind& kind;
+  NativeSocket handle = kNoSocket;
+};
+
 Status NoBackend(const std::string& message) {
   return {Status::Problem::kNoBackend, {ErrorKind::kUnsupported, 0}, message};
 }
@@ -108,7 +124,6 @@ struct Server::Lifecycle {
   Status Start(Server& server, const Options& options);
   // Joins the threads of `of`, which has stopped, unless somebody else does or has; waits for that.
   void Join(const std::shared_ptr<Run>& of);
-  static bool OnWorkerOf(const Run& run);
   static void WorkerMain(Server* server, const std::shared_ptr<Run>& run, std::size_t index);
   static Error OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
                            std::vector<Thread>& threads);
@@ -117,6 +132,7 @@ struct Server::Lifecycle {
 
 void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& run,
                                    std::size_t index) {
+  run_of_worker = run.get();
   Engine& engine = *run->engine;
   Worker& worker = engine.worker(index);
   const Error error = worker.Open();
@@ -148,14 +164,6 @@ void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& r
     run->changed.NotifyAll();
   }
   server->OnStopped();
-}
-
-bool Server::Lifecycle::OnWorkerOf(const Run& run) {
-  const Worker* const current = Worker::Current();
-  for (std::size_t i = 0; current != nullptr && i < run.engine->worker_count(); ++i) {
-    if (&run.engine->worker(i) == current) return true;
-  }
-  return false;
 }
 
 void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
@@ -231,8 +239,10 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
     return Status{
         Status::Problem::kAlreadyRunning, {}, "the server is running already; call shutdown first"};
   };
-  if (Running()) return running_already();
-  Join(CurrentRun());  // the threads of a run that a hook shut down
+  const std::shared_ptr<Run> before = CurrentRun();
+  // In OnStopped, too, the thread would wait for itself.
+  if (Running() || (before != nullptr && before.get() == run_of_worker)) return running_already();
+  Join(before);  // the threads of a run that a hook shut down
   {
     const MutexLock lock(mutex);
     if (std::exchange(starting, true)) return running_already();
@@ -245,26 +255,25 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
     }
   } starting_now{*this};
 
-  NativeSocket listener = kNoSocket;
+  Listener listener(*kind);
   Address bound;
   status = kind->listen({options.host, options.port, options.listen_backlog, options.no_delay,
                          options.reuse_port, options.dual_stack, options.keepalive},
-                        &listener, &bound);
+                        &listener.handle, &bound);
   if (!status.ok()) return status;
 
   std::shared_ptr<Run> new_run;
   std::vector<Thread> new_threads;
   Error error;
   try {
-    new_run =
-        std::make_shared<Run>(std::make_unique<Engine>(server, options, *kind, listener, bound));
+    new_run = std::make_shared<Run>(
+        std::make_unique<Engine>(server, options, *kind, listener.handle, bound));
     error = OpenWorkers(&server, new_run, new_threads);
   } catch (const std::bad_alloc&) {
     error = {ErrorKind::kOutOfResources, 0};
   }
   if (error) {
     if (new_run != nullptr) GiveUp(new_run, new_threads);
-    kind->close_listener(listener);
     status.problem = Status::Problem::kSystem;
     status.error = error;
     status.message = std::string("cannot start the workers of backend '") + kind->name + "'";
@@ -276,6 +285,7 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
     threads = std::move(new_threads);
     address = bound;
     backend = kind->name;
+    listener.handle = kNoSocket;
   }
   {
     const MutexLock lock(new_run->mutex);
@@ -299,7 +309,7 @@ void Server::Shutdown(Duration timeout) {
   // A year is for ever, and cannot overflow.
   timeout = std::clamp<Duration>(timeout, Duration::zero(), std::chrono::hours(24 * 365));
   run->engine->RequestStop(run->engine->Now() + timeout);
-  if (Lifecycle::OnWorkerOf(*run)) return;
+  if (OnWorkerThread()) return;
   run->WaitUntilStopped();
   lifecycle_->Join(run);
 }
@@ -307,6 +317,7 @@ void Server::Shutdown(Duration timeout) {
 bool Server::WaitUntilStopped(std::optional<Duration> timeout) {
   const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
   if (run == nullptr) return true;
+  if (OnWorkerThread()) timeout = Duration::zero();
   if (!timeout) {
     run->WaitUntilStopped();
     return true;
@@ -314,6 +325,8 @@ bool Server::WaitUntilStopped(std::optional<Duration> timeout) {
   MutexLock lock(run->mutex);
   return run->changed.WaitFor(run->mutex, *timeout, [&] { return run->stopped; });
 }
+
+bool Server::OnWorkerThread() { return run_of_worker != nullptr; }
 
 bool Server::running() const { return lifecycle_->Running(); }
 

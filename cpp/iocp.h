@@ -7,7 +7,8 @@
 //
 // with exactly one `closing`, last, for every `established`. Hooks of one connection are serial and
 // in order; hooks of different connections run in parallel where there are several workers. No hook
-// runs under a lock, so a hook may call anything here, Shutdown included.
+// runs under a lock, so a hook may call anything here, Shutdown included. What would wait for a
+// server to stop does not wait on a worker thread, of whichever server: it might wait for itself.
 //
 // The class, its hooks and most option defaults come from the classic Windows CIOCPServer.
 #pragma once
@@ -387,20 +388,27 @@ class Server {
   Server& operator=(const Server&) = delete;
   // The server must be stopped: by now the derived class and its hooks are gone, so it is too
   // late to stop here. Call Shutdown in the destructor of the most derived class. A server that
-  // still runs here ends the process with a message.
+  // still runs here ends the process with a message; so a hook, in which Shutdown does not wait,
+  // must not destroy a server that runs.
   virtual ~Server();
 
-  // Returns when clients can connect. On failure nothing is left behind.
+  // Returns when clients can connect. On failure nothing is left behind. In OnStopped it fails.
   [[nodiscard]] Status Start(const Options& options);
 
   // Stops accepting, closes every connection gracefully, aborts what is left after `timeout`, joins
   // the workers. After it no hook runs, and the server can be started again. Idempotent; safe from
-  // several threads. From a hook it returns at once, and the shutdown goes on behind it. It waits
-  // for hooks that are running: a hook that never returns is never left behind.
+  // several threads. On a worker thread, of this server or of another one, it returns at once, and
+  // the shutdown goes on behind it. It waits for hooks that are running: a hook that never returns
+  // is never left behind.
   void Shutdown(Duration timeout = std::chrono::seconds(5));
 
-  // Blocks until the server is stopped, or `timeout` has passed; true when it is stopped.
+  // Blocks until the server is stopped, or `timeout` has passed; true when it is stopped. On a
+  // worker thread it does not block.
   bool WaitUntilStopped(std::optional<Duration> timeout = std::nullopt);
+
+  // True exactly on the worker threads of all servers in this process, from OnWorkerBegin to
+  // OnStopped.
+  [[nodiscard]] static bool OnWorkerThread();
 
   // True from a Start that succeeded until the last worker has left.
   [[nodiscard]] bool running() const;
@@ -417,7 +425,8 @@ class Server {
   std::size_t Broadcast(const void* data, std::size_t size, const Connection* exclude = nullptr);
 
  protected:
-  // The hooks. All run on worker threads.
+  // The hooks. All run on worker threads. An exception that leaves one ends that connection: it
+  // goes to OnHookError, and one that leaves OnHookError aborts the connection.
   virtual void OnConnectionEstablished(Connection&) {}
   virtual void OnReadCompleted(Connection&, Buffer&) {}
   // Once for each accepted Send, with its length, when its last byte is with the system.
@@ -429,9 +438,11 @@ class Server {
     connection.Abort(CloseReason::kHookError);
   }
 
-  // For bindings and for servers that want to know more. ---------------------------------------
+  // For bindings and for servers that want to know more. These must not throw, WantedHooks aside:
+  // an exception that leaves one of them ends the process. ---------------------------------------
 
-  // The hooks worth calling; one that is left out costs nothing. Asked once, by Start.
+  // The hooks worth calling; one that is left out costs nothing. Asked once, by Start, and what it
+  // throws leaves Start, which then has started nothing.
   [[nodiscard]] virtual unsigned WantedHooks() const { return kHookAll; }
   // A worker is about to call hooks, several in a row, or has called the last of them. A language
   // with a lock of its own takes it and gives it back here.

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bytes_view.h"
 #include "errors.h"
 
 namespace py = pybind11;
@@ -45,46 +46,6 @@ PyObject* Answer(SendResult result) {
   return nullptr;
 }
 
-// A buffer of a bytes-like object, for as long as this lives.
-class View {
- public:
-  View() = default;
-  View(View&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
-  View(const View&) = delete;
-  View& operator=(const View&) = delete;
-  View& operator=(View&&) = delete;
-  ~View() {
-    if (view_.obj != nullptr) PyBuffer_Release(&view_);
-  }
-
-  // False with an error set that says what to do.
-  bool Open(PyObject* object, const char* function) {
-    if (!PyObject_CheckBuffer(object)) {
-      PyErr_Format(PyExc_TypeError, "%s() needs a bytes-like object, not '%.200s'%s", function,
-                   Py_TYPE(object)->tp_name,
-                   PyUnicode_Check(object) ? "; encode it first, with str.encode()" : "");
-      return false;
-    }
-    if (PyObject_GetBuffer(object, &view_, PyBUF_SIMPLE) == 0) return true;
-    view_.obj = nullptr;
-    // If it can be had at all, then it only was not contiguous. Each library has its own words, and
-    // even its own exception, for that; a user of ours gets one.
-    PyErr_Clear();
-    Py_buffer strided;
-    if (PyObject_GetBuffer(object, &strided, PyBUF_FULL_RO) != 0) return false;
-    PyBuffer_Release(&strided);
-    PyErr_Format(PyExc_BufferError,
-                 "%s() needs contiguous bytes; copy the object first, with bytes()", function);
-    return false;
-  }
-  [[nodiscard]] std::string_view bytes() const {
-    return {static_cast<const char*>(view_.buf), static_cast<std::size_t>(view_.len)};
-  }
-
- private:
-  Py_buffer view_{};
-};
-
 PyObject* Send(PyObject* self, PyObject* argument) {
   if (RefuseInForkedChild()) return nullptr;
   try {
@@ -99,7 +60,7 @@ PyObject* Send(PyObject* self, PyObject* argument) {
       if (result != SendResult::kAccepted) Py_DECREF(argument);
       return Answer(result);
     }
-    View view;
+    BytesView view;
     if (!view.Open(argument, "send")) return nullptr;
     return Answer(Of(self).Send(view.bytes().data(), view.bytes().size()));
   } catch (const std::bad_alloc&) {
@@ -113,7 +74,7 @@ PyObject* WriteLines(PyObject* self, PyObject* argument) {
       PySequence_Fast(argument, "writelines() needs an iterable of bytes-like objects"));
   if (!list) return nullptr;
   try {
-    std::vector<View> views;
+    std::vector<BytesView> views;
     std::vector<std::string_view> pieces;
     const Py_ssize_t count = PySequence_Fast_GET_SIZE(list.ptr());
     views.reserve(static_cast<std::size_t>(count));
@@ -301,10 +262,7 @@ void ReleaseConnection(Connection& connection) {
 }
 
 Connection* UnwrapConnection(PyObject* object) {
-  if (Py_TYPE(object) == connection_type) return Self(object)->connection;
-  PyErr_Format(PyExc_TypeError, "an iocp_bind.Connection is needed, not '%.200s'",
-               Py_TYPE(object)->tp_name);
-  return nullptr;
+  return Py_TYPE(object) == connection_type ? Self(object)->connection : nullptr;
 }
 
 void RegisterConnection(py::module_& module) {

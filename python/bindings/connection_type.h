@@ -16,7 +16,7 @@ PyObject* WrapConnection(Connection& connection, bool in_hook);
 // After the connection's last hook: it lets go of its Python object. GIL.
 void ReleaseConnection(Connection& connection);
 
-// The connection inside a Connection object; null with TypeError set for any other object.
+// The connection inside a Connection object; null for any other object.
 Connection* UnwrapConnection(PyObject* object);
 
 // Adds the type to the module.

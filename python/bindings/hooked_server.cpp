@@ -4,6 +4,7 @@
 
 #include "connection_type.h"
 #include "errors.h"
+#include "gil.h"
 #include "receive_view.h"
 
 namespace py = pybind11;
@@ -33,9 +34,8 @@ void Call(const HookTable::Target& target, Connection& connection, PyObject* arg
 // The memory of a bytes object that nobody has seen yet, for a block to receive into.
 void DropUnseenBytes(void* bytes) {
   // Any thread: a block goes with its pool, or when there are more than the pool keeps.
-  const PyGILState_STATE state = PyGILState_Ensure();
+  const WithGil held;
   Py_DECREF(static_cast<PyObject*>(bytes));
-  PyGILState_Release(state);
 }
 
 // The received bytes as a bytes object: a new reference, or null with an error set. Much data is
@@ -110,27 +110,32 @@ void HookedServer::OnWorkerBegin() {
 }
 
 void HookedServer::OnWorkerEnd() {
-  PyEval_RestoreThread(thread_state);
+  TakeGil(thread_state);
   PyThreadState_Clear(thread_state);
   PyThreadState_DeleteCurrent();
   thread_state = nullptr;
 }
 
-void HookedServer::OnBatchBegin() { PyEval_RestoreThread(thread_state); }
+void HookedServer::OnBatchBegin() { TakeGil(thread_state); }
 
 void HookedServer::OnBatchEnd() { PyEval_SaveThread(); }
 
 void HookedServer::OnStopped() {
-  const PyGILState_STATE state = PyGILState_Ensure();
-  {
-    // The table holds the Python server: when nobody else does, this object goes with it.
-    const std::unique_ptr<HookTable> hooks = std::move(hooks_);
-    CountRunningServers(-1);
-    PyObject* result = PyObject_CallNoArgs(hooks->stopped.ptr());
-    if (result == nullptr) PyErr_WriteUnraisable(hooks->stopped.ptr());
-    Py_XDECREF(result);
-  }
-  PyGILState_Release(state);
+  const WithGil held;
+  EndRun();
+}
+
+void HookedServer::BeginRun(std::unique_ptr<HookTable> hooks) {
+  hooks_ = std::move(hooks);
+  CountRunningServers(1);
+}
+
+void HookedServer::EndRun() {
+  const std::unique_ptr<HookTable> hooks = std::move(hooks_);
+  CountRunningServers(-1);
+  PyObject* result = PyObject_CallNoArgs(hooks->stopped.ptr());
+  if (result == nullptr) PyErr_WriteUnraisable(hooks->stopped.ptr());
+  Py_XDECREF(result);
 }
 
 void HookedServer::OnConnectionEstablished(Connection& connection) {

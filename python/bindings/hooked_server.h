@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <array>
+#include <memory>
 
 #include "iocp.h"
 
@@ -35,11 +36,14 @@ class HookedServer final : public Server {
   HookedServer() = default;
   ~HookedServer() override = default;
 
-  // Under the GIL, which Start itself must not hold. The table holds the Python server, so a server
-  // that runs stays alive; OnStopped lets go of it.
-  void SetHooks(std::unique_ptr<HookTable> hooks) { hooks_ = std::move(hooks); }
-  // After a Start that failed. Under the GIL.
-  void ClearHooks() { hooks_.reset(); }
+  // Before Start. Under the GIL, which Start itself must not hold. The table holds the Python
+  // server, so a server that runs stays alive.
+  void BeginRun(std::unique_ptr<HookTable> hooks);
+  // By OnStopped, and after a Start that failed. Under the GIL. Lets go of the table: when nobody
+  // else holds the Python server, this object goes with it.
+  void EndRun();
+  // Under the GIL.
+  [[nodiscard]] bool has_hooks() const { return hooks_ != nullptr; }
 
  protected:
   [[nodiscard]] unsigned WantedHooks() const override;

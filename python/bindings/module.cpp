@@ -6,7 +6,7 @@
 #include "receive_view.h"
 #include "server.h"
 
-PYBIND11_MODULE(_core, module) {
+PYBIND11_MODULE_EXEC(_core, module) {
   module.doc() = "The native part of iocp_bind; use the package, not this module.";
   iocp::python::RegisterErrors(module);
   iocp::python::RegisterConnection(module);
@@ -15,4 +15,38 @@ PYBIND11_MODULE(_core, module) {
 #ifdef IOCP_BIND_VERSION
   module.attr("__version__") = IOCP_BIND_VERSION;
 #endif
+}
+
+namespace {
+
+// Before pybind11 does anything: it may wait for ever, in a sub-interpreter, for a GIL that its own
+// thread holds.
+int Execute(PyObject* module) {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "iocp_bind works in the main interpreter only, and this is a sub-interpreter: "
+                    "the server's threads run hooks in the interpreter the process began with");
+    return -1;
+  }
+  return pybind11_exec__core(module);
+}
+
+PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, reinterpret_cast<void*>(&Execute)},
+#ifdef Py_mod_multiple_interpreters
+    // Else Python would refuse with words that do not say what to do.
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0, nullptr},
+};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_core", nullptr, 0, nullptr, slots, nullptr, nullptr, nullptr,
+};
+
+}  // namespace
+
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  PYBIND11_CHECK_PYTHON_VERSION
+  return PyModuleDef_Init(&definition);
 }

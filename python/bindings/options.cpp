@@ -1,5 +1,6 @@
 #include "options.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -17,7 +18,16 @@ std::string TypeName(py::handle value) { return Py_TYPE(value.ptr())->tp_name; }
 
 std::string Text(const char* name, py::handle value) {
   if (!PyUnicode_Check(value.ptr())) WrongType(name, "a str", value);
-  return py::cast<std::string>(value);
+  Py_ssize_t size = 0;
+  const char* text = PyUnicode_AsUTF8AndSize(value.ptr(), &size);
+  if (text == nullptr) PyErr_Clear();
+  std::string copy(text == nullptr ? "" : text, static_cast<std::size_t>(size));
+  // The system's functions would read it up to there.
+  if (text == nullptr || copy.find('\0') != std::string::npos) {
+    throw py::value_error(std::string(name) + " must be text without surrogates and NULs, not " +
+                          py::cast<std::string>(py::repr(value)));
+  }
+  return copy;
 }
 
 bool Truth(const char* name, py::handle value) {
@@ -42,14 +52,7 @@ Number Integer(const char* name, py::handle value) {
 }
 
 Duration Seconds(const char* name, py::handle value) {
-  if (PyBool_Check(value.ptr()) || (!PyFloat_Check(value.ptr()) && !PyIndex_Check(value.ptr()))) {
-    WrongType(name, "a number of seconds", value);
-  }
-  const double seconds = PyFloat_AsDouble(value.ptr());
-  if (seconds == -1.0 && PyErr_Occurred() != nullptr) {
-    PyErr_Clear();
-    throw py::value_error(std::string(name) + " is out of range");
-  }
+  const double seconds = NumberOfSeconds(name, value);
   constexpr double kMost = 9.0e9;  // what nanoseconds in 64 bits can hold
   if (!std::isfinite(seconds) || std::fabs(seconds) > kMost) {
     throw py::value_error(std::string(name) + " must be a finite number of seconds, not " +
@@ -153,6 +156,18 @@ constexpr Entry kEntries[] = {
 };
 
 }  // namespace
+
+double NumberOfSeconds(const char* name, py::handle value) {
+  if (PyBool_Check(value.ptr()) || (!PyFloat_Check(value.ptr()) && !PyIndex_Check(value.ptr()))) {
+    WrongType(name, "a number of seconds", value);
+  }
+  const double seconds = PyFloat_AsDouble(value.ptr());
+  if (seconds == -1.0 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw py::value_error(std::string(name) + " is out of range");
+  }
+  return seconds;
+}
 
 Options OptionsFromDict(const py::dict& values) {
   Options options;

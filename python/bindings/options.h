@@ -11,4 +11,8 @@ namespace iocp::python {
 // option can hold; ranges are checked by Server::Start.
 Options OptionsFromDict(const pybind11::dict& values);
 
+// A number of seconds, which may be infinite or NaN. Raises TypeError for what is no number,
+// ValueError for a number that is too large to be one.
+double NumberOfSeconds(const char* name, pybind11::handle value);
+
 }  // namespace iocp::python

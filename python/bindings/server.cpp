@@ -2,13 +2,17 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "bytes_view.h"
 #include "connection_type.h"
 #include "errors.h"
+#include "gil.h"
 #include "hooked_server.h"
 #include "iocp.h"
 #include "options.h"
@@ -22,9 +26,11 @@ void RefuseAfterFork() {
   if (RefuseInForkedChild()) throw py::error_already_set();
 }
 
-Duration ToDuration(double seconds, const char* name) {
+// Infinity is a time as well.
+Duration Timeout(py::handle value) {
+  const double seconds = NumberOfSeconds("timeout", value);
   if (std::isnan(seconds) || seconds < 0) {
-    throw py::value_error(std::string(name) + " must be at least 0 seconds");
+    throw py::value_error("timeout must be at least 0 seconds");
   }
   constexpr double kYear = 365.0 * 24 * 3600;
   return std::chrono::duration_cast<Duration>(
@@ -40,20 +46,31 @@ HookTable::Target TakeApart(const py::object& callable) {
   return {callable, py::object()};
 }
 
-// The part of a server that is C++: holds the engine's server, so that it can be left behind in a
-// forked child, where its threads do not exist and nothing of it may be touched.
-class PyServer {
+[[noreturn]] void NoConnection(const char* wanted, py::handle value) {
+  throw py::type_error(std::string(wanted) + ", not " + Py_TYPE(value.ptr())->tp_name);
+}
+
+// True exactly when the end of the interpreter has begun. Under the GIL.
+bool starts_refused = false;
+// Changed under the GIL; the end of the interpreter waits without it until there are none.
+std::atomic<int> starts_under_way{0};
+
+// The native core of a Python server. It holds the engine's server, so that it can be left behind
+// in a forked child, where its threads do not exist and nothing of it may be touched.
+class Core {
  public:
-  PyServer() : server_(std::make_unique<HookedServer>()) { RefuseAfterFork(); }
-  PyServer(const PyServer&) = delete;
-  PyServer& operator=(const PyServer&) = delete;
-  // Without the GIL: hooks that run need it to end.
-  ~PyServer() {
+  Core() : server_(std::make_unique<HookedServer>()) { RefuseAfterFork(); }
+  Core(const Core&) = delete;
+  Core& operator=(const Core&) = delete;
+  // A server that runs is kept alive by its hooks, so this one does not. The last worker of its
+  // last run may need the GIL to end.
+  ~Core() {
     if (InForkedChild()) {
       static_cast<void>(server_.release());
-    } else {
-      server_->Shutdown(Duration::zero());
+      return;
     }
+    const WithoutGil released;
+    server_.reset();
   }
 
   void Start(const py::dict& options, const py::dict& hooks, const py::tuple& reasons,
@@ -61,67 +78,65 @@ class PyServer {
     RefuseAfterFork();
     const Options parsed = OptionsFromDict(options);
     std::unique_ptr<HookTable> table = MakeTable(hooks, reasons, zero_copy);
-    if (server_->running() || std::exchange(starting_, true)) {
+    if (starting_ || server_->has_hooks()) {
       RaiseStatus({Status::Problem::kAlreadyRunning,
                    {},
                    "the server is running already; call shutdown() first"});
     }
-    {
-      // The run before may have been ended by a hook: its last worker must have let go of the
-      // hooks.
-      const py::gil_scoped_release release;
-      server_->Shutdown(Duration::zero());
+    if (starts_refused) {
+      PyErr_SetString(PyExc_RuntimeError, "the interpreter is ending: no server can be started");
+      throw py::error_already_set();
     }
-    server_->SetHooks(std::move(table));
-    CountRunningServers(1);
+    hooks["begun"]();
+    starting_ = true;
+    starts_under_way.fetch_add(1);
+    server_->BeginRun(std::move(table));
     Status status;
     {
-      const py::gil_scoped_release release;
+      const WithoutGil released;
       status = server_->Start(parsed);
     }
     starting_ = false;
+    starts_under_way.fetch_sub(1);
+    starts_under_way.notify_all();
     if (status.ok()) return;
-    CountRunningServers(-1);
-    server_->ClearHooks();
+    server_->EndRun();
     RaiseStatus(status);
   }
 
-  void Shutdown(double timeout) {
+  void Shutdown(const py::object& timeout) {
     RefuseAfterFork();
-    const Duration duration = ToDuration(timeout, "timeout");
-    const py::gil_scoped_release release;
+    const Duration duration = Timeout(timeout);
+    const WithoutGil released;
     server_->Shutdown(duration);
   }
 
   void CloseConnection(const py::object& connection) {
     RefuseAfterFork();
     Connection* inner = UnwrapConnection(connection.ptr());
-    if (inner == nullptr) throw py::error_already_set();
+    if (inner == nullptr) NoConnection("conn must be an iocp_bind.Connection", connection);
     inner->Close();
   }
 
   void CloseAllConnections() {
     RefuseAfterFork();
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     server_->CloseAllConnections();
   }
 
-  std::size_t Broadcast(const py::buffer& data, const py::object& exclude) {
+  std::size_t Broadcast(const py::object& data, const py::object& exclude) {
     RefuseAfterFork();
     Connection* excluded = nullptr;
     if (!exclude.is_none()) {
       excluded = UnwrapConnection(exclude.ptr());
-      if (excluded == nullptr) throw py::error_already_set();
+      if (excluded == nullptr) {
+        NoConnection("exclude must be an iocp_bind.Connection or None", exclude);
+      }
     }
-    Py_buffer view;
-    if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-    std::size_t accepted = 0;
-    {
-      const py::gil_scoped_release release;
-      accepted = server_->Broadcast(view.buf, static_cast<std::size_t>(view.len), excluded);
-    }
-    PyBuffer_Release(&view);
-    return accepted;
+    BytesView view;
+    if (!view.Open(data.ptr(), "broadcast")) throw py::error_already_set();
+    const WithoutGil released;
+    return server_->Broadcast(view.bytes().data(), view.bytes().size(), excluded);
   }
 
   py::list Connections() {
@@ -148,7 +163,8 @@ class PyServer {
   }
   // Raises what every other call raises after a fork.
   void CheckUsable() { RefuseAfterFork(); }
-  bool Running() { return !InForkedChild() && server_->running(); }
+  // Until the last worker has let go of the hooks, so that it cannot meet those of the next run.
+  bool Running() { return !InForkedChild() && !starting_ && server_->has_hooks(); }
   std::size_t ConnectionCount() {
     RefuseAfterFork();
     return server_->connection_count();
@@ -203,24 +219,36 @@ class PyServer {
   bool starting_ = false;  // true exactly while a thread is in Start past its checks; under the GIL
 };
 
+// For the end of the interpreter: no worker may begin after it, as it would ask for a GIL that does
+// not come.
+void RefuseStarts() {
+  starts_refused = true;
+  if (InForkedChild()) return;  // those under way are the parent's
+  const WithoutGil released;
+  for (int count = starts_under_way; count != 0; count = starts_under_way) {
+    starts_under_way.wait(count);
+  }
+}
+
 }  // namespace
 
 void RegisterServer(py::module_& module) {
-  py::class_<PyServer, py::smart_holder>(module, "Server",
-                                         py::release_gil_before_calling_cpp_dtor())
+  py::class_<Core>(module, "Core")
       .def(py::init<>())
-      .def("_start", &PyServer::Start)
-      .def("_shutdown", &PyServer::Shutdown)
-      .def("_close_connection", &PyServer::CloseConnection)
-      .def("_close_all_connections", &PyServer::CloseAllConnections)
-      .def("_broadcast", &PyServer::Broadcast)
-      .def("_connections", &PyServer::Connections)
-      .def("_address", &PyServer::Address)
-      .def("_backend", &PyServer::Backend)
-      .def("_check_usable", &PyServer::CheckUsable)
-      .def("_running", &PyServer::Running)
-      .def("_connection_count", &PyServer::ConnectionCount)
-      .def("_stats", &PyServer::StatsDict);
+      .def("start", &Core::Start)
+      .def("shutdown", &Core::Shutdown)
+      .def("close_connection", &Core::CloseConnection)
+      .def("close_all_connections", &Core::CloseAllConnections)
+      .def("broadcast", &Core::Broadcast)
+      .def("connections", &Core::Connections)
+      .def("address", &Core::Address)
+      .def("backend", &Core::Backend)
+      .def("check_usable", &Core::CheckUsable)
+      .def("running", &Core::Running)
+      .def("connection_count", &Core::ConnectionCount)
+      .def("stats", &Core::StatsDict);
+  module.def("_refuse_starts", &RefuseStarts);
+  module.def("_on_worker_thread", &Server::OnWorkerThread);
   module.def("_backends", [] {
     py::list list;
     for (const BackendInfo& info : Backends()) {

@@ -1,4 +1,4 @@
-// iocp_bind._core.Server and what belongs to it.
+// iocp_bind._core.Core, the native core of a Python server, and what belongs to it.
 #pragma once
 
 #include <pybind11/pybind11.h>

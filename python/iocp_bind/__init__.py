@@ -3,15 +3,16 @@
 Native threads do the I/O without the GIL, on I/O completion ports (Windows), io_uring or
 epoll (Linux); the GIL is taken only around hooks, once for a whole batch of them.
 
+    import contextlib
     import iocp_bind
 
     class Echo(iocp_bind.Server):
         def on_read_completed(self, conn, data):
             conn.send(data)
 
-    with Echo() as server:
+    with contextlib.suppress(KeyboardInterrupt), Echo() as server:
         server.start("127.0.0.1", 4567)
-        server.serve_forever()
+        server.serve_forever()  # until Ctrl-C
 """
 
 from iocp_bind._core import (

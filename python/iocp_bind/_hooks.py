@@ -1,7 +1,8 @@
-"""Which hooks a server overrides, looked up and checked once, by `start`."""
+"""What a subclass of Server defines: its hooks, looked up and checked once, by `start`."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -56,3 +57,46 @@ def overridden_hooks(server: Any, base: type) -> dict[str, Hook | None]:
         is_default = getattr(hook, "__func__", None) is getattr(base, name)
         hooks[name] = None if is_default else check_hook(name, hook)
     return hooks
+
+
+def _is_method(attribute: object) -> bool:
+    return callable(attribute) or isinstance(attribute, classmethod)
+
+
+def refuse_hidden_methods(server: object, base: type) -> None:
+    """Raise TypeError if an attribute of `server` hides a public method or property of `base`.
+
+    A method may be overridden by another one, and a property by another one.
+    """
+    for name, ours in vars(base).items():
+        if name.startswith(("_", "on_")):
+            continue
+        theirs = inspect.getattr_static(server, name)
+        if isinstance(ours, property):
+            fits = inspect.isdatadescriptor(theirs)
+        else:
+            fits = _is_method(theirs)
+        if not fits:
+            kind = "property" if isinstance(ours, property) else "method"
+            raise TypeError(
+                f"{type(server).__name__}.{name} hides a {kind} of Server, which is needed; "
+                f"give the attribute another name"
+            )
+
+
+def refuse_unknown_hooks(server: object, base: type) -> None:
+    """Raise TypeError if `server` has a function ``on_...`` that `base` does not know."""
+    classes = list(type(server).__mro__)
+    names = [name for kind in classes[: classes.index(base)] for name in vars(kind)]
+    names += object.__getattribute__(server, "__dict__")
+    for name in names:
+        if not name.startswith("on_") or name in HOOK_ARGUMENTS:
+            continue
+        if not _is_method(inspect.getattr_static(server, name)):
+            continue
+        near = difflib.get_close_matches(name, HOOK_ARGUMENTS, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(HOOK_ARGUMENTS)};"
+        raise TypeError(
+            f"{type(server).__name__}.{name} is no hook: {meant} "
+            "The name of a method of your own must not begin with on_"
+        )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import inspect
 import logging
 import os
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from iocp_bind import _core
-from iocp_bind._hooks import overridden_hooks
+from iocp_bind._hooks import overridden_hooks, refuse_hidden_methods, refuse_unknown_hooks
 from iocp_bind._types import CloseReason, Stats
 from iocp_bind._waiting import Stopped
 
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("iocp_bind")
 
-# Servers that run. Each is kept alive by its own threads anyway.
-_running: set[Server] = set()
+
+class _Core(_core.Core):
+    """The native part of a server, and what `serve_forever` waits for."""
+
+    stopped: Stopped | None = None
+
+
+# Of the servers that run, or are being started. The servers themselves may be neither hashable nor
+# comparable.
+_running: set[_Core] = set()
 
 _BUFFER_SIZE = 16 * 1024 if sys.platform == "win32" else 64 * 1024
 
@@ -33,10 +42,13 @@ _BUFFER_SIZE = 16 * 1024 if sys.platform == "win32" else 64 * 1024
 _INTERRUPTED_TIMEOUT = 0.5
 
 
-class Server(_core.Server):
+class Server:
     """A TCP server. Subclass it, override the hooks you need, call `start`.
 
-    A subclass with an `__init__` of its own calls `super().__init__()`. Hooks run on the
+    A subclass with an `__init__` of its own calls `super().__init__()`; a dataclass does so in
+    its `__post_init__`. Any attribute is the subclass's to set but one that hides a method of
+    `Server`, and any method is its own to define but one whose name begins with ``on_``: it
+    would be a misspelt hook. `start` refuses both. Hooks run on the
     server's native threads, in this order for each connection:
 
         on_connection_established -> (on_read_completed | on_write_completed)*
@@ -49,6 +61,27 @@ class Server(_core.Server):
 
     Every method may be called from any thread at any time.
     """
+
+    # A slot, and not an entry of __dict__: see _core_of.
+    __slots__ = ("__dict__", "__iocp_bind_core", "__weakref__")
+
+    def __init__(self) -> None:
+        """Make a server that does not run yet.
+
+        Raises:
+            RuntimeError: the server is running, or this is a forked child.
+        """
+        try:
+            core = _core_of(self)
+        except RuntimeError:
+            _core_slot.__set__(self, _Core())
+        else:
+            if core.running():
+                raise RuntimeError("the server is running; __init__ must not be called again")
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied and pickled: threads and sockets cannot be."""
+        raise TypeError(f"a server cannot be copied or pickled, and so not {type(self).__name__}")
 
     # ---- Hooks, to be overridden.
 
@@ -183,45 +216,45 @@ class Server(_core.Server):
             BackendUnavailable: the back-end cannot run here, and why.
         """
         options = {name: value for name, value in locals().items() if name in _OPTION_NAMES}
+        core = _core_of(self)
         options["workers"] = 1 if workers is None else workers
         options["backend"] = _chosen_backend(backend)
         if not isinstance(zero_copy, bool):
             raise TypeError(f"zero_copy must be a bool, not {type(zero_copy).__name__}")
+        refuse_hidden_methods(self, Server)
+        refuse_unknown_hooks(self, Server)
         hooks: dict[str, object] = dict(overridden_hooks(self, Server))
         hooks["on_hook_error"] = self.on_hook_error
         hooks["warn"] = logger.warning
         stopped = Stopped()
-        hooks["stopped"] = lambda: self._on_stopped(stopped)
-        _running.add(self)
-        try:
-            self._start(options, hooks, tuple(CloseReason), zero_copy)
-        except BaseException:
-            if not self._running():
-                _running.discard(self)
-            raise
-        self._stopped = stopped
-
-    def _on_stopped(self, stopped: Stopped) -> None:
-        _running.discard(self)
-        stopped.set()
+        hooks["begun"] = functools.partial(_running.add, core)
+        hooks["stopped"] = functools.partial(_on_stopped, self, core, stopped)
+        core.start(options, hooks, tuple(CloseReason), zero_copy)
+        core.stopped = stopped
 
     def serve_forever(self) -> None:
         """Block until `shutdown`. Signals get through at once: Ctrl-C raises KeyboardInterrupt.
 
         Raises:
-            RuntimeError: the server was never started, or this is a forked child.
+            RuntimeError: the server was never started, this is a hook, or a forked child.
         """
-        self._check_usable()
-        stopped: Stopped | None = getattr(self, "_stopped", None)
-        if stopped is None:
+        core = _core_of(self)
+        core.check_usable()
+        if _core._on_worker_thread():
+            raise RuntimeError(
+                "serve_forever() was called in a hook: the server cannot stop before the hook "
+                "returns, so it would wait for ever"
+            )
+        if core.stopped is None:
             raise RuntimeError("the server was never started; call start() first")
-        stopped.wait()
+        core.stopped.wait()
 
     def shutdown(self, timeout: float = 5.0) -> None:
         """Stop: accept no more, close all gracefully, abort what is left after `timeout`.
 
-        After it no hook runs, and `start` works again. Idempotent. From a hook it returns at
-        once, and the shutdown goes on behind it. It waits for hooks that are running.
+        After it no hook runs, and `start` works again. Idempotent. From a hook, of this server
+        or of another one, it returns at once, and the shutdown goes on behind it. It waits for
+        hooks that are running.
 
         Args:
             timeout: seconds; 0 aborts at once.
@@ -230,10 +263,11 @@ class Server(_core.Server):
             ValueError: `timeout` is negative.
             RuntimeError: this is a forked child.
         """
-        self._shutdown(timeout)
+        _core_of(self).shutdown(timeout)
 
     def __enter__(self) -> Self:
         """Return the server; leaving the block shuts it down."""
+        refuse_hidden_methods(self, Server)  # leaving the block calls shutdown
         return self
 
     def __exit__(
@@ -250,11 +284,11 @@ class Server(_core.Server):
 
     def close_connection(self, conn: Connection) -> None:
         """Close one connection gracefully, as `Connection.close` does."""
-        self._close_connection(conn)
+        _core_of(self).close_connection(conn)
 
     def close_all_connections(self) -> None:
         """Close every connection gracefully; the server goes on accepting."""
-        self._close_all_connections()
+        _core_of(self).close_all_connections()
 
     def broadcast(self, data: Buffer, exclude: Connection | None = None) -> int:
         """Send `data` to every open connection but `exclude`; copied once for all.
@@ -263,18 +297,18 @@ class Server(_core.Server):
             How many accepted it: a connection that is closing, or whose backlog is full,
             does not.
         """
-        return self._broadcast(data, exclude)
+        return _core_of(self).broadcast(data, exclude)
 
     def connections(self) -> list[Connection]:
         """Return the established connections: a snapshot."""
-        return self._connections()
+        return _core_of(self).connections()
 
     # ---- What can be seen.
 
     @property
     def address(self) -> tuple[str, int]:
         """The (host, port) really bound; that of the last run when not running."""
-        address = self._address()
+        address = _core_of(self).address()
         if address is None:
             raise RuntimeError("the server has no address before start()")
         return address
@@ -282,23 +316,45 @@ class Server(_core.Server):
     @property
     def backend(self) -> str:
         """``"iocp"``, ``"io_uring"`` or ``"epoll"``; ``""`` before `start`."""
-        return self._backend()
+        return _core_of(self).backend()
 
     @property
     def running(self) -> bool:
         """True from a `start` that succeeded until the last worker has left."""
-        return self._running()
+        return _core_of(self).running()
 
     @property
     def connection_count(self) -> int:
         """Connections now."""
-        return self._connection_count()
+        return _core_of(self).connection_count()
 
     def stats(self) -> Stats:
         """Return the counters since `start`."""
-        values = self._stats()
+        values = _core_of(self).stats()
         closed = dict(zip(CloseReason, values.pop("closed"), strict=True))
         return Stats(closed=closed, **values)
+
+
+# A descriptor, by which no __getattr__, __setattr__ or attribute of a subclass is asked.
+_core_slot: Any = Server.__dict__["_Server__iocp_bind_core"]
+
+
+def _core_of(server: Server) -> _Core:
+    try:
+        core: _Core = _core_slot.__get__(server)
+    except AttributeError:
+        name = type(server).__name__
+        raise RuntimeError(
+            f"{name} has not been initialised: call super().__init__() first in "
+            f"{name}.__init__(), or in __post_init__() of a dataclass"
+        ) from None
+    return core
+
+
+def _on_stopped(_server: Server, core: _Core, stopped: Stopped) -> None:
+    """Note that a run is over. This call, which is to come, keeps the server alive until then."""
+    _running.discard(core)
+    stopped.set()
 
 
 _OPTION_NAMES = frozenset(inspect.signature(Server.start).parameters) - {"self", "zero_copy"}
@@ -320,9 +376,10 @@ def _chosen_backend(backend: str) -> str:
 
 def _stop_all() -> None:
     """Stop every server before the interpreter goes: no thread may ask for its GIL then."""
-    for server in list(_running):
-        if server._running():
-            server._shutdown(0.0)
+    _core._refuse_starts()
+    for core in list(_running):
+        if core.running():
+            core.shutdown(0.0)
 
 
 atexit.register(_stop_all)

@@ -548,6 +548,11 @@ class Child:
             return host.strip("[]"), int(port.rstrip(";,."))
         raise AssertionError("no address in the line")
 
+    def wait_for_end_of_output(self) -> None:
+        """Wait until nobody holds its standard output open."""
+        self._threads[0].join(DEADLINE)
+        assert not self._threads[0].is_alive()
+
     def errors_so_far(self) -> str:
         return "".join(self._errors)
 

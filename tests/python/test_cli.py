@@ -10,7 +10,15 @@ import subprocess
 import sys
 
 import pytest
-from support import REPOSITORY, Child, ask, linux_only, open_client, windows_only
+from support import (
+    REPOSITORY,
+    Child,
+    ask,
+    linux_only,
+    open_client,
+    wait_until,
+    windows_only,
+)
 
 import iocp_bind
 
@@ -31,6 +39,76 @@ def test_info_tells_of_every_backend() -> None:
     for name, info in iocp_bind.backends().items():
         (line,) = [line for line in done.stdout.splitlines() if line.split()[0] == name]
         assert ("available" in line) if info.available else (info.reason in line)
+
+
+# ---- Nobody reads the output.
+
+
+def _without_output(arguments: list[str], how: str) -> list[str]:
+    """Return the command, of a shell: its standard output is closed, broken or full."""
+    redirection = {"closed": ">&-", "full": ">/dev/full", "broken": ">&$broken"}[how]
+    # A pipe whose reader has ended before the command begins.
+    opening = "exec {broken}> >(:); wait $!; " if how == "broken" else ""
+    return ["bash", "-c", f'{opening}exec "$@" {redirection}', "bash", *COMMAND, *arguments]
+
+
+@linux_only
+@pytest.mark.parametrize("how", ["closed", "broken", "full"])
+@pytest.mark.parametrize("command", ["info", "demo"])
+def test_a_command_whose_output_nobody_reads_ends_quietly(command: str, how: str) -> None:
+    done = subprocess.run(
+        _without_output([command], how), capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0
+    if how == "full":
+        assert done.stderr == "iocp_bind: cannot write the output: [Errno 28] " + (
+            "No space left on device\n"
+        )
+    else:
+        assert done.stderr == ""
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    try:
+        open_client(address).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@linux_only
+@pytest.mark.parametrize("how", ["closed", "broken"])
+def test_echo_serves_when_nobody_reads_its_report(backend: str, how: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address: tuple[str, int] = free.getsockname()
+    arguments = ["echo", "--port", str(address[1]), "--backend", backend]
+    with Child(_without_output(arguments, how)) as child:
+        wait_until(lambda: _listens(address), "the server listening")
+        for _ in range(3):
+            with open_client(address) as client:
+                assert ask(client, b"hello") == b"hello"
+                assert ask(client, b"again") == b"again"
+        child.process.send_signal(signal.SIGINT)
+        done = child.finish()
+    assert (done.code, done.stdout, done.stderr) == (0, "", "")
+
+
+@linux_only
+def test_echo_goes_on_when_its_reader_leaves(backend: str) -> None:
+    into_head = ["bash", "-c", 'exec "$@" > >(exec head -n 1)', "bash"]
+    with Child([*into_head, *COMMAND, "echo", "--port", "0", "--backend", backend]) as child:
+        address = child.listening()
+        child.wait_for_end_of_output()
+        with open_client(address) as client:
+            for _ in range(5):
+                assert ask(client, b"hello") == b"hello"
+        child.process.send_signal(signal.SIGINT)
+        done = child.finish()
+    assert (done.code, done.stderr) == (0, "")
+
+
+# ---- echo.
 
 
 @linux_only

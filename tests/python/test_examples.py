@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -78,3 +79,32 @@ def test_examples_are_short() -> None:
         text = Path(path).read_text()
         assert text.startswith('"""'), path.name
         assert len(text.splitlines()) < 80, path.name
+
+
+# The program says where it is to listen; a test must not, and has to know.
+ON_ANY_PORT = """
+import sys, iocp_bind
+start = iocp_bind.Server.start
+def start_on_any_port(self, host, port):
+    start(self, host, 0)
+    print("listening on {}:{}".format(*self.address), flush=True)
+iocp_bind.Server.start = start_on_any_port
+exec(compile(sys.argv[1], "README.md", "exec"))
+"""
+
+
+def test_the_program_of_the_readme_ends_cleanly_at_ctrl_c(backend: str) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    program = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert program is not None
+    assert len([line for line in program[1].splitlines() if line]) <= 10
+    command = [sys.executable, "-c", ON_ANY_PORT, program[1]]
+    with (
+        Child(command, IOCP_BIND_BACKEND=backend) as child,
+        open_client(child.listening()) as client,
+    ):
+        assert ask(client, b"hello") == b"hello"
+        child.process.send_signal(signal.SIGINT)
+        done = child.finish()
+    assert (done.code, done.stdout, done.stderr) == (0, "", "")
+    assert done.seconds < 2

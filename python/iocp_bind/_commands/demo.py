@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import iocp_bind
 from iocp_bind import CloseReason, Connection
+from iocp_bind._commands._output import say
 
 CLIENTS = 100
 MESSAGES = 20
@@ -128,11 +129,11 @@ def _show(backend: str) -> None:
     with DemoServer() as server:
         server.start(port=0, backend=backend)  # type: ignore[arg-type]
         host, port = server.address
-        print(f"{server.backend}: echo server on {host}:{port}")
+        say(f"{server.backend}: echo server on {host}:{port}")
         for scene in _SCENES:
             began = time.perf_counter()
             text = scene(server.address)
-            print(f"  {text} ({time.perf_counter() - began:.2f} s)", flush=True)
+            say(f"  {text} ({time.perf_counter() - began:.2f} s)")
         with server.changed:
             # A connection that was reset before it could be accepted is never told of.
             gone = server.changed.wait_for(
@@ -145,11 +146,11 @@ def _show(backend: str) -> None:
         if not gone:
             raise RuntimeError(f"{server.connection_count} connections were left")
         stats = server.stats()
-    print(
+    say(
         f"  {stats.established} connections established, each closed once: "
         + ", ".join(f"{count} {reason.name}" for reason, count in sorted(server.reasons.items()))
     )
-    print(
+    say(
         f"  {stats.bytes_received:,} bytes in, {stats.bytes_sent:,} out; "
         f"{stats.hook_calls:,} hooks in {stats.hook_batches:,} batches under the GIL"
     )
@@ -161,12 +162,12 @@ def run(backend: str | None) -> int:
     names = [backend] if backend else [name for name in available if available[name].available]
     for name, info in available.items():
         if not info.available and not backend:
-            print(f"{name}: not here: {info.reason}")
+            say(f"{name}: not here: {info.reason}")
     for name in names:
         try:
             _show(name)
         except Exception as error:
             print(f"{name}: FAILED: {error}", file=sys.stderr)
             return 1
-    print("all well")
+    say("all well")
     return 0

@@ -10,6 +10,7 @@ from types import FrameType
 
 import iocp_bind
 from iocp_bind import CloseReason, Connection
+from iocp_bind._commands._output import say
 
 
 class EchoServer(iocp_bind.Server):
@@ -26,7 +27,7 @@ class ReportingEchoServer(EchoServer):
     def _report(self, conn: Connection, event: str) -> None:
         host, port = conn.remote_address
         moment = time.strftime("%H:%M:%S")
-        print(f"{moment} #{conn.id} {host} port {port}: {event}", flush=True)
+        say(f"{moment} #{conn.id} {host} port {port}: {event}")
 
     def on_connection_established(self, conn: Connection) -> None:
         """Report."""
@@ -98,10 +99,9 @@ def run(
                 # there to be stopped.
                 _stop_at_event(shutdown_event, server)
             bound_host, bound_port = server.address
-            print(
+            say(
                 f"echo server listening on {bound_host}:{bound_port} with {server.backend}; "
-                "Ctrl-C ends it",
-                flush=True,
+                "Ctrl-C ends it"
             )
             server.serve_forever()
     except KeyboardInterrupt:
@@ -109,5 +109,5 @@ def run(
     except (OSError, ValueError, iocp_bind.BackendUnavailable) as error:
         print(f"iocp_bind echo: {error}", file=sys.stderr)
         return 1
-    print("stopped", flush=True)
+    say("stopped")
     return 0
