@@ -120,7 +120,6 @@ void Context::Start(Shard& shard_of, const Options& limits, TimePoint now, const
   options = &limits;
   accepted_at = now;
   active_at = now;
-  write_progress_at = now;
 }
 
 SendResult Context::Enqueue(SendItem* item) {
@@ -136,7 +135,6 @@ SendResult Context::Enqueue(SendItem* item) {
   const Worker* const worker = CallWorker();
   if (worker != nullptr && incoming.empty()) {
     // A send from a hook needs no detour; one that follows another thread's waits behind it.
-    if (sending.empty()) write_progress_at = worker->now();
     sending.Push(item);
   } else {
     incoming.Push(item);

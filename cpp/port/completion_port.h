@@ -33,6 +33,8 @@
 // R10 A port is destroyed only with nothing in flight; the system's object goes first, memory
 //     after. A posting that nobody has taken by then is forgotten.
 // R11 A port says whether it is available and, if not, why, in words a user can act on.
+// R12 A port that is asked says what it has for a connection and Wait has not brought yet, so that
+//     nobody is taken for silent whose bytes are here.
 #pragma once
 
 #include <cstddef>
@@ -110,6 +112,7 @@ struct PortOptions {
   // Newcomers may have to wait for room, in their order: as few as can be are accepted ahead of it.
   bool newcomers_wait = false;
   int initial_reads = 4;
+  Duration close_timeout = std::chrono::seconds(5);  // see Close
   std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
   bool no_delay = true;
   Address listening;  // where the listener is bound; of no family when it is not known
@@ -134,7 +137,8 @@ class CompletionPort {
   virtual void Receive(Socket& socket) = 0;
   // For flow control, on a listener or a connection that accepts or receives. After Pause a few
   // more completions may come, of what the system already had in hand; then none until Resume. The
-  // operation stays in flight. Neither has a completion. Idempotent.
+  // operation stays in flight, and where the system can tell, a connection that breaks ends it:
+  // what had come before and was not received is lost then. Neither has a completion. Idempotent.
   virtual void Pause(Socket& socket) = 0;
   virtual void Resume(Socket& socket) = 0;
   // `pieces` (1 to kMaxPieces, none empty) need to live only during the call, the bytes until the
@@ -143,10 +147,22 @@ class CompletionPort {
   // Ends the stream towards the peer. No send is in flight.
   virtual void ShutdownSend(Socket& socket) = 0;
   virtual void Cancel(Socket& socket) = 0;
-  // Closes the handle; with `reset` the peer gets a reset, whatever is still queued.
+  // Closes the handle; with `reset` the peer gets a reset, whatever is still queued. Without, the
+  // system goes on sending what is queued, for PortOptions::close_timeout where it can be asked to.
   virtual void Close(Socket& socket, bool reset) = 0;
   // The same for a handle that was never adopted.
   virtual void Discard(NativeSocket handle, bool reset) = 0;
+
+  // R12. By the connection's owner, when a deadline has passed; each may cost a system call.
+  //
+  // True exactly when the receive, which is not paused, has something that the caller has not seen:
+  // the system has it, or it is on its way through the port, or another worker has it. `seen` is
+  // how many completions of it the caller has seen.
+  virtual bool ReceiveAtHand(Socket& socket, std::uint64_t seen) = 0;
+  // The same for the send in flight: it has ended, or will with the next Wait.
+  virtual bool SendAtHand(Socket& socket) = 0;
+  // True when bytes that were sent are not acknowledged by the peer, as far as the system says.
+  virtual bool Unacknowledged(Socket& socket) = 0;
 
   virtual void Post(Posting& posting) = 0;
 
