@@ -121,7 +121,6 @@ void Context::Start(Shard& shard_of, const Options& limits, unsigned wanted_hook
   reports_writes = (wanted_hooks & kHookWrite) != 0;
   accepted_at = now;
   active_at = now;
-  write_progress_at = now;
 }
 
 SendResult Context::Enqueue(SendItem* item) {
@@ -142,11 +141,7 @@ SendResult Context::Enqueue(SendItem* item) {
       queued_bytes.Add(item->size);
       queued_sends.Add(1);
       queued_overhead.Add(item->overhead);
-      if (!direct) {
-        requested.store(true, std::memory_order_release);
-      } else if (sending.empty()) {
-        write_progress_at = worker->now();
-      }
+      if (!direct) requested.store(true, std::memory_order_release);
       queue.Push(item);
       return SendResult::kAccepted;
     }

@@ -128,6 +128,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
                                    // the holder knows: see mailbox_paused
   bool over_high_water = false;    // true exactly from above the high mark to the low mark
   bool reset_on_close = false;     // true exactly when the peer is to get a reset
+  bool out_of_time = false;        // true exactly when a deadline has ended the connection
   Error end_error;                 // how the stream ended; kEndOfStream or worse
   SendQueue sending;
   SendQueue complete;  // out or dropped; OnWriteCompleted, or only their release, is due
@@ -136,9 +137,9 @@ class Context final : public Connection, public Socket, public TimerNode, public
   std::uint64_t receives_expected = 0;  // 0: the last one has not come yet
   std::vector<Buffer> held;             // received while the connection was paused
   TimePoint accepted_at;
-  TimePoint active_at;          // when bytes last moved, in or out
-  TimePoint write_progress_at;  // when bytes were last taken, or there began to be some to take
-  TimePoint close_deadline;     // from kFailing on
+  TimePoint active_at;       // when bytes last moved, in or out
+  TimePoint send_began_at;   // of the send in flight
+  TimePoint close_deadline;  // from kFailing on
   // What its timer is armed for. max: it was not, or it has gone off and that has been looked at.
   // The wheel knows better, but belongs to all workers of the shard.
   TimePoint timer_deadline = TimePoint::max();

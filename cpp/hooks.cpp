@@ -95,7 +95,6 @@ void Worker::DeliverArrival(Arrival& arrival) {
   counters_.reads.Add(1);
   counters_.bytes_received.Add(arrival.buffer.size());
   context.received_bytes.Add(arrival.buffer.size());
-  context.active_at = now_;
   if (!Deliverable(context)) return;
   TellEstablished(context);
   if (!context.held.empty() || Blocked(context)) {

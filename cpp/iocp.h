@@ -201,7 +201,8 @@ class Connection {
   // another thread works out comes too late.
   //
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,
-  // closes. What the peer still sends is discarded.
+  // closes. A peer that has not acknowledged all bytes by then is reset. What the peer still sends
+  // is discarded.
   void Close();
   // Resets the connection now. What is queued, to send or to deliver, is dropped.
   void Abort();
@@ -209,7 +210,10 @@ class Connection {
   void Abort(CloseReason reason);
 
   // After PauseReading returns in a hook of this connection, OnReadCompleted is not called until
-  // ResumeReading. The end of stream waits with the data before it.
+  // ResumeReading. The end of stream waits with the data before it. A connection that breaks does
+  // not: it is closed at once, and what had been received and not delivered is dropped. While
+  // nothing is being sent, Windows does not report that before ResumeReading; nor does any system
+  // once the peer has ended its stream.
   void PauseReading();
   void ResumeReading();
 

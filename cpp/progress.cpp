@@ -36,7 +36,8 @@ bool Worker::Progress(Context& context) {
   const std::size_t arrived = arrivals_.size();
   TakeRequests(context);
   ActOnEnd(context);
-  CheckDeadlines(context);
+  // What has just come out of the mailbox is delivered first.
+  if (context.phase != Phase::kOpen || arrivals_.size() == arrived) CheckDeadlines(context);
   Flush(context);
   AdvanceClose(context);
   if (context.phase == Phase::kCancelling) Join(context);
@@ -57,10 +58,7 @@ void Worker::TakeRequests(Context& context) {
   CloseReason reason{};
   {
     const MutexLock lock(context.mutex);
-    if (!context.incoming.empty()) {
-      if (context.sending.empty()) context.write_progress_at = now_;
-      context.sending.Append(context.incoming);
-    }
+    context.sending.Append(context.incoming);
     mailbox.swap(context.mailbox);
     if (std::exchange(context.mailbox_paused, false)) context.port_paused = true;
     unkept = std::exchange(context.unkept, {});
@@ -86,18 +84,16 @@ void Worker::TakeRequests(Context& context) {
   }
 }
 
-// Acts on the end of the peer's stream once all data before it is delivered.
+// Acts on the end of the peer's stream once all data before it is delivered. When the connection is
+// broken, nothing can be sent any more, which may be what the data has been waiting for.
 void Worker::ActOnEnd(Context& context) {
-  if (!context.end_received || !context.held.empty()) return;
+  if (!context.end_received) return;
   const bool in_order = context.end_error.kind == ErrorKind::kEndOfStream;
+  if (context.phase == Phase::kOpen && !in_order) Fail(context, context.end_error);
+  if (!context.held.empty()) return;
   switch (context.phase) {
     case Phase::kOpen:
-      if (!in_order) {
-        Fail(context, context.end_error);
-        BeginCancel(context);
-      } else if (!Blocked(context)) {
-        BeginFlush(context, CloseReason::kPeerClosed);
-      }
+      if (!Blocked(context)) BeginFlush(context, CloseReason::kPeerClosed);
       return;
     case Phase::kFailing:
       // Both directions told of the same accident; a reset is the clearer word for it.
@@ -173,10 +169,16 @@ void Worker::Flush(Context& context) {
     return;
   }
   context.send_in_flight = true;
+  context.send_began_at = now_;
   shard_.port().Send(context, pieces, count);
 }
 
 void Worker::AdvanceClose(Context& context) {
+  if (context.phase == Phase::kFailing) {
+    if (!context.send_in_flight && !context.sending.empty()) DropSends(context);
+    // The news does not wait until who has paused the connection resumes it.
+    if (context.paused_by_user.load(std::memory_order_acquire)) BeginCancel(context);
+  }
   if (context.phase == Phase::kFlushing && context.sending.empty() && !context.send_in_flight) {
     if (context.end_received) {
       BeginCancel(context);
@@ -198,6 +200,8 @@ void Worker::Join(Context& context) {
   }
   DropSends(context);
   context.reorder.Clear();
+  // The time is up for a peer that has not taken all: the system is not to go on trying.
+  if (context.out_of_time && shard_.port().Unacknowledged(context)) context.reset_on_close = true;
   shard_.port().Close(context, context.reset_on_close);
   // Also when it is not armed: another worker may be at work in the wheel, this node in its hands.
   shard_.DisarmTimer(context);
@@ -264,29 +268,42 @@ TimePoint Worker::EarliestDeadline(const Context& context) const {
   if (options.idle_timeout) {
     deadline = std::min(deadline, context.active_at + *options.idle_timeout);
   }
-  if (options.write_timeout && !context.sending.empty()) {
-    deadline = std::min(deadline, context.write_progress_at + *options.write_timeout);
+  if (options.write_timeout && context.send_in_flight) {
+    deadline = std::min(deadline, context.send_began_at + *options.write_timeout);
   }
   return deadline;
 }
 
+// Hooks may have kept this worker, or somebody the process, for longer than a deadline: what came
+// meanwhile came in time. So a deadline counts only after a look at the system. One that does not
+// count yet stays due, and is looked at again with the next tick.
 void Worker::CheckDeadlines(Context& context) {
   if (!context.deadline_due.load(std::memory_order_relaxed)) return;
   context.deadline_due.store(false, std::memory_order_relaxed);
   context.timer_deadline = TimePoint::max();
-  if (now_ < EarliestDeadline(context)) return;
+  const TimePoint deadline = EarliestDeadline(context);
+  if (now_ < deadline) return;
+  CompletionPort& port = shard_.port();
   if (context.phase != Phase::kOpen) {
+    // One look, whatever it finds, or a peer that sends for ever would never be closed.
+    if (looked_at_ < deadline) return;
+    context.out_of_time = true;
     BeginCancel(context);
     return;
   }
   const Options& options = engine_.options();
-  if (options.write_timeout && !context.sending.empty() &&
-      now_ >= context.write_progress_at + *options.write_timeout) {
+  // Where we do not read, what the peer sends is no sign of life: it could send for ever.
+  const bool receives = context.receive_in_flight && !context.port_paused &&
+                        port.ReceiveAtHand(context, context.receives_came);
+  const bool sends = context.send_in_flight && port.SendAtHand(context);
+  if (!sends && options.write_timeout && context.send_in_flight &&
+      now_ >= context.send_began_at + *options.write_timeout) {
     TimeOut(context, CloseReason::kWriteTimeout);
-  } else if (options.first_data_timeout && context.received_bytes.value() == 0 &&
+  } else if (!receives && options.first_data_timeout && context.received_bytes.value() == 0 &&
              now_ >= context.accepted_at + *options.first_data_timeout) {
     TimeOut(context, CloseReason::kFirstDataTimeout);
-  } else {
+  } else if (!receives && !sends && options.idle_timeout &&
+             now_ >= context.active_at + *options.idle_timeout) {
     TimeOut(context, CloseReason::kIdleTimeout);
   }
 }
@@ -294,6 +311,7 @@ void Worker::CheckDeadlines(Context& context) {
 // Ends the stream without waiting for a peer that has not shown itself.
 void Worker::TimeOut(Context& context, CloseReason reason) {
   context.reason = reason;
+  context.out_of_time = true;
   BeginCancel(context);
 }
 

@@ -10,6 +10,7 @@ PortOptions ForPort(const Options& options, BufferPool* pool, const Address& lis
   port_options.max_accepts = options.max_accepts;
   port_options.newcomers_wait = options.at_capacity == AtCapacity::kWait;
   port_options.initial_reads = options.initial_reads;
+  port_options.close_timeout = options.close_timeout;
   port_options.keepalive = options.keepalive;
   port_options.no_delay = options.no_delay;
   port_options.listening = listening;

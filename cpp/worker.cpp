@@ -82,6 +82,7 @@ bool Worker::Turn() {
   if (shared_) asleep_until_.store(TimePoint::max(), std::memory_order_seq_cst);
   const TimePoint deadline = Deadline();
   if (shared_) asleep_until_.store(deadline, std::memory_order_seq_cst);
+  looked_at_ = now_;
   const std::size_t count = port.Wait(batch_.data(), batch_.size(), kBatchBytes, deadline);
   if (shared_) asleep_until_.store(kAwake, std::memory_order_seq_cst);
   now_ = port.Now();
@@ -301,6 +302,8 @@ void Worker::Apply(Context& context, Completion& completion) {
 void Worker::ApplyReceive(Context& context, Completion& completion) {
   // Counted, for when there is no memory to put it in order.
   CountReceives(context, 1, completion.last ? completion.sequence + 1 : 0);
+  // Also when it has to wait for what is before it in the stream.
+  if (completion.buffer.size() != 0) context.active_at = now_;
   try {
     context.reorder.Push({completion.sequence, std::move(completion.buffer), completion.error},
                          [&](Received&& next) {
@@ -334,7 +337,6 @@ void Worker::ApplySend(Context& context, std::size_t bytes, const Error& error) 
   context.sent_bytes.Add(bytes);
   context.ended_bytes.Add(bytes);
   context.active_at = now_;
-  context.write_progress_at = now_;
   SendQueue ended;
   context.sending.Advance(bytes, ended);
   CompleteSends(context, ended);

@@ -146,6 +146,7 @@ class Worker {
   const bool shared_;
   Counters counters_;
   TimePoint now_;
+  TimePoint looked_at_;  // the last Wait began then or later
   std::vector<Completion> batch_;
   std::vector<Arrival> arrivals_;  // received in this turn, in order for each connection
   std::vector<std::string> warnings_;

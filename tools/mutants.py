@@ -37,7 +37,9 @@ PATIENCE = 60
 
 # The sources of a program that has more than one.
 PROGRAMS = {
+    "sim/deadlines_test.cpp": "sim/defects_test",
     "sim/defects_server_test.cpp": "sim/defects_test",
+    "conformance_deadlines.cpp": "conformance_test",
     "conformance_listen.cpp": "conformance_test",
     "conformance_load.cpp": "conformance_test",
     "conformance_posix.cpp": "conformance_test",
@@ -180,6 +182,7 @@ def main() -> int:
 
     table = {row.id: programs_of(row.tests) for row in read_table()}
     mutants = tomllib.loads((REPOSITORY / "tests/mutants.toml").read_text("utf-8"))["mutant"]
+    table |= {mutant["row"]: mutant["tests"] for mutant in mutants if "tests" in mutant}
     if arguments.rows:
         mutants = [mutant for mutant in mutants if mutant["row"] in arguments.rows]
     rows = sorted({mutant["row"] for mutant in mutants})

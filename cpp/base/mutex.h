@@ -33,6 +33,7 @@ class IOCP_THREAD_SAFETY(capability("mutex")) Mutex {
 #ifdef _WIN32
   void lock() noexcept IOCP_THREAD_SAFETY(acquire_capability());
   void unlock() noexcept IOCP_THREAD_SAFETY(release_capability());
+  bool try_lock() noexcept IOCP_THREAD_SAFETY(try_acquire_capability(true));
 
  private:
   friend class CondVar;
@@ -40,6 +41,9 @@ class IOCP_THREAD_SAFETY(capability("mutex")) Mutex {
 #else
   void lock() noexcept IOCP_THREAD_SAFETY(acquire_capability()) { mutex_.lock(); }
   void unlock() noexcept IOCP_THREAD_SAFETY(release_capability()) { mutex_.unlock(); }
+  bool try_lock() noexcept IOCP_THREAD_SAFETY(try_acquire_capability(true)) {
+    return mutex_.try_lock();
+  }
 
  private:
   friend class CondVar;

@@ -22,6 +22,7 @@ CONDITION_VARIABLE* ConditionOf(void** word) { return reinterpret_cast<CONDITION
 
 void Mutex::lock() noexcept { ::AcquireSRWLockExclusive(LockOf(&word_)); }
 void Mutex::unlock() noexcept { ::ReleaseSRWLockExclusive(LockOf(&word_)); }
+bool Mutex::try_lock() noexcept { return ::TryAcquireSRWLockExclusive(LockOf(&word_)) != 0; }
 
 void CondVar::NotifyAll() noexcept { ::WakeAllConditionVariable(ConditionOf(&word_)); }
 

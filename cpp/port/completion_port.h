@@ -40,6 +40,8 @@
 //     the port is broken: Wait reports it once, as kBroken; everything in flight ends with that
 //     error, accepting included, and so does whatever begins later. Post still wakes, Wait still
 //     sleeps, Cancel and Close work. It never works again.
+// R12 A port that is asked says what it has for a connection and Wait has not brought yet, so that
+//     nobody is taken for silent whose bytes are here.
 #pragma once
 
 #include <cstddef>
@@ -122,6 +124,7 @@ struct PortOptions {
   int max_accepts = 100;
   bool newcomers_wait = false;  // true exactly when newcomers may have to wait for room (R8)
   int initial_reads = 4;
+  Duration close_timeout = std::chrono::seconds(5);  // see Close
   std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
   bool no_delay = true;
   Address listening;  // where the listener is bound; of no family when it is not known
@@ -146,8 +149,9 @@ class CompletionPort {
   virtual void Receive(Socket& socket) = 0;
   // For flow control, on a listener or a connection that accepts or receives. After Pause a few
   // more completions may come, of what the system already had in hand; then none until Resume. The
-  // operation stays in flight. Neither has a completion. Idempotent. Pause may be called with a
-  // lock held.
+  // operation stays in flight, and where the system can tell, a connection that breaks ends it:
+  // what had come before and was not received is lost then. Neither has a completion. Idempotent.
+  // Pause may be called with a lock held.
   virtual void Pause(Socket& socket) = 0;
   virtual void Resume(Socket& socket) = 0;
   // `pieces` (1 to kMaxPieces, none empty) need to live only during the call, the bytes until the
@@ -156,10 +160,22 @@ class CompletionPort {
   // Ends the stream towards the peer. No send is in flight.
   virtual void ShutdownSend(Socket& socket) = 0;
   virtual void Cancel(Socket& socket) = 0;
-  // Closes the handle; with `reset` the peer gets a reset, whatever is still queued.
+  // Closes the handle; with `reset` the peer gets a reset, whatever is still queued. Without, the
+  // system goes on sending what is queued, for PortOptions::close_timeout where it can be asked to.
   virtual void Close(Socket& socket, bool reset) = 0;
   // The same for a handle that was never adopted.
   virtual void Discard(NativeSocket handle, bool reset) = 0;
+
+  // R12. By the connection's owner, when a deadline has passed; each may cost a system call.
+  //
+  // True exactly when the receive, which is not paused, has something that the caller has not seen:
+  // the system has it, or it is on its way through the port, or another worker has it. `seen` is
+  // how many completions of it the caller has seen.
+  virtual bool ReceiveAtHand(Socket& socket, std::uint64_t seen) = 0;
+  // The same for the send in flight: it has ended, or will with the next Wait.
+  virtual bool SendAtHand(Socket& socket) = 0;
+  // True when bytes that were sent are not acknowledged by the peer, as far as the system says.
+  virtual bool Unacknowledged(Socket& socket) = 0;
 
   virtual void Post(Posting& posting) = 0;
 

@@ -1,5 +1,6 @@
 #include "epoll_port.h"
 
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -26,11 +27,14 @@ constexpr std::uint8_t kSending = 8;    // true exactly when a send waits until 
 // True exactly when a send found the connection broken. That took the error off the socket, so that
 // a receive would see an end of stream where there was none (R7).
 constexpr std::uint8_t kBroken = 16;
+constexpr std::uint8_t kSendShut = 32;  // true exactly when ShutdownSend was called
 
 // Socket::interest.
 constexpr std::uint8_t kWatchIn = 1;
 constexpr std::uint8_t kWatchOut = 2;
 constexpr std::uint8_t kRegistered = 4;  // true exactly when epoll knows the descriptor
+// Whether it breaks while it is paused. Epoll reports that without being asked to.
+constexpr std::uint8_t kWatchBroken = 8;
 
 // Stream::results: true exactly when the next Wait is to tell of it.
 constexpr std::uint8_t kReceiveEnded = 1;  // the operation that receives or accepts
@@ -41,7 +45,11 @@ int Descriptor(const Socket& socket) { return static_cast<int>(socket.handle); }
 
 std::uint8_t Wanted(const Socket& socket) {
   std::uint8_t wanted = 0;
-  if ((socket.state & kReceiving) != 0 && (socket.state & kPaused) == 0) wanted |= kWatchIn;
+  if ((socket.state & kReceiving) != 0) {
+    const bool paused = (socket.state & kPaused) != 0;
+    if (!paused) wanted |= kWatchIn;
+    if (paused && (socket.state & kListener) == 0) wanted |= kWatchBroken;
+  }
   if ((socket.state & kSending) != 0) wanted |= kWatchOut;
   return wanted;
 }
@@ -215,7 +223,10 @@ void EpollPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   Watch(socket);
 }
 
-void EpollPort::ShutdownSend(Socket& socket) { ::shutdown(Descriptor(socket), SHUT_WR); }
+void EpollPort::ShutdownSend(Socket& socket) {
+  socket.state |= kSendShut;
+  ::shutdown(Descriptor(socket), SHUT_WR);
+}
 
 void EpollPort::Cancel(Socket& socket) {
   const Error cancelled{ErrorKind::kCancelled, ECANCELED};
@@ -269,11 +280,31 @@ void EpollPort::Close(Socket& socket, bool reset) {
     if (events_[i].data.ptr == &socket) events_[i].events = 0;
   }
   assert((stream == nullptr || stream->results == 0) && "closed before its operations ended");
-  if (stream != listener_.get()) delete stream;
-  ClosePosix(std::exchange(socket.handle, kNoSocket), reset);
+  const bool listener = stream == nullptr || stream == listener_.get();
+  if (!listener) delete stream;
+  const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
+  if (reset || listener) {
+    ClosePosix(handle, reset);
+  } else {
+    CloseInOrderPosix(handle, options_.close_timeout);
+  }
 }
 
 void EpollPort::Discard(NativeSocket handle, bool reset) { ClosePosix(handle, reset); }
+
+bool EpollPort::ReceiveAtHand(Socket& socket, std::uint64_t seen) {
+  return socket.next_sequence != seen || (socket.state & kReceiving) == 0 ||
+         ReadyPosix(socket.handle, POLLIN) != 0;
+}
+
+bool EpollPort::SendAtHand(Socket& socket) {
+  return (socket.state & kSending) == 0 || ReadyPosix(socket.handle, POLLOUT) != 0;
+}
+
+bool EpollPort::Unacknowledged(Socket& socket) {
+  const int end_of_stream = (socket.state & kSendShut) != 0 ? 1 : 0;
+  return UnacknowledgedPosix(socket.handle) > end_of_stream;
+}
 
 void EpollPort::Post(Posting& posting) {
   if (!posted_.Push(posting)) return;
@@ -391,8 +422,17 @@ void EpollPort::HandleEvents(Batch& batch) {
         ReceiveOnce(socket, batch);
       }
     }
+    if (in || out) continue;
     // A level-triggered event that nobody wants would come again and again.
-    if (!in && !out) Watch(socket);
+    if ((wanted & kWatchBroken) != 0 && (event.events & EPOLLERR) != 0) {
+      EndReceive(socket, TakeErrorPosix(socket.handle));
+      socket.state |= kBroken;
+    }
+    if (broken != 0) {
+      Unwatch(socket);
+    } else {
+      Watch(socket);
+    }
   }
 }
 
@@ -516,7 +556,7 @@ void EpollPort::Watch(Socket& socket) {
     return;
   }
   const std::uint8_t wanted = Wanted(socket);
-  const std::uint8_t known = socket.interest & (kWatchIn | kWatchOut);
+  const std::uint8_t known = socket.interest & (kWatchIn | kWatchOut | kWatchBroken);
   if (wanted == known && (socket.interest & kRegistered) != 0 && wanted != 0) return;
   if (wanted == 0) {
     // Not even errors: epoll would report them for ever.

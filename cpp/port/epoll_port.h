@@ -34,6 +34,9 @@ class EpollPort final : public CompletionPort {
   void Cancel(Socket& socket) override;
   void Close(Socket& socket, bool reset) override;
   void Discard(NativeSocket handle, bool reset) override;
+  bool ReceiveAtHand(Socket& socket, std::uint64_t seen) override;
+  bool SendAtHand(Socket& socket) override;
+  bool Unacknowledged(Socket& socket) override;
   void Post(Posting& posting) override;
   std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
                    TimePoint deadline) override;

@@ -125,10 +125,11 @@ struct IocpStream {
   // How many are to be with the system: all at first, and while what comes fills them; else one,
   // which is enough for a peer that the server keeps up with.
   std::size_t wanted;
-  bool due = false;        // true exactly when `reads_due` is in the port's queue
-  bool receiving = false;  // true exactly from Receive until the last read has ended
-  bool paused = false;     // true exactly from Pause to Resume
-  bool cancelled = false;  // true exactly when Cancel was called
+  std::uint64_t brought = 0;  // completions of the receive that came out of Wait
+  bool due = false;           // true exactly when `reads_due` is in the port's queue
+  bool receiving = false;     // true exactly from Receive until the last read has ended
+  bool paused = false;        // true exactly from Pause to Resume
+  bool cancelled = false;     // true exactly when Cancel was called
   // The place of the first read, of those that have ended, that met the end or an error.
   std::uint64_t broken_at = kNowhere;
   // True exactly when a send found the connection reset; a receive that saw an end of stream then

@@ -112,6 +112,7 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
   }
   stream.idle_reads.push_back(&read);
   Completion& completion = batch.Add(Operation::kReceive, &stream.socket);
+  ++stream.brought;
   completion.last = false;
   if (block == nullptr) {
     completion.sequence = stream.socket.next_sequence++;
@@ -171,6 +172,7 @@ void IocpPort::WithdrawReads(IocpStream& stream) {
 void IocpPort::CompleteReadEnd(IocpStream& stream, Batch& batch) {
   const MutexLock lock(stream.lock);
   Completion& completion = batch.Add(Operation::kReceive, &stream.socket);
+  ++stream.brought;
   completion.sequence = stream.socket.next_sequence++;
   // Behind the end it is no more than those reads are that were posted behind it.
   completion.error = ErrorFromWindows(stream.cancelled ? WSA_OPERATION_ABORTED : WSAECONNABORTED);
@@ -212,6 +214,28 @@ void IocpPort::CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& ba
 }
 
 void IocpPort::ShutdownSend(Socket& socket) { ::shutdown(Handle(StreamOf(socket)), SD_SEND); }
+
+// A read is with the system until its result is taken out of a queue, and is told of under the
+// lock: between the two nothing can be missed, whichever worker does it.
+bool IocpPort::ReceiveAtHand(Socket& socket, std::uint64_t seen) {
+  IocpStream& stream = StreamOf(socket);
+  const std::lock_guard lock(stream.lock);
+  if (stream.brought != seen) return true;
+  // Nobody has looked since the last one ended; the next Wait will.
+  if (stream.due) return true;
+  return std::any_of(stream.reads.begin(), stream.reads.end(), [&](const auto& read) {
+    const bool idle = std::find(stream.idle_reads.begin(), stream.idle_reads.end(), read.get()) !=
+                      stream.idle_reads.end();
+    return !idle && HasOverlappedIoCompleted(&read->overlapped);
+  });
+}
+
+bool IocpPort::SendAtHand(Socket& socket) {
+  return HasOverlappedIoCompleted(&StreamOf(socket).send.overlapped);
+}
+
+// What the system holds of a send that has ended it does not say.
+bool IocpPort::Unacknowledged(Socket&) { return false; }
 
 void IocpPort::Pause(Socket& socket) {
   if ((socket.state & kIsListener) != 0) {

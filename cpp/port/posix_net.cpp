@@ -2,16 +2,20 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <climits>
 #include <cstring>
 #include <memory>
 #include <system_error>
@@ -298,6 +302,31 @@ void ClosePosix(NativeSocket handle, bool reset) {
   }
   // On Linux the descriptor is gone whatever close answers, EINTR included.
   ::close(fd);
+}
+
+void CloseInOrderPosix(NativeSocket handle, Duration timeout) {
+  // Without it a peer that has shut its window would keep the bytes in the kernel for many minutes.
+  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(timeout).count();
+  const auto limit = static_cast<unsigned>(std::clamp<std::int64_t>(milliseconds, 1, INT_MAX));
+  ::setsockopt(Descriptor(handle), IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit));
+  ClosePosix(handle, false);
+}
+
+int ReadyPosix(NativeSocket handle, int events) {
+  pollfd asked{Descriptor(handle), static_cast<short>(events), 0};
+  return ::poll(&asked, 1, 0) > 0 ? asked.revents : 0;
+}
+
+Error TakeErrorPosix(NativeSocket handle) {
+  int code = 0;
+  socklen_t length = sizeof(code);
+  ::getsockopt(Descriptor(handle), SOL_SOCKET, SO_ERROR, &code, &length);
+  return ErrorFromErrno(code != 0 ? code : ECONNRESET);
+}
+
+int UnacknowledgedPosix(NativeSocket handle) {
+  int bytes = 0;
+  return ::ioctl(Descriptor(handle), SIOCOUTQ, &bytes) == 0 ? bytes : 0;
 }
 
 }  // namespace iocp

@@ -27,6 +27,15 @@ Error EndpointsPosix(NativeSocket handle, const Address& listening, Address* loc
 
 // Closes a descriptor; with `reset` it sends a reset first and drops what is queued.
 void ClosePosix(NativeSocket handle, bool reset);
+// Closes it in order. What the peer has not acknowledged by then it gets `timeout` for.
+void CloseInOrderPosix(NativeSocket handle, Duration timeout);
+
+// poll(2) for one descriptor and without waiting: what of `events`, or of errors, is there now.
+int ReadyPosix(NativeSocket handle, int events);
+// What broke the connection, taken off the socket; a reset when nothing else is known.
+Error TakeErrorPosix(NativeSocket handle);
+// Bytes that the system has and the peer has not acknowledged; the end of the stream counts as one.
+int UnacknowledgedPosix(NativeSocket handle);
 
 // Resets a connection, whose descriptor stays open: there is nothing to receive on it any more, and
 // nobody to send to.

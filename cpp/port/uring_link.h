@@ -19,6 +19,8 @@ enum UringTag : std::uint64_t {
   kCancelReceiveTag,
   kCancelSendTag,
   kWakeTag,  // without a link
+  kWatchTag,
+  kCancelWatchTag,
   kTagMask = 7,
 };
 
@@ -87,6 +89,13 @@ struct UringPort::Link {
   // True exactly when the kernel was asked to end it, and did not refuse.
   bool disarming = false;
 
+  bool watched = false;  // true exactly when the kernel has the watch of a paused receive
+  // True exactly when the kernel was asked to end that, and did not refuse.
+  bool unwatching = false;
+  bool watch_ended = false;  // true exactly when a watch has ended by itself since the last Pause
+  // True exactly when the watch saw the connection break, and nobody has resumed since.
+  bool broke = false;
+
   // True exactly when it is to end and to be armed anew, behind the receives that found no buffer.
   bool yielding = false;
   unsigned char turns = 0;  // receives since it was armed, up to kUringTurns
@@ -97,9 +106,13 @@ struct UringPort::Link {
   bool send_submitted = false;  // true exactly when the kernel has the send
   // True exactly when the kernel was asked to end it, and did not refuse.
   bool stopping_send = false;
-  // True exactly when a send found the connection broken. That took the error off the socket, so
-  // that a receive would see an end of stream where there was none (R7).
+  // True exactly when a send, or the watch, found the connection broken. That took the error off
+  // the socket, so that a receive would see an end of stream where there was none (R7).
   bool broken = false;
+  bool send_shut = false;  // true exactly when ShutdownSend was called
+  // The Wait whose results had a completion of it left over when they were last looked through.
+  std::uint64_t receive_left_by = 0;
+  std::uint64_t send_left_by = 0;
   Gather* gather = nullptr;  // of a send with several pieces
   iovec piece{};             // of a send with one
 

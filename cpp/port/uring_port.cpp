@@ -116,11 +116,13 @@ void UringPort::Receive(Socket& socket) {
 
 void UringPort::Pause(Socket& socket) {
   LinkOf(socket).paused = true;
+  LinkOf(socket).watch_ended = false;
   MarkChanged(LinkOf(socket));
 }
 
 void UringPort::Resume(Socket& socket) {
   LinkOf(socket).paused = false;
+  LinkOf(socket).broke = false;
   MarkChanged(LinkOf(socket));
 }
 
@@ -147,7 +149,10 @@ void UringPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   link.gather->message.msg_iovlen = count;
 }
 
-void UringPort::ShutdownSend(Socket& socket) { ::shutdown(DescriptorOf(socket), SHUT_WR); }
+void UringPort::ShutdownSend(Socket& socket) {
+  LinkOf(socket).send_shut = true;
+  ::shutdown(DescriptorOf(socket), SHUT_WR);
+}
 
 void UringPort::Cancel(Socket& socket) {
   if (socket.port_data == nullptr) return;  // a listener that never accepted
@@ -158,19 +163,58 @@ void UringPort::Cancel(Socket& socket) {
 }
 
 void UringPort::Close(Socket& socket, bool reset) {
+  bool listener = true;  // one that never accepted has no link
   if (socket.port_data != nullptr) {
     Link& link = LinkOf(socket);
-    assert(!link.receiving && !link.sending);
+    assert(!link.receiving && !link.sending && !link.watched);
+    listener = link.listener;
     // The kernel may not have let go of it yet.
-    if (link.listener && !has_ring_) ::shutdown(DescriptorOf(socket), SHUT_RDWR);
+    if (listener && !has_ring_) ::shutdown(DescriptorOf(socket), SHUT_RDWR);
     link.socket = nullptr;
     socket.port_data = nullptr;
     ReleaseIfUnused(link);
   }
-  ClosePosix(std::exchange(socket.handle, kNoSocket), reset);
+  const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
+  if (reset || listener) {
+    ClosePosix(handle, reset);
+  } else {
+    CloseInOrderPosix(handle, options_.close_timeout);
+  }
 }
 
 void UringPort::Discard(NativeSocket handle, bool reset) { ClosePosix(handle, reset); }
+
+// The socket first: what it no longer has is among the results by then. Without a ring the next Wait
+// ends everything.
+bool UringPort::ReceiveAtHand(Socket& socket, std::uint64_t) {
+  if (!has_ring_ || ReadyPosix(socket.handle, POLLIN) != 0) return true;
+  NoteLeftResults();
+  return LinkOf(socket).receive_left_by == waits_ || io_uring_cq_has_overflow(&ring_);
+}
+
+bool UringPort::SendAtHand(Socket& socket) {
+  if (!has_ring_ || ReadyPosix(socket.handle, POLLOUT) != 0) return true;
+  NoteLeftResults();
+  return LinkOf(socket).send_left_by == waits_ || io_uring_cq_has_overflow(&ring_);
+}
+
+// Each result is looked at once between two Waits, however many connections are asked about.
+void UringPort::NoteLeftResults() {
+  const unsigned head = *ring_.cq.khead;
+  if (std::exchange(left_by_, waits_) != waits_) left_seen_ = head;
+  const unsigned end = head + io_uring_cq_ready(&ring_);
+  for (; left_seen_ != end; ++left_seen_) {
+    const io_uring_cqe& cqe = ring_.cq.cqes[left_seen_ & ring_.cq.ring_mask];
+    const std::uint64_t tag = cqe.user_data & kTagMask;
+    auto* const link = reinterpret_cast<Link*>(cqe.user_data & ~std::uint64_t{kTagMask});
+    if (tag == kReceiveTag) link->receive_left_by = waits_;
+    if (tag == kSendTag) link->send_left_by = waits_;
+  }
+}
+
+bool UringPort::Unacknowledged(Socket& socket) {
+  return UnacknowledgedPosix(socket.handle) > (LinkOf(socket).send_shut ? 1 : 0);
+}
 
 void UringPort::Post(Posting& posting) {
   if (!posted_.Push(posting)) return;
@@ -182,6 +226,7 @@ void UringPort::Post(Posting& posting) {
 std::size_t UringPort::Wait(Completion* completions, std::size_t capacity, std::size_t max_bytes,
                             TimePoint deadline) {
   Batch batch{completions, capacity, max_bytes};
+  ++waits_;
   const bool postings_first = std::exchange(postings_first_, !postings_first_);
   for (;;) {
     if (postings_first) TakePostings(batch);
@@ -240,7 +285,7 @@ void UringPort::ReleaseStarved() {
 // False when it has to be tried again: no room in the batch, or in the submission queue.
 bool UringPort::Settle(Link& link, Batch& batch) {
   if (!has_ring_) return SettleWithoutRing(link, batch);
-  if (link.receiving && !SettleReceive(link, batch)) return false;
+  if (link.receiving && (!SettleWatch(link) || !SettleReceive(link, batch))) return false;
   return !link.sending || SettleSend(link, batch);
 }
 
@@ -253,12 +298,30 @@ bool UringPort::SettleReceive(Link& link, Batch& batch) {
     return link.disarming;
   }
   if (link.cancel_receive) {
+    // The watch keeps the socket open.
+    if (link.watched) return true;
     if (batch.full()) return false;
     EndReceive(link, ErrorFromErrno(ECANCELED), batch);
     return true;
   }
-  if (!wanted || link.starved || link.delayed) return true;
+  if (link.broke && !link.watched) {
+    if (batch.full()) return false;
+    EndReceive(link, TakeErrorPosix(link.socket->handle), batch);
+    return true;
+  }
+  if (!wanted || link.watched || link.starved || link.delayed) return true;
   return SubmitReceive(link);
+}
+
+// A receive that is paused has the kernel look out for a reset.
+bool UringPort::SettleWatch(Link& link) {
+  const bool wanted =
+      link.paused && !link.cancel_receive && !link.armed && !link.listener && !link.broke;
+  if (wanted == link.watched || link.unwatching) return true;
+  if (wanted) return link.watch_ended || SubmitWatch(link);
+  const auto target = reinterpret_cast<std::uint64_t>(&link) | kWatchTag;
+  link.unwatching = SubmitCancel(link, kCancelWatchTag, target);
+  return link.unwatching;
 }
 
 bool UringPort::SettleSend(Link& link, Batch& batch) {
@@ -356,6 +419,18 @@ bool UringPort::SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target
   return true;
 }
 
+bool UringPort::SubmitWatch(Link& link) {
+  io_uring_sqe* entry = NextEntry();
+  if (entry == nullptr) return false;
+  // Multishot, as the end of the peer's stream is reported too, and a reset may follow.
+  io_uring_prep_poll_multishot(entry, DescriptorOf(*link.socket), POLLERR);
+  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kWatchTag);
+  ++link.answers_due;
+  ++operations_in_flight_;
+  link.watched = true;
+  return true;
+}
+
 bool UringPort::SubmitWakeUp() {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
@@ -445,6 +520,7 @@ void UringPort::Break() {
   while (!lists_->delayed.empty()) MarkChanged(lists_->delayed.Pop());
   for (Link* link = all_links_; link != nullptr; link = link->next_in_all) {
     const bool was_due = std::exchange(link->answers_due, 0U) != 0;
+    link->watched = link->unwatching = false;
     if (link->socket != nullptr) {
       MarkChanged(*link);
     } else if (was_due) {

@@ -55,6 +55,9 @@ class UringPort final : public CompletionPort {
   void Cancel(Socket& socket) override;
   void Close(Socket& socket, bool reset) override;
   void Discard(NativeSocket handle, bool reset) override;
+  bool ReceiveAtHand(Socket& socket, std::uint64_t seen) override;
+  bool SendAtHand(Socket& socket) override;
+  bool Unacknowledged(Socket& socket) override;
   void Post(Posting& posting) override;
   std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
                    TimePoint deadline) override;
@@ -88,12 +91,15 @@ class UringPort final : public CompletionPort {
 
   void ReleaseStarved();
   bool Settle(Link& link, Batch& batch);
+  void NoteLeftResults();
   bool SettleReceive(Link& link, Batch& batch);
+  bool SettleWatch(Link& link);
   bool SettleSend(Link& link, Batch& batch);
   bool SettleWithoutRing(Link& link, Batch& batch);
   bool SubmitReceive(Link& link);
   bool SubmitSend(Link& link);
   bool SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target);
+  bool SubmitWatch(Link& link);
   bool SubmitWakeUp();
   io_uring_sqe* NextEntry();
   bool PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout);
@@ -105,7 +111,8 @@ class UringPort final : public CompletionPort {
   void OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
   void OnAcceptError(Link& link, int error_number, Batch& batch);
   void OnSendResult(Link& link, int result, Batch& batch);
-  void OnCancelResult(Link& link, int result, bool of_send);
+  void OnWatchResult(Link& link, int result, bool more);
+  void OnCancelResult(Link& link, int result, std::uint64_t tag);
   // True when the operation is to be tried again, and has been put where that happens.
   bool TryAgain(Link& link, int error_number, bool cancelled);
   void SetArmed(Link& link, bool armed);
@@ -135,6 +142,10 @@ class UringPort final : public CompletionPort {
   // gone, once the completions that it still brought have been handed out.
   Error refused_;
   bool report_broken_ = false;            // true exactly when the next Wait is to report it (R11)
+  std::uint64_t waits_ = 0;  // calls of Wait
+  // What the last look through the results that Wait has left was done for, and how far it came.
+  std::uint64_t left_by_ = 0;
+  unsigned left_seen_ = 0;
   std::size_t operations_in_flight_ = 0;  // of the system, cancellations not counted
 
   std::unique_ptr<Lists> lists_;

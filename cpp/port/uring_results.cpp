@@ -1,5 +1,6 @@
 // The second half of Wait: what the kernel's completions mean.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -69,8 +70,11 @@ bool UringPort::TakeResult(const io_uring_cqe& cqe, Batch& batch) {
     case kSendTag:
       OnSendResult(link, cqe.res, batch);
       break;
+    case kWatchTag:
+      OnWatchResult(link, cqe.res, more);
+      break;
     default:
-      OnCancelResult(link, cqe.res, tag == kCancelSendTag);
+      OnCancelResult(link, cqe.res, tag);
       break;
   }
   return true;
@@ -182,15 +186,27 @@ void UringPort::OnSendResult(Link& link, int result, Batch& batch) {
   }
 }
 
+void UringPort::OnWatchResult(Link& link, int result, bool more) {
+  if (result >= 0 && (result & POLLERR) != 0 && link.paused) link.broken = link.broke = true;
+  if (!more) {
+    --operations_in_flight_;
+    link.watched = false;
+    link.watch_ended = !std::exchange(link.unwatching, false);
+  }
+  MarkChanged(link);
+}
+
 // A cancellation can miss an operation that the kernel has in its hands at that moment. As long as
 // the operation has not come back, it is asked again.
-void UringPort::OnCancelResult(Link& link, int result, bool of_send) {
+void UringPort::OnCancelResult(Link& link, int result, std::uint64_t tag) {
   if (link.socket == nullptr) {
     ReleaseIfUnused(link);
     return;
   }
   if (result >= 0) return;
-  bool& asked = of_send ? link.stopping_send : link.disarming;
+  bool& asked = tag == kCancelSendTag    ? link.stopping_send
+                : tag == kCancelWatchTag ? link.unwatching
+                                         : link.disarming;
   if (!asked) return;
   asked = false;
   ++counters_.missed_cancels;

@@ -187,16 +187,21 @@ PyMethodDef methods[] = {
     {"close", &Call<&Connection::Close>, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "Send what is queued, end the stream, wait for the peer at most close_timeout, close.\n\n"
-     "What the peer still sends is discarded. Any thread, any number of times."},
+     "A peer that has not acknowledged all bytes by then is reset. What the peer still sends is\n"
+     "discarded. Any thread, any number of times."},
     {"abort", &Call<&Connection::Abort>, METH_NOARGS,
      "abort($self, /)\n--\n\n"
      "Reset the connection now; what is queued is dropped. Any thread, any number of times."},
     {"pause_reading", &Call<&Connection::PauseReading>, METH_NOARGS,
      "pause_reading($self, /)\n--\n\n"
-     "Call on_read_completed no more until resume_reading(); the peer is slowed down."},
+     "Call on_read_completed no more until resume_reading(); the peer is slowed down.\n\n"
+     "The end of the stream waits with the data before it. A connection that breaks is closed at\n"
+     "once: on_connection_error and on_connection_closing are called, and what had been received\n"
+     "and not delivered is dropped. While nothing is being sent, Windows does not report that\n"
+     "before resume_reading(); nor does any system once the peer has ended its stream."},
     {"resume_reading", &Call<&Connection::ResumeReading>, METH_NOARGS,
      "resume_reading($self, /)\n--\n\n"
-     "Undo pause_reading(); what had come meanwhile is delivered, nothing is lost."},
+     "Undo pause_reading(); what had come meanwhile is delivered."},
     {"_abort_for_hook_error", &AbortForHookError, METH_NOARGS,
      "abort() with CloseReason.HOOK_ERROR, for Server.on_hook_error."},
     {nullptr, nullptr, 0, nullptr},

@@ -200,7 +200,8 @@ class Server:
                 off for protocols in which clients only listen.
             idle_timeout: how long nothing may be received and nothing sent.
             write_timeout: how long a client may take no byte of what is queued.
-            close_timeout: how long a graceful close waits for the client.
+            close_timeout: how long a graceful close waits for the client. One that has not
+                acknowledged all bytes by then is reset.
             keepalive: (idle, interval) of TCP keep-alive probes.
             no_delay: TCP_NODELAY.
             reuse_port: SO_REUSEPORT: several processes share the port.

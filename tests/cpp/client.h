@@ -107,6 +107,13 @@ class LoopbackWorld final : public World {
   [[nodiscard]] bool real() const override { return true; }
   [[nodiscard]] int initial_reads() const override { return initial_reads_; }
   [[nodiscard]] bool faithful_resets() const override { return !IsWine(); }
+#ifdef _WIN32
+  [[nodiscard]] bool knows_unacknowledged() const override { return false; }
+  [[nodiscard]] bool sees_resets_while_paused() const override { return false; }
+#else
+  [[nodiscard]] bool knows_unacknowledged() const override { return true; }
+  [[nodiscard]] bool sees_resets_while_paused() const override { return true; }
+#endif
   [[nodiscard]] std::chrono::nanoseconds ProcessorTime() const override {
     return testing::ProcessorTime();
   }

@@ -52,6 +52,10 @@ class World {
   // True exactly when every reset is seen as one: by the peer that Close sends it to, and by a port
   // that was not receiving when it came.
   [[nodiscard]] virtual bool faithful_resets() const = 0;
+  // True exactly when a port can say what a peer has not acknowledged.
+  [[nodiscard]] virtual bool knows_unacknowledged() const = 0;
+  // True exactly when a reset is reported while the receive is paused.
+  [[nodiscard]] virtual bool sees_resets_while_paused() const = 0;
   // Of this process, all threads.
   [[nodiscard]] virtual std::chrono::nanoseconds ProcessorTime() const = 0;
   // True exactly when descriptors can be used up.

@@ -49,6 +49,18 @@ class SharedPort final : public CompletionPort {
     const std::lock_guard lock(mutex_);
     port_.Discard(handle, reset);
   }
+  bool ReceiveAtHand(Socket& socket, std::uint64_t seen) override {
+    const std::lock_guard lock(mutex_);
+    return port_.ReceiveAtHand(socket, seen);
+  }
+  bool SendAtHand(Socket& socket) override {
+    const std::lock_guard lock(mutex_);
+    return port_.SendAtHand(socket);
+  }
+  bool Unacknowledged(Socket& socket) override {
+    const std::lock_guard lock(mutex_);
+    return port_.Unacknowledged(socket);
+  }
   void Post(Posting& posting) override { port_.Post(posting); }
   // One completion at a time, so that those of one connection come to different workers; or all to
   // one of them, where there is a favourite.

@@ -195,7 +195,8 @@ def test_a_busy_server_still_times_out(serve: Serve, connect: Connect) -> None:
             client.close()
 
     in_threads(3, run)
-    assert server.reasons().count(CloseReason.FIRST_DATA_TIMEOUT) == 20
+    # The hooks come after the clients have seen the end.
+    server.wait_for(lambda: server.reasons().count(CloseReason.FIRST_DATA_TIMEOUT) == 20)
 
 
 def test_a_pause_does_not_stop_the_clock_of_a_silent_client(serve: Serve, connect: Connect) -> None:

@@ -128,9 +128,34 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
     Check(known.ended_here || known.account->delivered == known.account->client_sent,
           "the peer's stream has ended before all of it was delivered");
   }
+  CheckTimeOut(connection.remote_address().port, reason);
   ++closed_[static_cast<std::size_t>(reason)];
   std::erase(living_, &known);
   Act(known, true);
+}
+
+// Who spoke is not silent, and who takes bytes is not stuck, however long the hooks of others took.
+void App::CheckTimeOut(std::uint16_t port, CloseReason reason) {
+  const auto found = network_.given_up.find(port);
+  if (found == network_.given_up.end()) return;
+  const Network::GivenUp& end = found->second;
+  const Options& options = engine->options();
+  switch (reason) {
+    case CloseReason::kFirstDataTimeout:
+      Check(!end.speaks && !end.heard, "closed as silent, and it spoke");
+      return;
+    case CloseReason::kIdleTimeout:
+      Check(!end.speaks && end.at >= end.heard_at + *options.idle_timeout,
+            "closed as idle, and it spoke");
+      Check(!end.takes, "closed as idle, and it takes bytes");
+      return;
+    case CloseReason::kWriteTimeout:
+      Check(!end.takes && end.at >= end.took_at + *options.write_timeout,
+            "closed by write_timeout, and it takes bytes");
+      return;
+    default:
+      return;
+  }
 }
 
 void App::OnHookError(Connection& connection, Hook, const std::exception_ptr&) {

@@ -93,6 +93,7 @@ class App final : public Server {
   struct Loan;
 
   Known& Of(Connection& connection);
+  void CheckTimeOut(std::uint16_t port, CloseReason reason);
   void Act(Known& known, bool in_hook);
   void SendSome(Known& known, std::size_t size);
   void CheckMemory(Connection& connection);

@@ -68,10 +68,13 @@ void Pipe::End(TimePoint arrives) {
 }
 
 std::string_view Pipe::Arrived(TimePoint now) {
-  while (!flying_.empty() && flying_.front().arrives <= now) {
-    arrived_ += flying_.front().bytes;
-    flying_bytes_ -= flying_.front().bytes.size();
-    flying_.pop_front();
+  while (!flying_.empty() && flying_.front().arrives <= now && arrived().size() < receiver_takes_) {
+    std::string& bytes = flying_.front().bytes;
+    const std::size_t size = std::min(bytes.size(), receiver_takes_ - arrived().size());
+    arrived_.append(bytes, 0, size);
+    flying_bytes_ -= size;
+    bytes.erase(0, size);
+    if (bytes.empty()) flying_.pop_front();
   }
   return arrived();
 }
@@ -213,6 +216,10 @@ void Network::CloseConnection(NativeSocket handle, bool reset) {
   }
   Link& link = *found->second.link;
   link.server_open = false;
+  // The system would keep them for a client that may never take them.
+  Check(reset || !link.client_open || link.up.AtEnd(now_) || ResetArrived(link, true) ||
+            !link.down.Unacknowledged(now_),
+        "closed in order, and the client has not taken all");
   // Systems reset a connection that is closed while there is something to read.
   if (reset || link.up.anything_left()) {
     SendReset(link, false);
@@ -255,8 +262,14 @@ std::size_t SimPeer::Send(std::string_view data) {
 std::string SimPeer::Receive(std::size_t most) {
   if (!link_->client_open || state_ != State::kOpen) return {};
   const bool reset = network_.ResetArrived(*link_, false);
-  std::string data(link_->down.Arrived(network_.now()).substr(0, most));
-  link_->down.Take(data.size());
+  std::string data;
+  while (data.size() < most) {
+    const std::string_view arrived = link_->down.Arrived(network_.now());
+    if (arrived.empty()) break;
+    const std::size_t size = std::min(arrived.size(), most - data.size());
+    data += arrived.substr(0, size);
+    link_->down.Take(size);
+  }
   if (data.size() == most) return data;
   if (reset) {
     state_ = State::kReset;

@@ -76,12 +76,20 @@ class SimPort;
 // One direction.
 class Pipe {
  public:
-  explicit Pipe(std::size_t window) : window_(window) {}
+  // Of the bytes that a pipe holds the receiver's side takes so many; the rest waits at the
+  // sender's.
+  Pipe(std::size_t window, std::size_t receiver_takes)
+      : window_(window), receiver_takes_(receiver_takes) {}
 
   // The sender's. Space is what it may send now.
   [[nodiscard]] std::size_t Space() const;
   void Push(std::string_view bytes, TimePoint arrives);
   void End(TimePoint arrives);
+  // True exactly when some of what was sent has not come to the receiver's side.
+  bool Unacknowledged(TimePoint now) {
+    Arrived(now);
+    return !flying_.empty();
+  }
   [[nodiscard]] bool ended() const { return ended_; }
 
   // The receiver's, as of `now`.
@@ -103,6 +111,7 @@ class Pipe {
   }
 
   const std::size_t window_;
+  const std::size_t receiver_takes_;
   std::deque<Segment> flying_;
   std::size_t flying_bytes_ = 0;
   std::string arrived_;
@@ -114,7 +123,8 @@ class Pipe {
 
 // A connection, as the network knows it.
 struct Link {
-  Link(std::uint16_t port, std::size_t window) : client_port(port), up(window), down(window) {}
+  Link(std::uint16_t port, std::size_t window)
+      : client_port(port), up(window, window), down(window, window / 2) {}
 
   const std::uint16_t client_port;
   Address server;
@@ -181,6 +191,17 @@ class Network {
   void SendReset(Link& link, bool to_server);
   // True when a reset has come there.
   bool ResetArrived(Link& link, bool at_server);
+
+  // A connection that the server gives up, as it is at that moment.
+  struct GivenUp {
+    TimePoint at;
+    TimePoint heard_at;   // when a worker last got bytes of it, or it began to be received from
+    bool heard = false;   // true exactly when a worker ever did
+    bool speaks = false;  // true exactly when bytes or an end wait there for a receive
+    TimePoint took_at;    // when a send last took bytes, or began
+    bool takes = false;   // true exactly when there is room for a send that waits
+  };
+  std::map<std::uint16_t, GivenUp> given_up;  // by the client's port
 
   // The server's descriptors. The lowest number that is free is the next, so numbers come back at
   // once.

@@ -27,6 +27,8 @@ class SimWorld final : public World {
   }
   [[nodiscard]] int initial_reads() const override { return network_.settings.reads; }
   [[nodiscard]] bool faithful_resets() const override { return true; }
+  [[nodiscard]] bool knows_unacknowledged() const override { return true; }
+  [[nodiscard]] bool sees_resets_while_paused() const override { return true; }
   [[nodiscard]] std::chrono::nanoseconds ProcessorTime() const override { return {}; }
   [[nodiscard]] bool has_descriptor_limit() const override { return true; }
   void ExhaustDescriptors(bool exhausted) override { network_.exhausted = exhausted; }

@@ -96,6 +96,7 @@ void SimPort::Receive(Socket& socket) {
   if (stream == nullptr) return;
   network_.Check(stream->next_read == 0, "Receive twice");
   stream->receiving = true;
+  stream->heard_at = network_.now();
   PostReads(*stream);
   if (broken_) EndReads(*stream, ErrorKind::kOther);
 }
@@ -140,6 +141,7 @@ void SimPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   stream->pieces.assign(pieces, pieces + count);
   for (const Piece& piece : stream->pieces) network_.Check(piece.size > 0, "an empty piece");
   stream->sending = true;
+  stream->took_at = network_.now();
   network_.yield();
 }
 
@@ -162,6 +164,10 @@ void SimPort::Cancel(Socket& socket) {
   Stream* stream = Known(socket, "Cancel");
   if (stream == nullptr) return;
   network_.Note("cancel", stream->link->client_port);
+  network_.given_up[stream->link->client_port] = {
+      network_.now(),  stream->heard_at,
+      stream->heard,   stream->receiving && !stream->paused && HasArrived(*stream),
+      stream->took_at, stream->sending && HasRoom(*stream)};
   // The system may have been about to complete what is cancelled.
   if (network_.Fails(network_.faults.late_cancel)) {
     if (stream->receiving) ProduceReads(*stream);
@@ -177,6 +183,37 @@ void SimPort::Cancel(Socket& socket) {
     Make(std::move(completion));
   }
   network_.yield();
+}
+
+bool SimPort::ReceiveAtHand(Socket& socket, std::uint64_t seen) {
+  const FailingMemory::Scope unarmed(false);
+  Stream* stream = Known(socket, "ReceiveAtHand");
+  if (stream == nullptr) return false;
+  network_.Check(stream->receiving && !stream->paused, "R12: nothing is received");
+  return stream->next_read - stream->reads.size() != seen || HasArrived(*stream);
+}
+
+bool SimPort::HasArrived(Stream& stream) {
+  Link& link = *stream.link;
+  return !link.up.Arrived(network_.now()).empty() || link.up.AtEnd(network_.now()) ||
+         network_.ResetArrived(link, true);
+}
+
+bool SimPort::SendAtHand(Socket& socket) {
+  const FailingMemory::Scope unarmed(false);
+  Stream* stream = Known(socket, "SendAtHand");
+  return stream != nullptr && (!stream->sending || HasRoom(*stream));
+}
+
+bool SimPort::HasRoom(const Stream& stream) {
+  Link& link = *stream.link;
+  return !link.client_open || link.down.Space() > 0 || network_.ResetArrived(link, true);
+}
+
+bool SimPort::Unacknowledged(Socket& socket) {
+  const FailingMemory::Scope unarmed(false);
+  Stream* stream = Known(socket, "Unacknowledged");
+  return stream != nullptr && stream->link->down.Unacknowledged(network_.now());
 }
 
 void SimPort::Close(Socket& socket, bool reset) {
@@ -295,7 +332,13 @@ void SimPort::ProduceAccepts() {
 }
 
 void SimPort::ProduceReads(Stream& stream) {
-  if (!stream.receiving || stream.ended || stream.reads.empty()) return;
+  if (!stream.receiving || stream.ended) return;
+  if (stream.reads.empty()) {
+    if (stream.paused && network_.ResetArrived(*stream.link, true)) {
+      EndReads(stream, ErrorKind::kReset);
+    }
+    return;
+  }
   if (network_.Fails(network_.faults.reset)) {
     network_.SendReset(*stream.link, true);
     network_.SendReset(*stream.link, false);
@@ -423,6 +466,7 @@ std::size_t SimPort::Transmit(Stream& stream) {
     room -= size;
   }
   if (bytes.empty()) return 0;
+  stream.took_at = network_.now();
   if (!link.client_open) {
     network_.SendReset(link, true);
     return bytes.size();
@@ -526,6 +570,10 @@ void SimPort::OnBrought(Completion& completion) {
     return;
   }
   --stream->undelivered;
+  if (completion.buffer.size() > 0) {
+    stream->heard = true;
+    stream->heard_at = network_.now();
+  }
   told_.received_bytes += completion.buffer.size();
   if (stream->ended && stream->undelivered == 0) stream->receiving = false;
   PostReads(*stream);

@@ -30,6 +30,9 @@ class SimPort final : public CompletionPort {
   void Cancel(Socket& socket) override;
   void Close(Socket& socket, bool reset) override;
   void Discard(NativeSocket handle, bool reset) override;
+  bool ReceiveAtHand(Socket& socket, std::uint64_t seen) override;
+  bool SendAtHand(Socket& socket) override;
+  bool Unacknowledged(Socket& socket) override;
   void Post(Posting& posting) override;
   std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
                    TimePoint deadline) override;
@@ -69,6 +72,10 @@ class SimPort final : public CompletionPort {
     std::size_t undelivered = 0;            // completed reads that Wait has not brought yet
     TimePoint retry_at = TimePoint::min();  // there was no buffer
 
+    TimePoint heard_at;  // see Network::GivenUp
+    bool heard = false;
+    TimePoint took_at;
+
     bool sending = false;       // true exactly from Send until its completion is made
     std::vector<Piece> pieces;  // of the send, until Wait has brought its completion
   };
@@ -86,6 +93,8 @@ class SimPort final : public CompletionPort {
   [[nodiscard]] bool BringsAnAccept() const;
   void ProduceReads(Stream& stream);
   bool ProduceData(Stream& stream);
+  bool HasArrived(Stream& stream);
+  bool HasRoom(const Stream& stream);
   Block* TakeBlock();
   void EndAccept(ErrorKind kind);
   void EndReads(Stream& stream, ErrorKind kind);
