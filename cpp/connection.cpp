@@ -144,7 +144,7 @@ SendResult Context::Enqueue(SendItem* item) {
   }
   queued_bytes.Add(item->size);
   queued_sends.Add(1);
-  queued_overhead.Add(item->overhead);
+  queued_charge.Add(item->size + item->overhead);
   if (!direct) {
     requested.store(true, std::memory_order_release);
   } else if (sending.empty()) {
@@ -158,9 +158,8 @@ SendResult Context::Enqueue(SendItem* item) {
 bool Context::PackInto(SendQueue& queue, const SendItem& item) {
   if (item.size == 0) return true;
   if (options->max_pending_sends || !queue.Pack(item)) return false;
-  // What was room in a block is bytes to send now.
+  // The charge stays: what was room in a block is bytes to send now.
   queued_bytes.Add(item.size);
-  queued_overhead.Add(0 - std::uint64_t{item.size});
   return true;
 }
 
