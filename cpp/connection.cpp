@@ -140,7 +140,7 @@ SendResult Context::Enqueue(SendItem* item) {
     if (reports_writes || item->release_in_batch || !PackInto(queue, *item)) {
       queued_bytes.Add(item->size);
       queued_sends.Add(1);
-      queued_overhead.Add(item->overhead);
+      queued_charge.Add(item->size + item->overhead);
       if (!direct) requested.store(true, std::memory_order_release);
       queue.Push(item);
       return SendResult::kAccepted;
@@ -154,9 +154,8 @@ SendResult Context::Enqueue(SendItem* item) {
 bool Context::PackInto(SendQueue& queue, const SendItem& item) {
   if (item.size == 0) return true;
   if (options->max_pending_sends || !queue.Pack(item)) return false;
-  // What was room in a block is bytes to send now.
+  // The charge stays: what was room in a block is bytes to send now.
   queued_bytes.Add(item.size);
-  queued_overhead.Add(0 - std::uint64_t{item.size});
   return true;
 }
 

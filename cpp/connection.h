@@ -67,8 +67,8 @@ class Context final : public Connection, public Socket, public TimerNode, public
   std::atomic<bool> abort_requested{false};
   // Accepted sends: all of them, written under `mutex`, and those that have ended, written by the
   // holder. A send that is dropped has ended like one that went out.
-  Counter queued_bytes, queued_sends, queued_overhead;
-  Counter ended_bytes, ended_sends, ended_overhead;
+  Counter queued_bytes, queued_sends, queued_charge;
+  Counter ended_bytes, ended_sends, ended_charge;
   Counter received_bytes, sent_bytes;  // written by the holder
   // Bytes accepted and neither with the system yet nor dropped. What has ended is read first: then
   // it cannot be more than was queued. Exact for the holder, and under `mutex`.
@@ -79,8 +79,8 @@ class Context final : public Connection, public Socket, public TimerNode, public
   // What the backlog takes in memory: its bytes and the overhead of each send that has not ended.
   // The limit and the marks are judged by this.
   [[nodiscard]] std::size_t charge() const {
-    const std::uint64_t ended = ended_overhead.value();
-    return backlog() + (queued_overhead.value() - ended);
+    const std::uint64_t ended = ended_charge.value();
+    return queued_charge.value() - ended;
   }
   [[nodiscard]] std::uint64_t pending_sends() const {
     const std::uint64_t ended = ended_sends.value();

@@ -220,8 +220,10 @@ void Worker::DropSends(Context& context) {
     ended.Push(item);
   }
   // A stream that lacks what was accepted does not end in order: the peer would take it for whole.
-  if (context.backlog() != 0) context.reset_on_close = true;
-  context.ended_bytes.Add(context.backlog());
+  const std::size_t unsent = context.backlog();
+  if (unsent != 0) context.reset_on_close = true;
+  context.ended_bytes.Add(unsent);
+  context.ended_charge.Add(unsent);
   CompleteSends(context, ended);
 }
 
@@ -229,7 +231,7 @@ void Worker::CompleteSends(Context& context, SendQueue& ended) {
   const bool told = (engine_.wanted_hooks() & kHookWrite) != 0;
   while (SendItem* item = ended.Pop()) {
     context.ended_sends.Add(1);
-    context.ended_overhead.Add(item->overhead);
+    context.ended_charge.Add(item->overhead);
     if (item->release_in_batch || (told && !item->dropped)) {
       context.complete.Push(item);
     } else {

@@ -336,6 +336,7 @@ void Worker::ApplySend(Context& context, std::size_t bytes, const Error& error) 
   counters_.bytes_sent.Add(bytes);
   context.sent_bytes.Add(bytes);
   context.ended_bytes.Add(bytes);
+  context.ended_charge.Add(bytes);
   context.active_at = now_;
   SendQueue ended;
   context.sending.Advance(bytes, ended);
