@@ -128,7 +128,9 @@ class Context final : public Connection, public Socket, public TimerNode, public
                                    // the holder knows: see mailbox_paused
   bool over_high_water = false;    // true exactly from above the high mark to the low mark
   bool reset_on_close = false;     // true exactly when the peer is to get a reset
-  bool out_of_time = false;        // true exactly when a deadline has ended the connection
+  // True exactly when the connection does not wait for its peer any more: a deadline has passed, or
+  // the receive has failed.
+  bool cut_short = false;
   Error end_error;                 // how the stream ended; kEndOfStream or worse
   SendQueue sending;
   SendQueue complete;  // out or dropped; OnWriteCompleted, or only their release, is due

@@ -126,10 +126,12 @@ void Worker::BeginFlush(Context& context, CloseReason reason) {
 }
 
 // The connection is broken. Nothing can be sent any more; what was received is still delivered, if
-// anybody is still listening. After our stream has ended in order there is nothing left to fail.
+// anybody is still listening. A peer that lives gets a reset: what it has received is not the end
+// of our stream. After that has ended in order there is nothing left to fail.
 void Worker::Fail(Context& context, Error error) {
   if (context.phase != Phase::kOpen && context.phase != Phase::kFlushing) return;
   context.error = error;
+  context.reset_on_close = true;
   context.reason = CloseReason::kError;
   if (context.phase == Phase::kFlushing) {
     BeginCancel(context);
@@ -187,7 +189,10 @@ void Worker::AdvanceClose(Context& context) {
       context.phase = Phase::kLingering;
     }
   }
-  if (context.phase == Phase::kLingering && context.end_received) BeginCancel(context);
+  if (context.phase == Phase::kLingering && context.end_received) {
+    context.cut_short = context.end_error.kind != ErrorKind::kEndOfStream;
+    BeginCancel(context);
+  }
 }
 
 // The last completion of everything in flight has come: the socket is closed, nothing more follows.
@@ -200,8 +205,8 @@ void Worker::Join(Context& context) {
   }
   DropSends(context);
   context.reorder.Clear();
-  // The time is up for a peer that has not taken all: the system is not to go on trying.
-  if (context.out_of_time && shard_.port().Unacknowledged(context)) context.reset_on_close = true;
+  // The peer has not taken all, and nobody waits for it: the system is not to go on trying.
+  if (context.cut_short && shard_.port().Unacknowledged(context)) context.reset_on_close = true;
   shard_.port().Close(context, context.reset_on_close);
   // Also when it is not armed: another worker may be at work in the wheel, this node in its hands.
   shard_.DisarmTimer(context);
@@ -289,7 +294,7 @@ void Worker::CheckDeadlines(Context& context) {
   if (context.phase != Phase::kOpen) {
     // One look, whatever it finds, or a peer that sends for ever would never be closed.
     if (looked_at_ < deadline) return;
-    context.out_of_time = true;
+    context.cut_short = true;
     BeginCancel(context);
     return;
   }
@@ -313,7 +318,7 @@ void Worker::CheckDeadlines(Context& context) {
 // Ends the stream without waiting for a peer that has not shown itself.
 void Worker::TimeOut(Context& context, CloseReason reason) {
   context.reason = reason;
-  context.out_of_time = true;
+  context.cut_short = true;
   BeginCancel(context);
 }
 
