@@ -156,6 +156,8 @@ def _table(workload: str, rows: Sequence[Row], results: Results, *, wide: bool) 
         unused.add(ONE_WORKER)
     if all(row.rate_to_before is None for row in rows):
         unused |= {BEFORE, CPU_BEFORE}
+    if all(row.rate_to_peer is None for row in rows):
+        unused.add(f"x {peer(results)}")
     columns = [
         column
         for column in _columns(peer(results))
