@@ -6,13 +6,14 @@
 // Prints "listening PORT"; ends when its standard input does, on Linux at SIGTERM and SIGINT as
 // well. --list prints one line per back-end: its name, a tab, and nothing when it is available or
 // else why it is not.
+#include <iocp/iocp.h>
+
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
 #include <vector>
 
-#include "iocp.h"
 #include "system.h"
 
 namespace {

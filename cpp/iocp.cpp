@@ -10,8 +10,8 @@
 
 #include "base/mutex.h"
 #include "base/thread.h"
-#include "engine.h"
-#include "options.h"
+#include "engine/engine.h"
+#include "engine/options.h"
 #include "port/completion_port.h"
 
 namespace iocp {

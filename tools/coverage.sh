@@ -32,7 +32,7 @@ repeatable "" env "PYTHONPATH=$PWD/$build/python" "$venv/bin/python" -m pytest -
 rm -rf $build/html
 mkdir $build/html
 repeatable "" "$venv/bin/gcovr" --root . --object-directory $build --filter 'cpp/' \
-  --exclude 'cpp/port/(iocp_.*|windows_net|port_kinds_windows)\.(cpp|h)' \
+  --exclude 'cpp/port/(iocp/.*|common/windows_net|port_kinds_windows)\.(cpp|h)' \
   --gcov-ignore-errors=no_working_dir_found --exclude-throw-branches --exclude-unreachable-branches \
   --exclude-branches-by-pattern '\s*assert\(' \
   --txt-metric line --txt $build/lines.txt --json $build/coverage.json \

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "mutex.h"
+#include "base/mutex.h"
 
 namespace iocp {
 namespace {

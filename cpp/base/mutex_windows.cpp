@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "mutex.h"
+#include "base/mutex.h"
 
 namespace iocp {
 namespace {

@@ -4,7 +4,7 @@
 #include <system_error>
 #include <utility>
 
-#include "thread.h"
+#include "base/thread.h"
 
 namespace iocp {
 namespace {

@@ -1,6 +1,6 @@
 #include <utility>
 
-#include "thread.h"
+#include "base/thread.h"
 
 namespace iocp {
 

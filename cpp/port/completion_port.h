@@ -44,12 +44,22 @@
 //     nobody is taken for silent whose bytes are here.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
-#include "../buffer_pool.h"
-#include "../iocp.h"
+#include "iocp/address.h"
+#include "iocp/backend.h"
+#include "iocp/buffer.h"
+#include "iocp/error.h"
+#include "iocp/keep_alive.h"
+#include "iocp/time.h"
+#include "stream/buffer_pool.h"
+#include "stream/piece.h"
 
 namespace iocp {
 
@@ -69,13 +79,6 @@ struct Socket {
   std::uint8_t state = 0;           // bits, each port's own
   std::uint8_t interest = 0;        // what the system was last told to watch (readiness ports)
 };
-
-// A piece of a gathered send. Laid out like iovec.
-struct Piece {
-  const void* data;
-  std::size_t size;
-};
-inline constexpr std::size_t kMaxPieces = 64;
 
 // Something posted: embedded in its owner, posted at most once at a time.
 struct Posting {

@@ -1,7 +1,7 @@
 // The ports of Linux: which of them this library was built with.
-#include "epoll_port.h"
+#include "port/readiness/epoll_port.h"
 #ifdef IOCP_HAVE_URING
-#include "uring_port.h"
+#include "port/uring/uring_port.h"
 #endif
 
 namespace iocp {

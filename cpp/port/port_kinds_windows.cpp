@@ -1,7 +1,7 @@
 // The port of Windows.
 #include <iterator>
 
-#include "iocp_port.h"
+#include "port/iocp/iocp_port.h"
 
 namespace iocp {
 

@@ -2,9 +2,8 @@
 // of every message, and there is one for each of thousands of clients.
 #pragma once
 
+#include <iocp/iocp.h>
 #include <pybind11/pybind11.h>
-
-#include "iocp.h"
 
 namespace iocp::python {
 

@@ -1,11 +1,10 @@
 // Errors of the engine as Python exceptions, and the process-wide state that every call looks at.
 #pragma once
 
+#include <iocp/iocp.h>
 #include <pybind11/pybind11.h>
 
 #include <exception>
-
-#include "iocp.h"
 
 namespace iocp::python {
 

@@ -2,12 +2,11 @@
 // classes.
 #pragma once
 
+#include <iocp/iocp.h>
 #include <pybind11/pybind11.h>
 
 #include <array>
 #include <memory>
-
-#include "iocp.h"
 
 namespace iocp::python {
 

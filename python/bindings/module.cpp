@@ -46,6 +46,8 @@ PyModuleDef definition = {
 
 }  // namespace
 
+// The name that Python looks for.
+// NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming)
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
   PYBIND11_CHECK_PYTHON_VERSION
   return PyModuleDef_Init(&definition);

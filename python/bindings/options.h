@@ -1,9 +1,8 @@
 // The keyword arguments of Server.start as iocp::Options.
 #pragma once
 
+#include <iocp/iocp.h>
 #include <pybind11/pybind11.h>
-
-#include "iocp.h"
 
 namespace iocp::python {
 

@@ -1,9 +1,8 @@
 // What on_read_completed gets with zero_copy=True: a memoryview of the receive buffer.
 #pragma once
 
+#include <iocp/iocp.h>
 #include <pybind11/pybind11.h>
-
-#include "iocp.h"
 
 namespace iocp::python {
 

@@ -1,5 +1,6 @@
 #include "server.h"
 
+#include <iocp/iocp.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -14,7 +15,6 @@
 #include "errors.h"
 #include "gil.h"
 #include "hooked_server.h"
-#include "iocp.h"
 #include "options.h"
 
 namespace py = pybind11;

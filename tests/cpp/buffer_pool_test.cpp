@@ -1,4 +1,4 @@
-#include "buffer_pool.h"
+#include "stream/buffer_pool.h"
 
 #include <gtest/gtest.h>
 

@@ -1,9 +1,9 @@
-// Programs as they are written for the classic CIOCPServer, on cpp/ciocpserver.h. Ids such as D07
-// are rows of the original's list of defects; see docs/coming-from-ciocpserver.md.
+// Programs as they are written for the classic CIOCPServer, on cpp/compat/ciocpserver.h. Ids such
+// as D07 are rows of the original's list of defects; see docs/coming-from-ciocpserver.md.
 #if defined(_WIN32) && !defined(NOMINMAX)
 #define NOMINMAX  // for the harness; the header is the programs' and leaves such things to them
 #endif
-#include "ciocpserver.h"
+#include "compat/ciocpserver.h"
 
 #include <gtest/gtest.h>
 

@@ -16,7 +16,7 @@
 #include <thread>
 
 #include "client.h"
-#include "port/posix_net.h"
+#include "port/common/posix_net.h"
 
 namespace iocp::testing {
 namespace {

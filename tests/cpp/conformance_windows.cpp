@@ -1,6 +1,6 @@
 // The conformance suite: what only Windows has.
 #include "client.h"
-#include "port/windows_net.h"
+#include "port/common/windows_net.h"
 
 namespace iocp::testing {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "no_memory.h"
-#include "port/iocp_port.h"
+#include "port/iocp/iocp_port.h"
 #include "server_harness.h"
 
 namespace iocp::testing {

@@ -19,6 +19,8 @@
 #include <unistd.h>
 #endif
 
+#include <iocp/iocp.h>
+
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -26,8 +28,6 @@
 #include <cstring>
 #include <ctime>
 #include <string_view>
-
-#include "iocp.h"
 
 namespace iocp::testing {
 

@@ -1,4 +1,4 @@
-#include "reorder_queue.h"
+#include "stream/reorder_queue.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <numeric>
 #include <vector>
 
-#include "buffer_pool.h"
+#include "stream/buffer_pool.h"
 
 namespace iocp {
 namespace {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <iocp/iocp.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -14,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include "iocp.h"
 #include "platform.h"
 
 namespace iocp::testing {

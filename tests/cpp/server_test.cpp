@@ -10,7 +10,7 @@
 #include <thread>
 #include <type_traits>
 
-#include "connection.h"
+#include "engine/connection.h"
 #include "server_harness.h"
 #ifndef _WIN32
 #include <sys/resource.h>

@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "engine.h"
-#include "port/epoll_port.h"
+#include "engine/engine.h"
+#include "port/readiness/epoll_port.h"
 #include "server_harness.h"
 
 namespace iocp::testing {

@@ -1,6 +1,6 @@
 // What only the io_uring port has: setting up a ring on old kernels, and the buffer ring.
 // What every port promises is in conformance_test.cpp.
-#include "port/uring_port.h"
+#include "port/uring/uring_port.h"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>

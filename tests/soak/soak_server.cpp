@@ -7,6 +7,7 @@
 // Prints "listening PORT". Answers each line of its standard input with a line of JSON: where the
 // books stand. When the input ends it shuts down and prints the last line, with descriptors and
 // heap before the start and after the end. The exit code is 0 when it came that far.
+#include <iocp/iocp.h>
 #include <malloc.h>
 
 #include <array>
@@ -24,8 +25,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "iocp.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // A program that knows of the library only what is installed.
-#include <iocp.h>
+#include <iocp/iocp.h>
 
 #include <cstdio>
 

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "connection.h"
+#include "engine/connection.h"
 #include "memory.h"
 
 namespace iocp::sim {

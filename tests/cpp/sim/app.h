@@ -2,6 +2,8 @@
 // a hook is promised: the grammar, the order, every byte.
 #pragma once
 
+#include <iocp/iocp.h>
+
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -10,8 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "engine.h"
-#include "iocp.h"
+#include "engine/engine.h"
 #include "network.h"
 #include "pattern.h"
 

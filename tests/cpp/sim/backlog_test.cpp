@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
-#include "connection.h"
+#include "engine/connection.h"
 #include "memory.h"
 #include "scenario.h"
-#include "send_item.h"
+#include "stream/send_item.h"
 
 namespace iocp::sim {
 namespace {

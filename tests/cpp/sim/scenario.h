@@ -4,6 +4,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <iocp/iocp.h>
 
 #include <cstdint>
 #include <functional>
@@ -13,8 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "engine.h"
-#include "iocp.h"
+#include "engine/engine.h"
 #include "network.h"
 
 namespace iocp::sim {

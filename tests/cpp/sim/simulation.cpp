@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "app.h"
-#include "engine.h"
+#include "engine/engine.h"
+#include "engine/options.h"
 #include "memory.h"
-#include "options.h"
 #include "sim_port.h"
 
 namespace iocp::sim {

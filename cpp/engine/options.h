@@ -1,0 +1,12 @@
+// What Start accepts.
+#pragma once
+
+#include "iocp/error.h"
+#include "iocp/options.h"
+
+namespace iocp {
+
+// Ok, or kBadOption with a sentence that names the option, its value and its range.
+Status ValidateOptions(const Options& options);
+
+}  // namespace iocp

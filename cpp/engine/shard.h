@@ -1,0 +1,98 @@
+// A completion port, the connections that live on it, and what they share.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/timer_wheel.h"
+#include "engine/connection.h"
+#include "iocp/address.h"
+#include "iocp/connection.h"
+#include "iocp/options.h"
+#include "port/completion_port.h"
+
+namespace iocp {
+
+// An accepted socket on its way to the shard that is to serve it.
+struct Newcomer : Posting {
+  static constexpr int kPostingTag = 2;
+
+  explicit Newcomer(NativeSocket accepted) : handle(accepted) { tag = kPostingTag; }
+
+  const NativeSocket handle;
+};
+
+// Several workers may share one where the port allows it; elsewhere each worker has its own.
+class Shard {
+ public:
+  Shard(const PortKind& kind, const Options& options, const Address& listening);
+  Shard(const Shard&) = delete;
+  Shard& operator=(const Shard&) = delete;
+
+  [[nodiscard]] CompletionPort& port() { return *port_; }
+  [[nodiscard]] BufferPool& buffers() { return *buffers_; }
+  [[nodiscard]] ContextPool& contexts() { return *contexts_; }
+
+  // The list of connections, each with one reference. Any thread.
+  void Insert(Context& context);
+  void Remove(Context& context);
+  void Snapshot(std::vector<ConnectionPtr>& connections);
+  // Under the list's lock, which comes before any connection's.
+  template <typename Visit>
+  void ForEach(Visit visit) {
+    const MutexLock lock(mutex_);
+    for (Context* context = first_; context != nullptr; context = context->next_in_shard) {
+      visit(*context);
+    }
+  }
+  [[nodiscard]] std::size_t connection_count() const {
+    return count_.load(std::memory_order_acquire);
+  }
+
+  // Timers. Any worker of this shard.
+  void ArmTimer(Context& context, TimePoint deadline);
+  void DisarmTimer(Context& context);
+  [[nodiscard]] TimePoint NextTimer();
+  template <typename Expired>
+  void AdvanceTimers(TimePoint now, Expired expired) {
+    const MutexLock lock(timers_mutex_);
+    timers_.Advance(now, [&](TimerNode& node) { expired(static_cast<Context&>(node)); });
+  }
+
+  // Makes one worker look around: something changed that no completion tells of. Any thread.
+  void Call();
+  // By the worker that got the posting of Call, which has tag 0.
+  void CallSeen() { called_.store(false, std::memory_order_release); }
+
+  // Sockets handed over by the acceptor that no worker has taken yet.
+  std::atomic<std::size_t> newcomers{0};
+
+ private:
+  // A pool goes when the last of its objects has come back.
+  struct ClosePool {
+    template <typename Pool>
+    void operator()(Pool* pool) const {
+      pool->Close();
+    }
+  };
+
+  const std::unique_ptr<BufferPool, ClosePool> buffers_;
+  const std::unique_ptr<ContextPool, ClosePool> contexts_;
+  // The system's object goes before the memory that it may have known of (R10).
+  const std::unique_ptr<CompletionPort> port_;
+
+  Mutex mutex_;
+  Context* first_ IOCP_GUARDED_BY(mutex_) = nullptr;
+  std::atomic<std::size_t> count_{0};  // written under mutex_
+
+  Mutex timers_mutex_;
+  TimerWheel timers_ IOCP_GUARDED_BY(timers_mutex_);
+
+  Posting call_;
+  std::atomic<bool> called_{false};  // true exactly when call_ is with the port
+};
+
+}  // namespace iocp

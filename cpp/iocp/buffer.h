@@ -1,0 +1,76 @@
+// Bytes on their way: received ones in pooled memory, and those to send that the caller owns.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+#include <utility>
+
+namespace iocp {
+
+class Block;  // a pool's block of memory; cpp/stream/buffer_pool.h
+
+// Memory and how it is given back: `release(owner)`, exactly once, on any thread. It must not
+// throw.
+struct BlockMemory {
+  char* data = nullptr;
+  void* owner = nullptr;
+  void (*release)(void* owner) = nullptr;
+};
+
+// Received bytes: a part of a pooled block, shared by count. It is handed to OnReadCompleted; a
+// hook that moves it out keeps the bytes, and keeps their block out of the pool until it lets go.
+// Movable, and destructible on any thread.
+class Buffer {
+ public:
+  Buffer() = default;
+  // Takes over one reference to `block`.
+  Buffer(Block* block, char* data, std::size_t size) : block_(block), data_(data), size_(size) {}
+  Buffer(Buffer&& other) noexcept
+      : block_(std::exchange(other.block_, nullptr)),
+        data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(block_, other.block_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() {
+    if (block_ != nullptr) Release();
+  }
+
+  [[nodiscard]] const char* data() const { return data_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] std::string_view view() const { return {data_, size_}; }
+
+  // For a language whose byte strings own their memory: to receive into one rather than to copy.
+  // The size of this buffer's block when the bytes are alone in it and begin where it begins; else
+  // 0, and Exchange must not be called.
+  [[nodiscard]] std::size_t exchangeable() const;
+  // Puts `memory`, of that size, in the place of the block's, for what is received into it next.
+  // What was there, the bytes at its beginning, is the caller's now; this buffer is empty.
+  BlockMemory Exchange(const BlockMemory& memory);
+
+ private:
+  friend class BufferPool;
+  friend class Connection;
+  void Release() noexcept;
+
+  Block* block_ = nullptr;
+  char* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// Bytes to send that the caller owns: sent from where they are, without a copy. `release(owner)`
+// is called exactly once when the system no longer needs them, sent or not, on a worker thread,
+// between OnBatchBegin and OnBatchEnd. It must not throw.
+struct SharedBytes {
+  const void* data = nullptr;
+  std::size_t size = 0;
+  void (*release)(void* owner) = nullptr;
+  void* owner = nullptr;
+};
+
+}  // namespace iocp

@@ -1,0 +1,22 @@
+// Why a connection ended.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace iocp {
+
+enum class CloseReason : std::uint8_t {
+  kPeerClosed,        // the peer ended its stream
+  kLocalClose,        // Close
+  kLocalAbort,        // Abort
+  kError,             // an error; OnConnectionError told which
+  kFirstDataTimeout,  // Options::first_data_timeout
+  kIdleTimeout,       // Options::idle_timeout
+  kWriteTimeout,      // Options::write_timeout
+  kShutdown,          // Shutdown closed it
+  kHookError,         // an exception left a hook
+};
+inline constexpr std::size_t kCloseReasons = 9;
+
+}  // namespace iocp

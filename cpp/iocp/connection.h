@@ -1,0 +1,122 @@
+// One client, and a counted reference to it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+#include "iocp/address.h"
+#include "iocp/buffer.h"
+#include "iocp/close_reason.h"
+
+namespace iocp {
+
+enum class SendResult : std::uint8_t {
+  kAccepted,     // will be written in full and in order, or the connection is reported closed
+  kClosed,       // the connection is closing or closed; nothing was queued
+  kBacklogFull,  // the backlog is at its limit; nothing was queued
+};
+
+// One client. Every function may be called from any thread, in a hook or not, at any time, also
+// after the connection is closed: it is a dead handle then, which answers and does nothing.
+// Objects are counted: a reference given to a hook is good while the hook runs, a ConnectionPtr
+// keeps one for longer. It must not outlive its Server.
+class Connection {
+ public:
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  // Queues bytes; never blocks. The order on the wire is the order in which Send returned.
+  // OnWriteCompleted reports that the last byte of this send is with the system; an empty send is
+  // complete as soon as everything before it is. A send of any size is taken while the backlog is
+  // below Options::send_backlog_limit. `Send(data, size)` copies; the form with SharedBytes does
+  // not, and takes `bytes` over only when it answers kAccepted. Throws std::bad_alloc, and has
+  // queued nothing, when there is no memory for it.
+  SendResult Send(const void* data, std::size_t size);
+  SendResult Send(const SharedBytes& bytes);
+  // What was received, to this or another connection; `bytes` is empty after kAccepted. Without a
+  // copy where they fill a quarter of their block: they keep it out of the pool until they are out.
+  SendResult Send(Buffer& bytes);
+  // Several pieces as one send: contiguous on the wire, one OnWriteCompleted. Copies.
+  SendResult Send(const std::string_view* pieces, std::size_t count);
+
+  // When the peer ends its stream, this is done for it: once the hooks have had all data before the
+  // end, and what they sent is queued, every further Send answers kClosed, so an answer that
+  // another thread works out comes too late.
+  //
+  // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,
+  // closes. A peer that has not acknowledged all bytes by then is reset. What the peer still sends
+  // is discarded.
+  void Close();
+  // Resets the connection now. What is queued, to send or to deliver, is dropped.
+  void Abort();
+  // Abort with a reason of its own for OnConnectionClosing.
+  void Abort(CloseReason reason);
+
+  // After PauseReading returns in a hook of this connection, OnReadCompleted is not called until
+  // ResumeReading. The end of stream waits with the data before it. A connection that breaks does
+  // not: it is closed at once, and what had been received and not delivered is dropped. While
+  // nothing is being sent, Windows does not report that before ResumeReading; nor does any system
+  // once the peer has ended its stream.
+  void PauseReading();
+  void ResumeReading();
+
+  // Never reused while the process lives.
+  [[nodiscard]] std::uint64_t id() const { return id_; }
+  [[nodiscard]] const Address& remote_address() const { return remote_; }
+  [[nodiscard]] const Address& local_address() const { return local_; }
+  // True exactly when Send would not answer kClosed.
+  [[nodiscard]] bool is_open() const;
+  // Bytes accepted by Send that the system has not taken yet. The limit counts more than these:
+  // see Options::send_backlog_limit.
+  [[nodiscard]] std::size_t send_backlog() const;
+  [[nodiscard]] std::uint64_t bytes_received() const;
+  [[nodiscard]] std::uint64_t bytes_sent() const;
+
+  // Yours; the engine never touches it. Set it in hooks of this connection; elsewhere with
+  // AttachUserData, which answers false, and sets nothing, once the connection has ended: then
+  // nobody would be told with OnConnectionReleased to let go of it.
+  void* user_data = nullptr;
+  bool AttachUserData(void* data);
+
+  // For ConnectionPtr.
+  void AddReference() const;
+  void DropReference() const;
+
+ protected:
+  Connection() = default;
+  ~Connection() = default;
+
+  std::uint64_t id_ = 0;
+  Address remote_;
+  Address local_;
+};
+
+// A counted reference to a connection.
+class ConnectionPtr {
+ public:
+  ConnectionPtr() = default;
+  explicit ConnectionPtr(Connection* connection) : connection_(connection) {
+    if (connection_ != nullptr) connection_->AddReference();
+  }
+  ConnectionPtr(const ConnectionPtr& other) : ConnectionPtr(other.connection_) {}
+  ConnectionPtr(ConnectionPtr&& other) noexcept { std::swap(connection_, other.connection_); }
+  ConnectionPtr& operator=(ConnectionPtr other) noexcept {
+    std::swap(connection_, other.connection_);
+    return *this;
+  }
+  ~ConnectionPtr() {
+    if (connection_ != nullptr) connection_->DropReference();
+  }
+
+  [[nodiscard]] Connection* get() const { return connection_; }
+  Connection* operator->() const { return connection_; }
+  Connection& operator*() const { return *connection_; }
+  explicit operator bool() const { return connection_ != nullptr; }
+
+ private:
+  Connection* connection_ = nullptr;
+};
+
+}  // namespace iocp

@@ -1,0 +1,79 @@
+// What Server::Start takes.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "iocp/keep_alive.h"
+#include "iocp/time.h"
+
+namespace iocp {
+
+enum class AtCapacity : std::uint8_t {
+  kRefuse,  // accept, reset at once, count as refused
+  kWait,    // leave newcomers in the system's backlog until there is room
+};
+
+enum class EstablishedOn : std::uint8_t {
+  kConnect,    // OnConnectionEstablished at once: a server may speak first
+  kFirstData,  // with the first data, as the original did; a client that never speaks is never told
+               // of
+};
+
+// Bytes of a receive buffer. On Windows buffers are with the system while a connection is idle,
+// initial_reads of them; elsewhere they come from a pool when there is something to receive.
+#ifdef _WIN32
+inline constexpr std::size_t kDefaultBufferSize = 16 * 1024;
+#else
+inline constexpr std::size_t kDefaultBufferSize = 64 * 1024;
+#endif
+
+// Start refuses, with a sentence that says which and why, what is out of its range.
+struct Options {
+  std::string host =
+      "127.0.0.1";  // a name or an address; "" and "0.0.0.0" are all of IPv4, "::" all of both
+  int port = 4567;  // 0 lets the system pick; Server::address tells
+  std::string backend = "auto";  // "auto", "io_uring", "epoll", "iocp"; see Backends()
+  int workers = 1;               // threads, 1 to 1024
+
+  int max_connections = 2000;
+  AtCapacity at_capacity = AtCapacity::kRefuse;
+  int listen_backlog = 1024;
+  int initial_accepts = 10;  // accepts posted ahead (Windows)
+  int max_accepts = 100;     // the most accepts posted (Windows), or taken per turn (Linux)
+  // Windows: reads posted for a connection at first, and again when what came has filled one; one
+  // while it does not. 0: a zero-byte read.
+  int initial_reads = 4;
+
+  std::size_t buffer_size = kDefaultBufferSize;  // bytes of a receive buffer, 512 to 16 MiB
+  int max_free_buffers = 200;                    // receive buffers kept for reuse
+  int max_free_contexts = 100;                   // connection objects kept for reuse
+
+  // Bytes of memory; at or above it Send answers kBacklogFull. Each send that has not ended counts
+  // with its unsent bytes and with what it takes beside them: a copy and its 48 bytes of record
+  // share a block of 256, 512, 1024, 2048 or 4096 bytes, or one of just their size above that;
+  // SharedBytes and a Buffer have a record of 256 bytes. So no send counts less than 256 bytes
+  // where OnWriteCompleted is wanted, or max_pending_sends is set. Elsewhere a send that fits into
+  // the rest of the block before it counts nothing more, and an empty one nothing at all. The two
+  // marks below count in the same way.
+  std::size_t send_backlog_limit = 1024 * 1024;
+  std::optional<int> max_pending_sends;      // the same by number of sends
+  std::size_t write_high_water = 64 * 1024;  // a connection with more to send is not read from
+  std::size_t write_low_water = 16 * 1024;   // until it has at most this much
+  bool flow_control = true;                  // the two marks above
+
+  EstablishedOn established_on = EstablishedOn::kConnect;
+  std::optional<Duration> first_data_timeout = std::chrono::seconds(120);
+  std::optional<Duration> idle_timeout;   // nothing received and nothing sent for so long
+  std::optional<Duration> write_timeout;  // something to send and no byte taken for so long
+  Duration close_timeout = std::chrono::seconds(5);
+  std::optional<KeepAlive> keepalive = KeepAlive{};
+  bool no_delay = true;     // TCP_NODELAY
+  bool reuse_port = false;  // SO_REUSEPORT: several processes share the port
+  bool dual_stack = true;   // "::" takes IPv4 clients as well
+};
+
+}  // namespace iocp

@@ -1,0 +1,260 @@
+// The Windows port accepts: accepts posted ahead, topped up when a client finds none.
+#include <algorithm>
+
+#include "port/iocp/iocp_batch.h"
+#include "port/iocp/iocp_port.h"
+
+namespace iocp {
+namespace {
+
+template <typename Function>
+bool FindExtension(SOCKET socket, GUID id, Function* function) {
+  DWORD bytes = 0;
+  return ::WSAIoctl(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof(id),
+                    static_cast<void*>(function), sizeof(*function), &bytes, nullptr, nullptr) == 0;
+}
+
+// Whether the sockets of this listener's provider are the system's own handles. Those of a layered
+// provider queue packets as they please; see libuv, which looks at the same flag.
+bool HasSystemHandles(SOCKET socket) {
+  WSAPROTOCOL_INFOW info{};
+  int length = sizeof(info);
+  return ::getsockopt(socket, SOL_SOCKET, SO_PROTOCOL_INFOW, reinterpret_cast<char*>(&info),
+                      &length) == 0 &&
+         (info.dwServiceFlags1 & XP1_IFS_HANDLES) != 0;
+}
+
+// On a thread of the system's pool. Should there be no memory for a packet, the next client that
+// finds no accept sends another.
+void CALLBACK OnArrived(void* port, BOOLEAN /*timed_out*/) {
+  ::PostQueuedCompletionStatus(static_cast<HANDLE>(port), 0, 0, nullptr);
+}
+
+}  // namespace
+
+void IocpPort::Accept(Socket& socket) {
+  const MutexLock ports_lock(listener_lock_);
+  IocpListener* const listener = &listener_memory_.emplace(socket);
+  socket.port_data = listener;
+  socket.state = kIsListener;
+  listener_ = listener;
+  const MutexLock lock(listener->lock);
+  const Error error = PrepareListener(*listener);
+  if (error) {
+    PauseInTrouble(*listener, error.code);
+    return;
+  }
+  listener->wanted = options_.newcomers_wait ? 1 : options_.initial_accepts;
+  PostAccepts(*listener);
+}
+
+// What accepting needs of the system, made once. Under the listener's lock.
+Error IocpPort::PrepareListener(IocpListener& listener) {
+  const auto handle = static_cast<SOCKET>(listener.socket.handle);
+  const auto failure = [](DWORD code) { return ErrorFromWindows(static_cast<int>(code)); };
+  if (listener.accept_ex == nullptr) {
+    sockaddr_storage address{};
+    int length = sizeof(address);
+    if (::getsockname(handle, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+      return failure(static_cast<DWORD>(::WSAGetLastError()));
+    }
+    listener.family = address.ss_family;
+    skips_packets_.store(HasSystemHandles(handle), std::memory_order_relaxed);
+    if (::CreateIoCompletionPort(reinterpret_cast<HANDLE>(handle), port_, 0, 0) == nullptr) {
+      return failure(::GetLastError());
+    }
+    if (!FindExtension(handle, WSAID_GETACCEPTEXSOCKADDRS, &listener.get_addresses) ||
+        !FindExtension(handle, WSAID_ACCEPTEX, &listener.accept_ex)) {
+      return failure(static_cast<DWORD>(::WSAGetLastError()));
+    }
+  }
+  if (listener.arrived_wait != nullptr) return {};
+  if (listener.arrived == nullptr) {
+    listener.arrived = ::CreateEventW(nullptr, FALSE, FALSE, nullptr);
+    if (listener.arrived == nullptr) return failure(::GetLastError());
+  }
+  if (::WSAEventSelect(handle, listener.arrived, FD_ACCEPT) != 0) {
+    return failure(static_cast<DWORD>(::WSAGetLastError()));
+  }
+  if (!::RegisterWaitForSingleObject(&listener.arrived_wait, listener.arrived, &OnArrived, port_,
+                                     INFINITE, WT_EXECUTEDEFAULT)) {
+    listener.arrived_wait = nullptr;
+    return failure(::GetLastError());
+  }
+  return {};
+}
+
+// As many as are wanted. Under the listener's lock.
+void IocpPort::PostAccepts(IocpListener& listener) {
+  while (!listener.paused && !listener.cancelled &&
+         listener.outstanding() < static_cast<std::size_t>(listener.wanted)) {
+    int code = WSA_NOT_ENOUGH_MEMORY;
+    if (listener.HasIdle()) {
+      IocpAccept& accept = *listener.idle.back();
+      listener.idle.pop_back();
+      code = PostAccept(listener, accept);
+      if (code == 0) {
+        pending_accepts_.fetch_add(1, std::memory_order_relaxed);
+        continue;
+      }
+      if (accept.accepted != INVALID_SOCKET) ::closesocket(accept.accepted);
+      accept.accepted = INVALID_SOCKET;
+      listener.idle.push_back(&accept);
+    }
+    PauseInTrouble(listener, code);
+  }
+}
+
+// Whatever it is would fail again at once: it is told like exhaustion, and Resume tries again.
+// Under the listener's lock.
+void IocpPort::PauseInTrouble(IocpListener& listener, int code) {
+  listener.paused = true;
+  if (!std::exchange(listener.in_trouble, true)) PushResult(listener.trouble, code, 0);
+}
+
+// 0, or why the accept is not with the system.
+int IocpPort::PostAccept(IocpListener& listener, IocpAccept& accept) {
+  accept.overlapped = OVERLAPPED{};
+  accept.accepted = ::WSASocketW(listener.family, SOCK_STREAM, IPPROTO_TCP, nullptr, 0,
+                                 WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
+  if (accept.accepted == INVALID_SOCKET) return ::WSAGetLastError();
+  DWORD bytes = 0;
+  // No room for data: a client that says nothing must not hold up the accept.
+  if (listener.accept_ex(static_cast<SOCKET>(listener.socket.handle), accept.accepted,
+                         accept.addresses, 0, IocpAccept::kAddressRoom, IocpAccept::kAddressRoom,
+                         &bytes, &accept.overlapped)) {
+    return 0;  // the packet comes nevertheless: a listener is never told to skip it
+  }
+  const int code = ::WSAGetLastError();
+  if (code == ERROR_IO_PENDING) return 0;
+  if (code == WSAECONNRESET) {
+    // The client that was next has gone: its accept has ended, with a result of its own.
+    PushResult(accept, code, 0);
+    return 0;
+  }
+  return code;
+}
+
+void IocpPort::CompleteAccept(IocpAccept& accept, int code, Batch& batch) {
+  IocpListener& listener = accept.listener;
+  const SOCKET accepted = std::exchange(accept.accepted, INVALID_SOCKET);
+  pending_accepts_.fetch_sub(1, std::memory_order_relaxed);
+  if (code == 0) {
+    const auto handle = static_cast<SOCKET>(listener.socket.handle);
+    if (::setsockopt(accepted, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
+                     reinterpret_cast<const char*>(&handle), sizeof(handle)) != 0) {
+      code = ::WSAGetLastError();
+    }
+  }
+  Endpoints endpoints;
+  if (code == 0) {
+    sockaddr* local = nullptr;
+    sockaddr* remote = nullptr;
+    int local_length = 0;
+    int remote_length = 0;
+    listener.get_addresses(accept.addresses, 0, IocpAccept::kAddressRoom, IocpAccept::kAddressRoom,
+                           &local, &local_length, &remote, &remote_length);
+    endpoints = {AddressFromWindows(local, local_length),
+                 AddressFromWindows(remote, remote_length)};
+  } else {
+    ::closesocket(accepted);
+  }
+  const MutexLock lock(listener.lock);
+  listener.idle.push_back(&accept);
+  // One that a pause has withdrawn brings nothing, not even when accepting goes on by now.
+  if (code != WSA_OPERATION_ABORTED) {
+    Completion& completion = batch.Add(Operation::kAccept, &listener.socket);
+    completion.last = false;
+    if (code == 0) {
+      completion.accepted = static_cast<NativeSocket>(accepted);
+      KeepEndpoints(completion.accepted, endpoints);
+    } else {
+      completion.error = {ErrorKind::kClientGone, code};
+    }
+  }
+  PostAccepts(listener);
+  EndAccepting(listener);
+}
+
+// The last completion, once nothing is with the system any more. Under the listener's lock.
+void IocpPort::EndAccepting(IocpListener& listener) {
+  if (!listener.cancelled || listener.ended || listener.in_trouble || listener.outstanding() != 0) {
+    return;
+  }
+  listener.ended = true;
+  PushResult(listener.end, WSA_OPERATION_ABORTED, 0);
+}
+
+void IocpPort::CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batch) {
+  const MutexLock ports_lock(listener_lock_);
+  IocpListener& listener = *listener_;
+  const MutexLock lock(listener.lock);
+  Completion& completion = batch.Add(Operation::kAccept, &listener.socket);
+  if (operation.kind == IocpOperation::Kind::kAcceptEnd) {
+    completion.error = {ErrorKind::kCancelled, code};
+    return;
+  }
+  completion.last = false;
+  completion.error = {ErrorKind::kOutOfResources, code};
+  listener.in_trouble = false;
+  EndAccepting(listener);
+}
+
+// A client has come and found no accept: twice as many from now on, up to max_accepts.
+void IocpPort::OnClientFoundNoAccept() {
+  const MutexLock ports_lock(listener_lock_);
+  if (listener_ == nullptr) return;
+  const MutexLock lock(listener_->lock);
+  WSANETWORKEVENTS events{};
+  ::WSAEnumNetworkEvents(static_cast<SOCKET>(listener_->socket.handle), nullptr, &events);
+  if (options_.newcomers_wait) return;
+  listener_->wanted = std::min(2 * listener_->wanted, options_.max_accepts);
+  PostAccepts(*listener_);
+}
+
+void IocpPort::PauseAccepting(IocpListener& listener) {
+  const MutexLock lock(listener.lock);
+  listener.paused = true;
+  // What is posted would go on accepting.
+  if (listener.outstanding() != 0) {
+    ::CancelIoEx(reinterpret_cast<HANDLE>(listener.socket.handle), nullptr);
+  }
+}
+
+void IocpPort::ResumeAccepting(IocpListener& listener) {
+  const MutexLock lock(listener.lock);
+  if (!std::exchange(listener.paused, false)) return;
+  const Error error = PrepareListener(listener);
+  if (error) {
+    PauseInTrouble(listener, error.code);
+    return;
+  }
+  if (listener.wanted == 0)
+    listener.wanted = options_.newcomers_wait ? 1 : options_.initial_accepts;
+  PostAccepts(listener);
+}
+
+void IocpPort::CancelAccepting(IocpListener& listener) {
+  const MutexLock lock(listener.lock);
+  listener.cancelled = true;
+  if (listener.outstanding() != 0) {
+    ::CancelIoEx(reinterpret_cast<HANDLE>(listener.socket.handle), nullptr);
+  }
+  EndAccepting(listener);
+}
+
+void IocpPort::CloseListener(IocpListener& listener) {
+  {
+    const MutexLock ports_lock(listener_lock_);
+    listener_ = nullptr;
+  }
+  // Waits for the callback, which takes no lock.
+  if (listener.arrived_wait != nullptr) {
+    ::UnregisterWaitEx(listener.arrived_wait, INVALID_HANDLE_VALUE);
+  }
+  CloseWindows(std::exchange(listener.socket.handle, kNoSocket), false);
+  if (listener.arrived != nullptr) ::CloseHandle(listener.arrived);
+  listener_memory_.reset();
+}
+
+}  // namespace iocp

@@ -1,0 +1,145 @@
+// What the Windows port has with the system: operations, and the sockets that they belong to.
+#pragma once
+
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "base/mutex.h"
+#include "port/common/windows_net.h"
+
+namespace iocp {
+
+// Socket::state: of a listener.
+inline constexpr std::uint8_t kIsListener = 1;
+
+// One overlapped operation; the OVERLAPPED is what the system knows of it. With the system from its
+// start until its result comes out of Wait, by way of the system's queue or of the port's own.
+struct IocpOperation {
+  enum class Kind : std::uint8_t {
+    kAccept,
+    kAcceptEnd,      // the listener's: Cancel has ended the last accept
+    kAcceptTrouble,  // the listener's: accepting has paused itself
+    kRead,
+    kReadEnd,   // a stream's: the reads have ended, and none of them could say so
+    kReadsDue,  // a stream's, never a result: what has ended is to be posted anew
+    kSend,
+  };
+
+  explicit IocpOperation(Kind kind_of) : kind(kind_of) {}
+
+  OVERLAPPED overlapped{};
+  const Kind kind;
+  IocpOperation* next = nullptr;  // in the port's queue of results, or of what is due
+  // The result, for one that is in that queue.
+  int code = 0;
+  DWORD bytes = 0;
+
+  static IocpOperation* Of(OVERLAPPED* overlapped) {
+    return CONTAINING_RECORD(overlapped, IocpOperation, overlapped);
+  }
+};
+
+struct IocpListener;
+struct IocpStream;
+
+struct IocpAccept : IocpOperation {
+  // AcceptEx wants 16 bytes beside each address.
+  static constexpr DWORD kAddressRoom = sizeof(sockaddr_storage) + 16;
+
+  explicit IocpAccept(IocpListener& of) : IocpOperation(Kind::kAccept), listener(of) {}
+
+  IocpListener& listener;
+  SOCKET accepted = INVALID_SOCKET;
+  char addresses[2 * kAddressRoom]{};
+};
+
+// The port's part of a listener; its Socket::port_data.
+struct IocpListener {
+  explicit IocpListener(Socket& of) : socket(of) {}
+
+  Socket& socket;
+  int family = AF_UNSPEC;
+  LPFN_ACCEPTEX accept_ex = nullptr;
+  LPFN_GETACCEPTEXSOCKADDRS get_addresses = nullptr;
+  HANDLE arrived = nullptr;       // an event, set when a client finds no accept (FD_ACCEPT)
+  HANDLE arrived_wait = nullptr;  // the thread pool's, for that event
+
+  Mutex lock;  // for what follows
+  std::vector<std::unique_ptr<IocpAccept>> accepts;
+  std::vector<IocpAccept*> idle;  // of those, not with the system
+  int wanted = 0;                 // how many are to be with the system
+  bool paused = false;            // true exactly from Pause, or trouble, to Resume
+  bool cancelled = false;         // true exactly when Cancel was called
+  bool ended = false;             // true exactly when `end` is on its way
+  bool in_trouble = false;        // true exactly when `trouble` is on its way
+  IocpOperation end{IocpOperation::Kind::kAcceptEnd};
+  IocpOperation trouble{IocpOperation::Kind::kAcceptTrouble};
+
+  [[nodiscard]] std::size_t outstanding() const { return accepts.size() - idle.size(); }
+  // Makes one when there is none; false when there is no memory.
+  bool HasIdle() {
+    if (!idle.empty()) return true;
+    try {
+      idle.reserve(accepts.size() + 1);  // so that none can be lost on its way back
+      accepts.push_back(std::make_unique<IocpAccept>(*this));
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    idle.push_back(accepts.back().get());
+    return true;
+  }
+};
+
+struct IocpStreamOperation : IocpOperation {
+  IocpStreamOperation(Kind kind_of, IocpStream& of) : IocpOperation(kind_of), stream(of) {}
+
+  IocpStream& stream;
+};
+
+struct IocpRead : IocpStreamOperation {
+  explicit IocpRead(IocpStream& of) : IocpStreamOperation(Kind::kRead, of) {}
+
+  Block* block = nullptr;      // null: of no bytes, to hear that there are some
+  std::uint64_t sequence = 0;  // of one with a block
+};
+
+// The port's part of a connection; its Socket::port_data.
+struct IocpStream {
+  static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
+
+  IocpStream(Socket& of, std::size_t read_count) : socket(of), wanted(read_count) {
+    for (std::size_t i = 0; i < read_count; ++i) {
+      reads.push_back(std::make_unique<IocpRead>(*this));
+      idle_reads.push_back(reads.back().get());
+    }
+  }
+
+  Socket& socket;
+  // Only who holds the connection sends, so the lock is not for it.
+  IocpStreamOperation send{IocpOperation::Kind::kSend, *this};
+
+  Mutex lock;  // for what follows, and Socket::next_sequence
+  std::vector<std::unique_ptr<IocpRead>> reads;
+  std::vector<IocpRead*> idle_reads;  // of those, not with the system
+  // How many are to be with the system: all at first, and while what comes fills them; else one,
+  // which is enough for a peer that the server keeps up with.
+  std::size_t wanted;
+  std::uint64_t brought = 0;  // completions of the receive that came out of Wait
+  bool due = false;           // true exactly when `reads_due` is in the port's queue
+  bool receiving = false;     // true exactly from Receive until the last read has ended
+  bool paused = false;        // true exactly from Pause to Resume
+  bool cancelled = false;     // true exactly when Cancel was called
+  // The place of the first read, of those that have ended, that met the end or an error.
+  std::uint64_t broken_at = kNowhere;
+  // True exactly when a send found the connection reset; a receive that saw an end of stream then
+  // would be wrong (R7).
+  bool reset = false;
+  IocpStreamOperation read_end{IocpOperation::Kind::kReadEnd, *this};
+  IocpStreamOperation reads_due{IocpOperation::Kind::kReadsDue, *this};
+
+  [[nodiscard]] std::size_t outstanding() const { return reads.size() - idle_reads.size(); }
+  [[nodiscard]] bool broken() const { return broken_at != kNowhere; }
+};
+
+}  // namespace iocp

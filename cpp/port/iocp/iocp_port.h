@@ -1,0 +1,123 @@
+// The real completion port: AcceptEx, overlapped reads and sends, one port for all workers.
+//
+// Several reads may be outstanding for a connection. Each has a number, given under the
+// connection's lock when it is posted, so the numbers are in the order of the stream, whichever
+// worker gets which result. The idea, and that accepts are topped up when a client finds none, are
+// the original CIOCPServer's. A read that has ended is posted anew by the next Wait, once what its
+// bytes led to has been sent: the answer to that is there by then, so that the read ends at once,
+// which costs no packet; and while the server keeps up with the peer, one read is enough.
+#pragma once
+
+#include <atomic>
+#include <optional>
+#include <unordered_map>
+
+#include "port/completion_port.h"
+#include "port/iocp/iocp_operation.h"
+
+namespace iocp {
+
+extern const PortKind kIocpPortKind;
+
+class IocpPort final : public CompletionPort {
+ public:
+  explicit IocpPort(const PortOptions& options);
+  ~IocpPort() override;
+
+  Error Open() override { return open_error_; }
+  void Accept(Socket& listener) override;
+  Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
+  void Receive(Socket& socket) override;
+  void Pause(Socket& socket) override;
+  void Resume(Socket& socket) override;
+  void Send(Socket& socket, const Piece* pieces, std::size_t count) override;
+  void ShutdownSend(Socket& socket) override;
+  void Cancel(Socket& socket) override;
+  void Close(Socket& socket, bool reset) override;
+  void Discard(NativeSocket handle, bool reset) override;
+  bool ReceiveAtHand(Socket& socket, std::uint64_t seen) override;
+  bool SendAtHand(Socket& socket) override;
+  bool Unacknowledged(Socket& socket) override;
+  void Post(Posting& posting) override;
+  std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
+                   TimePoint deadline) override;
+  [[nodiscard]] TimePoint Now() const override { return std::chrono::steady_clock::now(); }
+  [[nodiscard]] bool shared() const override { return true; }
+  [[nodiscard]] int pending_accepts() const override {
+    return pending_accepts_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  struct Batch;
+  struct Endpoints {
+    Address local;
+    Address remote;
+  };
+
+  // iocp_port.cpp: the queues, and what they bring.
+  void KeepEndpoints(NativeSocket handle, const Endpoints& endpoints);
+  Error EndpointsOf(NativeSocket handle, Endpoints* endpoints);
+  void PushResult(IocpOperation& operation, int code, DWORD bytes);
+  void Wake();
+  void TakeAtHand(Batch& batch, std::size_t limit);
+  bool TakeResult(Batch& batch);
+  bool TakePosting(Batch& batch);
+  void PollSystem(Batch& batch, TimePoint deadline, bool may_sleep);
+  void HandleEntry(const OVERLAPPED_ENTRY& entry, Batch& batch);
+  static int ResultCode(IocpOperation& operation);
+  void Complete(IocpOperation& operation, int code, DWORD bytes, Batch& batch);
+
+  // iocp_accept.cpp
+  Error PrepareListener(IocpListener& listener);
+  void PostAccepts(IocpListener& listener);
+  int PostAccept(IocpListener& listener, IocpAccept& accept);
+  void PauseInTrouble(IocpListener& listener, int code);
+  void EndAccepting(IocpListener& listener);
+  void CompleteAccept(IocpAccept& accept, int code, Batch& batch);
+  void CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batch);
+  void OnClientFoundNoAccept();
+  void CloseListener(IocpListener& listener);
+  void PauseAccepting(IocpListener& listener);
+  void ResumeAccepting(IocpListener& listener);
+  void CancelAccepting(IocpListener& listener);
+
+  // iocp_stream.cpp
+  void PostReads(IocpStream& stream);
+  void PostReadsLater(IocpStream& stream);
+  void PostReadsDue();
+  void EndReads(IocpStream& stream, Completion* last);
+  void PostRead(IocpStream& stream, IocpRead& read, Block* block);
+  static void WithdrawReads(IocpStream& stream);
+  void CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch);
+  void CompleteReadEnd(IocpStream& stream, Batch& batch);
+  void CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& batch);
+
+  const PortOptions options_;
+  Error open_error_;
+  HANDLE port_ = nullptr;
+  std::atomic<int> pending_accepts_{0};
+
+  Mutex listener_lock_;  // for listener_; taken before the listener's own
+  IocpListener* listener_ = nullptr;
+  std::optional<IocpListener> listener_memory_;  // its place, as Accept cannot fail
+  // True exactly when the system's sockets queue no packet for an operation that ends at once.
+  std::atomic<bool> skips_packets_{false};
+
+  Mutex accepted_lock_;
+  std::unordered_map<NativeSocket, Endpoints> accepted_;  // not adopted yet
+
+  // At hand: results that the system has no packet for, and postings. Oldest first.
+  Mutex at_hand_lock_;
+  IocpOperation* first_result_ = nullptr;
+  IocpOperation* last_result_ = nullptr;
+  Posting* first_posting_ = nullptr;
+  Posting* last_posting_ = nullptr;
+  std::atomic<std::size_t> at_hand_{0};  // of both; written under the lock
+  // `reads_due` of streams, for the next Wait. Oldest first.
+  IocpOperation* first_due_ = nullptr;
+  IocpOperation* last_due_ = nullptr;
+  std::atomic<int> sleepers_{0};     // workers that sleep, or are about to
+  std::atomic<bool> waking_{false};  // true exactly when a packet to wake one is in the queue
+};
+
+}  // namespace iocp

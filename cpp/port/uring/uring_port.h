@@ -1,0 +1,163 @@
+// The completion port on io_uring: one ring, used by one worker.
+//
+// The calls only note what is wanted of a socket and put it on a list; Wait goes through the list,
+// compares what is wanted with what the kernel was asked for, and makes up the difference with
+// submissions. So Pause and Resume in quick turns cost nothing, and a request that the kernel
+// cannot take now, or a cancellation that it missed, is simply still a difference the next time.
+#pragma once
+
+#include <liburing.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "port/common/posting_queue.h"
+#include "port/completion_port.h"
+#include "port/uring/uring_buffers.h"
+#include "port/uring/uring_setup.h"
+
+namespace iocp {
+
+extern const PortKind kUringPortKind;
+
+// For tests; the defaults are right for everybody else.
+struct UringTuning {
+  RingSetUp set_up = io_uring_queue_init_params;
+  bool incremental_buffers = true;  // use them where the kernel has them
+  unsigned blocks = 0;              // in the buffer ring, a power of two; 0: as many as is good
+};
+
+// Rare events, since Open. Read on the worker's thread.
+struct UringCounters {
+  std::uint64_t starved = 0;          // receives that found no buffer
+  std::uint64_t overflows = 0;        // turns that found the completion queue overflowing
+  std::uint64_t dropped = 0;          // times the kernel said that it lost completions
+  std::uint64_t out_of_memory = 0;    // operations tried again because the kernel had no memory
+  std::uint64_t missed_cancels = 0;   // cancellations that did not find their operation
+  std::uint64_t refused_submits = 0;  // submissions that the kernel pushed back
+  std::uint64_t invalid_accepts = 0;  // accepted descriptors that were none
+};
+
+class UringPort final : public CompletionPort {
+ public:
+  explicit UringPort(const PortOptions& options, const UringTuning& tuning = {});
+  ~UringPort() override;
+
+  Error Open() override;
+  void Accept(Socket& listener) override;
+  Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
+  void Receive(Socket& socket) override;
+  void Pause(Socket& socket) override;
+  void Resume(Socket& socket) override;
+  void Send(Socket& socket, const Piece* pieces, std::size_t count) override;
+  void ShutdownSend(Socket& socket) override;
+  void Cancel(Socket& socket) override;
+  void Close(Socket& socket, bool reset) override;
+  void Discard(NativeSocket handle, bool reset) override;
+  bool ReceiveAtHand(Socket& socket, std::uint64_t seen) override;
+  bool SendAtHand(Socket& socket) override;
+  bool Unacknowledged(Socket& socket) override;
+  void Post(Posting& posting) override;
+  std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
+                   TimePoint deadline) override;
+  [[nodiscard]] TimePoint Now() const override { return std::chrono::steady_clock::now(); }
+  [[nodiscard]] bool shared() const override { return false; }
+  [[nodiscard]] int pending_accepts() const override {
+    return accepting_.load(std::memory_order_relaxed);
+  }
+
+  [[nodiscard]] const UringCounters& counters() const { return counters_; }
+  [[nodiscard]] const UringBuffers& buffers() const { return buffers_; }
+  [[nodiscard]] unsigned setup_flags() const { return ring_.flags; }
+
+ private:
+  struct Link;
+  struct Gather;
+  struct Batch;
+  struct Lists;
+
+  Link* TakeLink();
+  void ReleaseIfUnused(Link& link);
+  static Link& LinkOf(const Socket& socket);
+  void MarkChanged(Link& link);
+
+  // Wait, step by step.
+  void TakePostings(Batch& batch);
+  void SettleChanges(Batch& batch);
+  void EnterSystem(const Batch& batch, TimePoint deadline);
+  void SleepWithoutRing(const Batch& batch, TimePoint deadline);
+  void TakeResults(Batch& batch);
+
+  void ReleaseStarved();
+  bool Settle(Link& link, Batch& batch);
+  void NoteLeftResults();
+  bool SettleReceive(Link& link, Batch& batch);
+  bool SettleWatch(Link& link);
+  bool SettleSend(Link& link, Batch& batch);
+  bool SettleWithoutRing(Link& link, Batch& batch);
+  bool SubmitReceive(Link& link);
+  bool SubmitSend(Link& link);
+  bool SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target);
+  bool SubmitWatch(Link& link);
+  bool SubmitWakeUp();
+  io_uring_sqe* NextEntry();
+  bool PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout);
+  void NoteSubmission(int result);
+  void Break();
+
+  bool TakeResult(const io_uring_cqe& cqe, Batch& batch);
+  void OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
+  void OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
+  void OnAcceptError(Link& link, int error_number, Batch& batch);
+  void OnSendResult(Link& link, int result, Batch& batch);
+  void OnWatchResult(Link& link, int result, bool more);
+  void OnCancelResult(Link& link, int result, std::uint64_t tag);
+  // True when the operation is to be tried again, and has been put where that happens.
+  bool TryAgain(Link& link, int error_number, bool cancelled);
+  void SetArmed(Link& link, bool armed);
+  void EndReceive(Link& link, Error error, Batch& batch);
+  void EndSend(Link& link, Error error, std::size_t bytes, Batch& batch);
+
+  const PortOptions options_;
+  const UringTuning tuning_;
+  // Destroyed after the ring, which the destructor ends by hand (R10).
+  UringBuffers buffers_;
+  io_uring ring_{};
+  bool has_ring_ = false;  // true exactly when ring_ was created and not yet destroyed
+  int wake_ = -1;          // an eventfd, only ever written to: each write is an event, read or not
+  // True exactly when the ring watches wake_, or will from the next submission on; or there is no
+  // ring any more.
+  bool wake_watched_ = false;
+  // True exactly when the last Wait did not let the kernel work on completions.
+  bool skipped_system_ = false;
+  // True exactly when this kernel may complete an accept with a number that is no socket.
+  bool accepts_need_a_look_ = true;
+  // True exactly when the next Wait hands out postings before results; they take turns, so
+  // that neither can starve the other.
+  bool postings_first_ = true;
+  // True exactly when the kernel pushed the last submission back.
+  bool pushed_back_ = false;
+  // Why the kernel takes no submission any more; kNone: it does. The port is broken, and its ring
+  // gone, once the completions that it still brought have been handed out.
+  Error refused_;
+  bool report_broken_ = false;  // true exactly when the next Wait is to report it (R11)
+  std::uint64_t waits_ = 0;     // calls of Wait
+  // What the last look through the results that Wait has left was done for, and how far it came.
+  std::uint64_t left_by_ = 0;
+  unsigned left_seen_ = 0;
+  std::size_t operations_in_flight_ = 0;  // of the system, cancellations not counted
+
+  std::unique_ptr<Lists> lists_;
+  // When the operations that the kernel had no memory for are tried again.
+  TimePoint delayed_until_{};
+  Link* all_links_ = nullptr;
+  Link* free_links_ = nullptr;
+  Gather* free_gathers_ = nullptr;
+  UringCounters counters_;
+
+  PostingQueue posted_;
+  std::atomic<int> accepting_{0};
+};
+
+}  // namespace iocp

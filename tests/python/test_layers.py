@@ -1,0 +1,77 @@
+"""The layers of the C++ code: no include points back."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+CPP = Path(__file__).resolve().parents[2] / "cpp"
+
+# What the files of a room may include besides their own room. Of the public headers (`iocp/`) the
+# ports and all below know only what operations, addresses and buffers are.
+FOR_PORTS = {
+    "iocp/address.h",
+    "iocp/backend.h",
+    "iocp/buffer.h",
+    "iocp/error.h",
+    "iocp/keep_alive.h",
+    "iocp/time.h",
+}
+STREAM = {"base", "stream"} | FOR_PORTS
+PORT = {*STREAM, "port"}
+ENGINE = {*PORT, "stage", "engine", "iocp"}
+MAY_INCLUDE = {
+    "iocp": {"iocp"},
+    "base": {"base"},
+    "stream": STREAM,
+    "port": PORT,
+    "port/common": {*PORT, "port/common"},
+    "port/iocp": {*PORT, "port/common", "port/iocp"},
+    "port/readiness": {*PORT, "port/common", "port/readiness"},
+    "port/uring": {*PORT, "port/common", "port/uring"},
+    "stage": {*STREAM, "stage"},
+    "engine": ENGINE,
+    "compat": {"iocp", "compat"},
+}
+# The list of ports that are built in names them all.
+LISTS_THE_PORTS = {"port/port_kinds_linux.cpp", "port/port_kinds_windows.cpp"}
+
+
+def includes(file: Path) -> list[str]:
+    return re.findall(r'^#include "([^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def room(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+@pytest.mark.parametrize("name", sorted(MAY_INCLUDE))
+def test_no_include_points_back(name: str) -> None:
+    allowed = MAY_INCLUDE[name]
+    wrong = []
+    for file in sorted((CPP / name).glob("*.*")):
+        here = file.relative_to(CPP).as_posix()
+        for included in includes(file):
+            if here in LISTS_THE_PORTS and room(included).startswith("port/"):
+                continue
+            if included not in allowed and room(included) not in allowed:
+                wrong.append(f"{here} includes {included}")
+    assert not wrong
+
+
+def test_every_file_has_a_room_with_rules() -> None:
+    files = [file.relative_to(CPP).as_posix() for file in CPP.rglob("*.*") if file.is_file()]
+    assert {room(file) for file in files} - set(MAY_INCLUDE) <= {""}
+    assert {file for file in files if room(file) == ""} == {"iocp.cpp", "iocp.h"}
+
+
+def test_includes_are_named_from_the_top() -> None:
+    lost = [
+        f"{file.relative_to(CPP)} includes {included}"
+        for file in CPP.rglob("*.*")
+        for included in includes(file)
+        if not (CPP / included).is_file()
+    ]
+    assert not lost
