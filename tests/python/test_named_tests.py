@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from named_tests import REPOSITORY, NamedTest, promised, read_promises, read_table
 
 # "D04_D07_CloseAll...": the rows that a test says it holds.
@@ -58,3 +59,16 @@ def test_every_test_that_carries_an_id_is_named_in_its_rows() -> None:
     assert carried - named == set()
     # And no test stands in a row that is not its own.
     assert {entry for entry in named if _IDS.fullmatch(entry[1].name)} - carried == set()
+
+
+def test_every_mutant_fits_the_code() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
+    mutants = tomllib.loads((REPOSITORY / "tests" / "mutants.toml").read_text("utf-8"))["mutant"]
+    misfits = [
+        (mutant["what"], edit["file"])
+        for mutant in mutants
+        for edit in mutant["edit"]
+        if (REPOSITORY / edit["file"]).read_text("utf-8").count(edit["old"]) != 1
+    ]
+    assert mutants
+    assert misfits == []
