@@ -24,10 +24,11 @@ SANITIZERS ?= asan tsan
 MINUTES ?= 1
 
 .PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-windows-all \
-  test-install test-32bit test-sanitizers thread-safety mutants soak fuzz fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
+  test-install test-32bit test-sanitizers thread-safety mutants soak fuzz fuzz-corpus fuzz-canaries \
+  coverage lint format bench bench-windows clean
 
 help: ## show this
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 bootstrap:
 	@tools/bootstrap.sh

@@ -7,8 +7,9 @@
 //
 // with exactly one `closing`, last, for every `established`. Hooks of one connection are serial and
 // in order; hooks of different connections run in parallel where there are several workers. No hook
-// runs under a lock, so a hook may call anything here, Shutdown included. What would wait for a
-// server to stop does not wait on a worker thread, of whichever server: it might wait for itself.
+// runs under a lock, so a hook may call anything here, Shutdown included. On a worker thread, of
+// whichever server, Shutdown and WaitUntilStopped return without waiting: the thread might wait for
+// itself.
 //
 // The class, its hooks and most option defaults come from the classic Windows CIOCPServer.
 #pragma once

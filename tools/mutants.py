@@ -182,24 +182,26 @@ def main() -> int:
 
     table = {row.id: programs_of(row.tests) for row in read_table()}
     mutants = tomllib.loads((REPOSITORY / "tests/mutants.toml").read_text("utf-8"))["mutant"]
-    table |= {mutant["row"]: mutant["tests"] for mutant in mutants if "tests" in mutant}
     if arguments.rows:
         mutants = [mutant for mutant in mutants if mutant["row"] in arguments.rows]
     rows = sorted({mutant["row"] for mutant in mutants})
+    searched = {mutant["what"]: mutant.get("tests") or table[mutant["row"]] for mutant in mutants}
 
     began = time.monotonic()
     copy_sources()
     configure()
-    searched = {mutant["what"]: mutant.get("tests") or table[mutant["row"]] for mutant in mutants}
     needed = sorted({program for programs in searched.values() for program in programs})
     refused = build(needed, arguments.jobs)
     if refused:
         sys.exit(f"the sources themselves do not build:\n{refused[-3000:]}")
-    for row in rows:
-        for program, names in table[row].items():
-            found = run_tests(program, names)
-            if found is not None:
-                sys.exit(f"{row}: {found.by} {found.how} without any mutant")
+    tests: dict[str, set[str]] = {}
+    for programs in searched.values():
+        for program, names in programs.items():
+            tests.setdefault(program, set()).update(names)
+    for program, all_names in tests.items():
+        found = run_tests(program, sorted(all_names))
+        if found is not None:
+            sys.exit(f"{found.by} {found.how} without any mutant")
 
     not_found: list[str] = []
     print(f"{'row':4} {'mutant':76} found by", flush=True)

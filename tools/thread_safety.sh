@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Compiles the engine with clang, as the preset fuzz does but for no output, with -Wthread-safety: an
-# access that the annotations of cpp/base/mutex.h forbid is an error. $1 is the number of jobs.
+# Checks the engine with clang's -Wthread-safety; compiles nothing: an access that the annotations of cpp/base/mutex.h forbid is an error. $1 is the number of jobs.
 set -euo pipefail
 # The configured build has the folder with what users include.
 cmake --preset dev >/dev/null

@@ -21,9 +21,9 @@
 
 namespace iocp {
 
-// std::mutex promises neither of these on every system, and winpthreads' keeps neither: locking
-// never allocates or throws, and whoever unlocks it does not touch it any more once another thread
-// can lock it, so that thread may free it.
+// Locking never allocates or throws. Unlocking does not touch the mutex once another thread can
+// lock it, so that thread may free it. std::mutex does not promise this everywhere; that of
+// winpthreads does neither.
 class IOCP_THREAD_SAFETY(capability("mutex")) Mutex {
  public:
   Mutex() = default;
@@ -37,7 +37,7 @@ class IOCP_THREAD_SAFETY(capability("mutex")) Mutex {
 
  private:
   friend class CondVar;
-  void* word_ = nullptr;  // a SRWLOCK: what users include must not include <windows.h>
+  void* word_ = nullptr;  // a SRWLOCK, without <windows.h> in every file of the engine
 #else
   void lock() noexcept IOCP_THREAD_SAFETY(acquire_capability()) { mutex_.lock(); }
   void unlock() noexcept IOCP_THREAD_SAFETY(release_capability()) { mutex_.unlock(); }

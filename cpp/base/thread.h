@@ -17,8 +17,8 @@ class Thread {
   // Bytes of stack, where the system's default is smaller (musl has 128 KiB).
   static constexpr std::size_t kLeastStack = std::size_t{1} << 20U;
 
-  // Runs `main`, which must not throw. Of `name` the first 15 bytes count. Throws std::system_error
-  // when the system has no more threads.
+  // Runs `main`, which must not throw. Only the first 15 bytes of `name` count. Throws
+  // std::system_error when the system has no more threads.
   Thread(const char* name, std::function<void()> main);
   Thread(Thread&&) = default;
   Thread& operator=(Thread&&) = default;

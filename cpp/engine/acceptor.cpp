@@ -13,7 +13,7 @@ namespace iocp {
 
 Acceptor::Acceptor(Engine& engine, NativeSocket listener) : engine_(engine) {
   listener_.handle = listener;
-  // What each worker may bring, and one that the system had in hand.
+  // Room for one socket from each worker, and one that the system had in hand.
   waiting_.reserve(static_cast<std::size_t>(engine.options().workers) + 1);
 }
 

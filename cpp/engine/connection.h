@@ -85,7 +85,7 @@ class Context final : public Connection, public Socket, public TimerNode, public
   // The limit and the marks are judged by this.
   [[nodiscard]] std::size_t charge() const {
     const std::uint64_t ended = ended_charge.value();
-    return queued_charge.value() - ended;
+    return static_cast<std::size_t>(queued_charge.value() - ended);
   }
   [[nodiscard]] std::uint64_t pending_sends() const {
     const std::uint64_t ended = ended_sends.value();

@@ -1,5 +1,5 @@
-// The worker's third step: what follows for each connection it holds. All changes of Phase are
-// here.
+// The worker's third step: what follows for each connection it holds. All changes of Phase but the
+// last, to kFinished, are here.
 #include <algorithm>
 #include <utility>
 
@@ -36,7 +36,7 @@ bool Worker::Progress(Context& context) {
   const std::size_t arrived = arrivals_.size();
   TakeRequests(context);
   ActOnEnd(context);
-  // What has just come out of the mailbox is delivered first.
+  // Completions from the mailbox are delivered first.
   if (context.phase != Phase::kOpen || arrivals_.size() == arrived) CheckDeadlines(context);
   Flush(context);
   AdvanceClose(context);
@@ -233,11 +233,10 @@ void Worker::DropSends(Context& context) {
 }
 
 void Worker::CompleteSends(Context& context, SendQueue& ended) {
-  const bool told = (engine_.wanted_hooks() & kHookWrite) != 0;
   while (SendItem* item = ended.Pop()) {
     context.ended_sends.Add(1);
     context.ended_charge.Add(item->overhead);
-    if (item->release_in_batch || (told && !item->dropped)) {
+    if (item->release_in_batch || (context.reports_writes && !item->dropped)) {
       context.complete.Push(item);
     } else {
       SendItem::Destroy(item, &send_memory_);

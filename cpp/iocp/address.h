@@ -1,4 +1,4 @@
-// A socket address, of no system's layout.
+// Socket addresses.
 #pragma once
 
 #include <cstdint>

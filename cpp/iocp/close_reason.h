@@ -10,7 +10,7 @@ enum class CloseReason : std::uint8_t {
   kPeerClosed,        // the peer ended its stream
   kLocalClose,        // Close
   kLocalAbort,        // Abort
-  kError,             // an error; OnConnectionError told which
+  kError,             // an error; OnConnectionError reported it
   kFirstDataTimeout,  // Options::first_data_timeout
   kIdleTimeout,       // Options::idle_timeout
   kWriteTimeout,      // Options::write_timeout

@@ -41,13 +41,11 @@ class Connection {
   // Several pieces as one send: contiguous on the wire, one OnWriteCompleted. Copies.
   SendResult Send(const std::string_view* pieces, std::size_t count);
 
-  // When the peer ends its stream, this is done for it: once the hooks have had all data before the
-  // end, and what they sent is queued, every further Send answers kClosed, so an answer that
-  // another thread works out comes too late.
-  //
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,
   // closes. A peer that has not acknowledged all bytes by then is reset. What the peer still sends
-  // is discarded.
+  // is discarded. When the peer ends its stream the server closes the connection in this way, once
+  // the hooks have had all data before the end. From then on Send answers kClosed, so an answer
+  // that another thread works out comes too late.
   void Close();
   // Resets the connection now. What is queued, to send or to deliver, is dropped.
   void Abort();
@@ -75,8 +73,8 @@ class Connection {
   [[nodiscard]] std::uint64_t bytes_sent() const;
 
   // Yours; the engine never touches it. Set it in hooks of this connection; elsewhere with
-  // AttachUserData, which answers false, and sets nothing, once the connection has ended: then
-  // nobody would be told with OnConnectionReleased to let go of it.
+  // AttachUserData, which answers false, and sets nothing, once the connection has ended:
+  // OnConnectionReleased would not be called for it any more.
   void* user_data = nullptr;
   bool AttachUserData(void* data);
 

@@ -25,8 +25,8 @@ enum class ErrorKind : std::uint8_t {
 
 struct Error {
   ErrorKind kind = ErrorKind::kNone;
-  // errno, or a Winsock code on Windows; 0 where the system named none. With kOutOfResources that
-  // is when the engine itself found no memory.
+  // errno, or a Winsock code on Windows; 0 where the system named none. kOutOfResources with 0: the
+  // engine itself found no memory.
   int code = 0;
 
   explicit operator bool() const { return kind != ErrorKind::kNone; }

@@ -18,9 +18,10 @@ enum class AtCapacity : std::uint8_t {
 };
 
 enum class EstablishedOn : std::uint8_t {
-  kConnect,    // OnConnectionEstablished at once: a server may speak first
-  kFirstData,  // with the first data, as the original did; a client that never speaks is never told
-               // of
+  kConnect,  // OnConnectionEstablished at once: a server may speak first
+  // OnConnectionEstablished with the first data, as in the original. A client that never speaks is
+  // never reported.
+  kFirstData,
 };
 
 // Bytes of a receive buffer. On Windows buffers are with the system while a connection is idle,
@@ -33,9 +34,9 @@ inline constexpr std::size_t kDefaultBufferSize = 64 * 1024;
 
 // Start refuses, with a sentence that says which and why, what is out of its range.
 struct Options {
-  std::string host =
-      "127.0.0.1";  // a name or an address; "" and "0.0.0.0" are all of IPv4, "::" all of both
-  int port = 4567;  // 0 lets the system pick; Server::address tells
+  // A name or an address; "" and "0.0.0.0" are all of IPv4, "::" all of both families.
+  std::string host = "127.0.0.1";
+  int port = 4567;               // 0 lets the system pick one: see Server::address
   std::string backend = "auto";  // "auto", "io_uring", "epoll", "iocp"; see Backends()
   int workers = 1;               // threads, 1 to 1024
 
@@ -55,10 +56,10 @@ struct Options {
   // Bytes of memory; at or above it Send answers kBacklogFull. Each send that has not ended counts
   // with its unsent bytes and with what it takes beside them: a copy and its 48 bytes of record
   // share a block of 256, 512, 1024, 2048 or 4096 bytes, or one of just their size above that;
-  // SharedBytes and a Buffer have a record of 256 bytes. So no send counts less than 256 bytes
-  // where OnWriteCompleted is wanted, or max_pending_sends is set. Elsewhere a send that fits into
-  // the rest of the block before it counts nothing more, and an empty one nothing at all. The two
-  // marks below count in the same way.
+  // SharedBytes and a Buffer have a record of 256 bytes. Where OnWriteCompleted is wanted every
+  // send counts at least 256 bytes. Elsewhere an empty send counts nothing, and, unless
+  // max_pending_sends is set, a send that fits into the rest of the block before it counts nothing
+  // more. The two marks below count in the same way.
   std::size_t send_backlog_limit = 1024 * 1024;
   std::optional<int> max_pending_sends;      // the same by number of sends
   std::size_t write_high_water = 64 * 1024;  // a connection with more to send is not read from

@@ -40,8 +40,8 @@
 //     the port is broken: Wait reports it once, as kBroken; everything in flight ends with that
 //     error, accepting included, and so does whatever begins later. Post still wakes, Wait still
 //     sleeps, Cancel and Close work. It never works again.
-// R12 A port that is asked says what it has for a connection and Wait has not brought yet, so that
-//     nobody is taken for silent whose bytes are here.
+// R12 Asked about a connection, a port says whether it has something that Wait has not brought yet,
+//     so that no client is closed as silent whose bytes have arrived.
 #pragma once
 
 #include <chrono>

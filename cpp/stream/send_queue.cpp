@@ -21,7 +21,7 @@ void SendQueue::Push(SendItem* item) {
 }
 
 bool SendQueue::Pack(const SendItem& item) {
-  if (last_ == nullptr || first_ == nullptr || item.size > last_->room()) return false;
+  if (first_ == nullptr || item.size > last_->room()) return false;
   std::memcpy(reinterpret_cast<char*>(last_ + 1) + last_->size, item.data, item.size);
   last_->size += item.size;
   last_->overhead -= static_cast<std::uint32_t>(item.size);

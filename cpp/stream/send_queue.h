@@ -21,7 +21,8 @@ class SendQueue {
   [[nodiscard]] const SendItem* first() const { return first_; }
   void Push(SendItem* item);
   // Adds the bytes of `item` to the last send, where that has room for them: one send of both. They
-  // are copied, also while the system has what was there before. False, and nothing, otherwise.
+  // are copied, also while the system has what was there before. Otherwise returns false and
+  // changes nothing.
   bool Pack(const SendItem& item);
   // Null when empty.
   SendItem* Pop();

@@ -81,7 +81,7 @@ void RaiseStatus(const Status& status) {
     case Status::Problem::kNone:
     case Status::Problem::kUnresolved:
     case Status::Problem::kSystem: {
-      if (CodeOf(status.error) == kNoMemory) {
+      if (status.problem == Status::Problem::kSystem && CodeOf(status.error) == kNoMemory) {
         PyErr_SetString(PyExc_MemoryError, status.message.c_str());
         break;
       }

@@ -62,7 +62,7 @@ class Core {
   Core() : server_(std::make_unique<HookedServer>()) { RefuseAfterFork(); }
   Core(const Core&) = delete;
   Core& operator=(const Core&) = delete;
-  // A server that runs is kept alive by its hooks, so this one does not. The last worker of its
+  // A server that runs is kept alive by its hooks, so here it has stopped. The last worker of its
   // last run may need the GIL to end.
   ~Core() {
     if (InForkedChild()) {
@@ -87,18 +87,17 @@ class Core {
       PyErr_SetString(PyExc_RuntimeError, "the interpreter is ending: no server can be started");
       throw py::error_already_set();
     }
-    hooks["begun"]();
-    starting_ = true;
-    starts_under_way.fetch_add(1);
     server_->BeginRun(std::move(table));
     Status status;
     {
-      const WithoutGil released;
-      status = server_->Start(parsed);
+      const Starting starting(*this);
+      {
+        const WithoutGil released;
+        status = server_->Start(parsed);
+      }
+      // Start has waited for the workers of the run before, whose last one said that it has ended.
+      if (status.ok() && server_->has_hooks()) hooks["begun"]();
     }
-    starting_ = false;
-    starts_under_way.fetch_sub(1);
-    starts_under_way.notify_all();
     if (status.ok()) return;
     server_->EndRun();
     RaiseStatus(status);
@@ -216,6 +215,25 @@ class Core {
   }
 
   std::unique_ptr<HookedServer> server_;
+  // A start under way; made and ended under the GIL.
+  class Starting {
+   public:
+    explicit Starting(Core& core) : core_(core) {
+      core_.starting_ = true;
+      starts_under_way.fetch_add(1);
+    }
+    Starting(const Starting&) = delete;
+    Starting& operator=(const Starting&) = delete;
+    ~Starting() {
+      core_.starting_ = false;
+      starts_under_way.fetch_sub(1);
+      starts_under_way.notify_all();
+    }
+
+   private:
+    Core& core_;
+  };
+
   bool starting_ = false;  // true exactly while a thread is in Start past its checks; under the GIL
 };
 

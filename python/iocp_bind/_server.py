@@ -86,10 +86,10 @@ class Server:
     # ---- Hooks, to be overridden.
 
     def on_connection_established(self, conn: Connection) -> None:
-        """Tell of a new client. With ``established_on="first_data"``, of its first data."""
+        """Report a new client. With ``established_on="first_data"``, when its first data comes."""
 
     def on_read_completed(self, conn: Connection, data: Any) -> None:
-        """Tell of received bytes: any number, wherever the network cut the stream.
+        """Report received bytes: any number, wherever the network cut the stream.
 
         Args:
             conn: the client.
@@ -98,7 +98,7 @@ class Server:
         """
 
     def on_write_completed(self, conn: Connection, nbytes: int) -> None:
-        """Tell that the last byte of an accepted send is with the system.
+        """Report that the last byte of an accepted send is with the system.
 
         Args:
             conn: the client.
@@ -112,7 +112,7 @@ class Server:
         """
 
     def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
-        """Tell that the connection has ended: the last hook of `conn`.
+        """Report that the connection has ended: the last hook of `conn`.
 
         It no longer counts in `connection_count`; its `data` is still there.
         """
@@ -187,15 +187,15 @@ class Server:
                 send counts with its unsent bytes and what it takes beside them: up to
                 4048 bytes, and 48 of record, are in a block of 256, 512, 1024, 2048 or 4096;
                 above that the record adds 48 bytes, and 256 to a `bytes` of 16 KiB or more.
-                Without `on_write_completed` and `max_pending_sends` small sends share a
-                block, and an empty one counts nothing.
+                Without `on_write_completed` an empty send counts nothing, and without
+                `max_pending_sends` too small sends share a block.
             max_pending_sends: the same, by number of sends.
-            write_high_water: bytes, counted in the same way; a client with more to read than
-                this is not read from
-            write_low_water: until it has at most this much.
+            write_high_water: bytes, counted in the same way. Above this many unsent bytes the
+                server stops reading from the client.
+            write_low_water: bytes. At or below this many, reading goes on.
             flow_control: whether the two marks count.
-            established_on: when `on_connection_established` is called. A client that never
-                speaks is never told of with ``"first_data"``.
+            established_on: when `on_connection_established` is called. With ``"first_data"``
+                no hook is ever called for a client that sends nothing.
             first_data_timeout: how long a client may be silent after connecting. Turn it
                 off for protocols in which clients only listen.
             idle_timeout: how long nothing may be received and nothing sent.

@@ -810,7 +810,6 @@ TEST_P(ServerTest, BroadcastReachesAllButOne) {
 
 #ifndef _WIN32  // has no limit of descriptors that a test could reach
 
-// However few descriptors there are for it: the next one more gets it a step further.
 TEST_P(ServerTest, AHostThatCannotBeResolvedIsTheResolversFailure) {
   Options options = On();
   options.host = "no.such.host.invalid";
@@ -819,6 +818,7 @@ TEST_P(ServerTest, AHostThatCannotBeResolvedIsTheResolversFailure) {
   EXPECT_NE(status.error.code, 0);
 }
 
+// However few descriptors there are for it: the next one more gets it a step further.
 TEST_P(ServerTest, D20_EveryStepThatFailsIsToldAndUndone) {
   Start(On(2));  // what is made once in a process is there
   server_.Shutdown();

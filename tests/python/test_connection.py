@@ -7,9 +7,7 @@ import ctypes
 import errno
 import gc
 import mmap
-import platform
 import socket
-import struct
 import threading
 import time
 import weakref
@@ -18,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import seccomp
 from support import (
     Connect,
     Echo,
@@ -639,21 +638,6 @@ def test_abort_resets(serve: Serve, connect: Connect) -> None:
     assert server.hooks_of(conn) == ["established", "closing"]
 
 
-def _refuse_sends_of_this_thread(code: int) -> None:
-    """Make the system answer `code` to every send from here on: a seccomp filter."""
-    sends = {"x86_64": (44, 46), "aarch64": (206, 211)}[platform.machine()]  # sendto, sendmsg
-    program = [(0x20, 0, 0, 0)]  # the number of the call
-    program += [(0x15, len(sends) - i, 0, number) for i, number in enumerate(sends)]
-    program += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | code)]  # allow; refuse
-    filters = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
-    memory = ctypes.create_string_buffer(filters, len(filters))
-    described = struct.pack("HxxxxxxP", len(program), ctypes.addressof(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for arguments in ((38, 1, 0, 0, 0), (22, 2, described, 0, 0)):  # no new privileges; filter
-        if libc.prctl(*arguments) != 0:
-            pytest.skip(f"no seccomp filter here: {errno.errorcode[ctypes.get_errno()]}")
-
-
 # Not on io_uring: its sends are no system calls, and nothing else makes the kernel refuse them.
 @linux_only
 @pytest.mark.parametrize("backend", ["epoll"])
@@ -662,7 +646,7 @@ def test_a_send_that_the_system_has_no_memory_for_resets_at_once(
     serve: Serve, connect: Connect, code: int
 ) -> None:
     def read(conn: Connection, data: bytes) -> None:
-        _refuse_sends_of_this_thread(code)
+        seccomp.refuse(("sendto", "sendmsg"), code, all_threads=False)
         conn.send(b"never out")
 
     server = serve(Recorder(read=read), workers=1, close_timeout=300.0)

@@ -43,6 +43,16 @@ def includes(file: Path) -> list[str]:
     return re.findall(r'^#include "([^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def test_only_the_old_names_are_on_the_installed_headers() -> None:
+    """The other rooms include what they need, in quotes, where the rules above look."""
+    users = {
+        file.relative_to(CPP).parts[0]
+        for file in CPP.rglob("*.*")
+        if file.is_file() and "#include <iocp/" in file.read_text(encoding="utf-8")
+    }
+    assert users == {"compat"}
+
+
 def room(path: str) -> str:
     return path.rpartition("/")[0]
 

@@ -117,7 +117,6 @@ def heap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_start_raises_memory_error(backend: str, heap: Path) -> None:
     done = run_script(PROGRAM + START, backend, LD_PRELOAD=str(heap))
     assert (done.code, done.stderr) == (0, "")
-    print(done.stdout)
     assert "all succeed" in done.stdout
     assert int(done.stdout.split("refused ")[1]) >= 10
 

@@ -1,4 +1,4 @@
-"""The table "It must show" of the issue, row by row, at the sizes it names.
+"""What README promises, at the sizes at which it must hold.
 
 Where memory counts, the server is a process of its own and the clients are here.
 The row about the speed is measured by bench/, not here.

@@ -7,46 +7,21 @@ Prints JSON: what was reported.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import logging
-import platform
 import socket
-import struct
 import sys
 import threading
 import time
 from typing import Any
 
+import seccomp
+
 import iocp_bind
 from iocp_bind import CloseReason, Connection
 
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_PR_SET_NO_NEW_PRIVS = 38
-_SET_MODE_FILTER, _FOR_ALL_THREADS = 1, 1
-
-# seccomp, and what ports wait with: io_uring_enter, epoll_wait, epoll_pwait.
-_NUMBERS = {"x86_64": (317, (426, 232, 281)), "aarch64": (277, (426, 22))}
-
-
-def refuse_to_wait() -> None:
-    """Let every call with which a port waits fail with EPERM, in all threads of this process."""
-    seccomp, refused = _NUMBERS[platform.machine()]
-    program = [(_LOAD, 0, 0, 0)]
-    for number in refused:
-        program += [(_JUMP_IF_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
-    program.append((_RETURN, 0, 0, _ALLOW))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
-    header = ctypes.create_string_buffer(
-        struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code))
-    )
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")
-    if libc.syscall(seccomp, _SET_MODE_FILTER, _FOR_ALL_THREADS, header) != 0:
-        raise OSError(ctypes.get_errno(), "seccomp")
+_WAITS = ("io_uring_enter", "epoll_wait", "epoll_pwait")  # what ports wait with
 
 
 class Reporting(iocp_bind.Server):
@@ -87,7 +62,7 @@ def main() -> None:
     clients = [socket.create_connection(server.address, timeout=10) for _ in range(count)]
     for _ in clients:
         server.established.acquire(timeout=10)
-    refuse_to_wait()
+    seccomp.refuse(_WAITS, errno.EPERM, all_threads=True)
     for client in clients:  # whatever makes a worker look
         with contextlib.suppress(ConnectionError):
             client.sendall(b"x")

@@ -215,11 +215,11 @@ void IocpPort::CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& ba
 
 void IocpPort::ShutdownSend(Socket& socket) { ::shutdown(Handle(StreamOf(socket)), SD_SEND); }
 
-// A read is with the system until its result is taken out of a queue, and is told of under the
+// A read is with the system until its result is taken out of a queue, and is reported under the
 // lock: between the two nothing can be missed, whichever worker does it.
 bool IocpPort::ReceiveAtHand(Socket& socket, std::uint64_t seen) {
   IocpStream& stream = StreamOf(socket);
-  const std::lock_guard lock(stream.lock);
+  const MutexLock lock(stream.lock);
   if (stream.brought != seen) return true;
   // Nobody has looked since the last one ended; the next Wait will.
   if (stream.due) return true;
@@ -234,7 +234,7 @@ bool IocpPort::SendAtHand(Socket& socket) {
   return HasOverlappedIoCompleted(&StreamOf(socket).send.overlapped);
 }
 
-// What the system holds of a send that has ended it does not say.
+// The system does not say what it still holds of a send that has ended.
 bool IocpPort::Unacknowledged(Socket&) { return false; }
 
 void IocpPort::Pause(Socket& socket) {

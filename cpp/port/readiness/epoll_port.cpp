@@ -33,7 +33,8 @@ constexpr std::uint8_t kSendShut = 32;  // true exactly when ShutdownSend was ca
 constexpr std::uint8_t kWatchIn = 1;
 constexpr std::uint8_t kWatchOut = 2;
 constexpr std::uint8_t kRegistered = 4;  // true exactly when epoll knows the descriptor
-// Whether it breaks while it is paused. Epoll reports that without being asked to.
+// True exactly when epoll is to report that a paused connection breaks. Epoll does so without being
+// asked.
 constexpr std::uint8_t kWatchBroken = 8;
 
 // Stream::results: true exactly when the next Wait is to tell of it.
@@ -423,11 +424,12 @@ void EpollPort::HandleEvents(Batch& batch) {
       }
     }
     if (in || out) continue;
-    // A level-triggered event that nobody wants would come again and again.
     if ((wanted & kWatchBroken) != 0 && (event.events & EPOLLERR) != 0) {
+      // The connection broke while it was paused.
       EndReceive(socket, TakeErrorPosix(socket.handle));
       socket.state |= kBroken;
     }
+    // A level-triggered event that nobody wants would come again and again.
     if (broken != 0) {
       Unwatch(socket);
     } else {
@@ -590,9 +592,9 @@ void EpollPort::Watch(Socket& socket) {
 
 void EpollPort::Unwatch(Socket& socket) {
   if ((socket.interest & kRegistered) == 0) return;
+  socket.interest = 0;
   // Explicitly, although close would do it: a forked child may hold the same open socket, and
   // then epoll would go on reporting it after our close.
-  socket.interest = 0;
   if (::epoll_ctl(epoll_, EPOLL_CTL_DEL, Descriptor(socket), nullptr) != 0) Break(errno);
 }
 

@@ -94,7 +94,7 @@ struct UringPort::Link {
   bool unwatching = false;
   bool watch_ended = false;  // true exactly when a watch has ended by itself since the last Pause
   // True exactly when the watch saw the connection break, and nobody has resumed since.
-  bool broke = false;
+  bool broke_while_paused = false;
 
   // True exactly when it is to end and to be armed anew, behind the receives that found no buffer.
   bool yielding = false;
@@ -110,7 +110,8 @@ struct UringPort::Link {
   // the socket, so that a receive would see an end of stream where there was none (R7).
   bool broken = false;
   bool send_shut = false;  // true exactly when ShutdownSend was called
-  // The Wait whose results had a completion of it left over when they were last looked through.
+  // Which Wait (UringPort::waits_) was the last to leave a completion of the receive, and of the
+  // send, untaken.
   std::uint64_t receive_left_by = 0;
   std::uint64_t send_left_by = 0;
   Gather* gather = nullptr;  // of a send with several pieces

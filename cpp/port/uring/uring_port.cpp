@@ -122,7 +122,7 @@ void UringPort::Pause(Socket& socket) {
 
 void UringPort::Resume(Socket& socket) {
   LinkOf(socket).paused = false;
-  LinkOf(socket).broke = false;
+  LinkOf(socket).broke_while_paused = false;
   MarkChanged(LinkOf(socket));
 }
 
@@ -163,7 +163,7 @@ void UringPort::Cancel(Socket& socket) {
 }
 
 void UringPort::Close(Socket& socket, bool reset) {
-  bool listener = true;  // one that never accepted has no link
+  bool listener = true;  // true exactly when it is a listener; one that never accepted has no link
   if (socket.port_data != nullptr) {
     Link& link = LinkOf(socket);
     assert(!link.receiving && !link.sending && !link.watched);
@@ -304,7 +304,7 @@ bool UringPort::SettleReceive(Link& link, Batch& batch) {
     EndReceive(link, ErrorFromErrno(ECANCELED), batch);
     return true;
   }
-  if (link.broke && !link.watched) {
+  if (link.broke_while_paused && !link.watched) {
     if (batch.full()) return false;
     EndReceive(link, TakeErrorPosix(link.socket->handle), batch);
     return true;
@@ -315,8 +315,8 @@ bool UringPort::SettleReceive(Link& link, Batch& batch) {
 
 // A receive that is paused has the kernel look out for a reset.
 bool UringPort::SettleWatch(Link& link) {
-  const bool wanted =
-      link.paused && !link.cancel_receive && !link.armed && !link.listener && !link.broke;
+  const bool wanted = link.paused && !link.cancel_receive && !link.armed && !link.listener &&
+                      !link.broke_while_paused;
   if (wanted == link.watched || link.unwatching) return true;
   if (wanted) return link.watch_ended || SubmitWatch(link);
   const auto target = reinterpret_cast<std::uint64_t>(&link) | kWatchTag;

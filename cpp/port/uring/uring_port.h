@@ -143,7 +143,7 @@ class UringPort final : public CompletionPort {
   Error refused_;
   bool report_broken_ = false;  // true exactly when the next Wait is to report it (R11)
   std::uint64_t waits_ = 0;     // calls of Wait
-  // What the last look through the results that Wait has left was done for, and how far it came.
+  // The Wait after which NoteLeftResults last looked, and the first result that it has not seen.
   std::uint64_t left_by_ = 0;
   unsigned left_seen_ = 0;
   std::size_t operations_in_flight_ = 0;  // of the system, cancellations not counted

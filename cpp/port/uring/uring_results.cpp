@@ -187,7 +187,8 @@ void UringPort::OnSendResult(Link& link, int result, Batch& batch) {
 }
 
 void UringPort::OnWatchResult(Link& link, int result, bool more) {
-  if (result >= 0 && (result & POLLERR) != 0 && link.paused) link.broken = link.broke = true;
+  if (result >= 0 && (result & POLLERR) != 0 && link.paused)
+    link.broken = link.broke_while_paused = true;
   if (!more) {
     --operations_in_flight_;
     link.watched = false;
