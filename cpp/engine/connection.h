@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "base/counter.h"
@@ -133,8 +134,8 @@ class Context final : public Connection, public Socket, public TimerNode, public
                                    // the holder knows: see mailbox_paused
   bool over_high_water = false;    // true exactly from above the high mark to the low mark
   bool reset_on_close = false;     // true exactly when the peer is to get a reset
-  // True exactly when the connection does not wait for its peer any more: a deadline has passed, or
-  // the receive has failed.
+  // True exactly when the peer has had its time to take what was sent: a deadline of that has
+  // passed, or the receive has failed.
   bool cut_short = false;
   Error end_error;  // how the stream ended; kEndOfStream or worse
   SendQueue sending;
@@ -144,8 +145,12 @@ class Context final : public Connection, public Socket, public TimerNode, public
   std::uint64_t receives_expected = 0;  // 0: the last one has not come yet
   std::vector<Buffer> held;             // received while the connection was paused
   TimePoint accepted_at;
-  TimePoint active_at;       // when bytes last moved, in or out
-  TimePoint send_began_at;   // of the send in flight
+  TimePoint active_at;  // when bytes last moved, in or out
+  // Of the send in flight; or when its peer was last seen to take bytes.
+  TimePoint send_began_at;
+  // What the peer had acknowledged at the last look that found more to acknowledge.
+  static constexpr std::uint64_t kNotLookedAt = std::numeric_limits<std::uint64_t>::max();
+  std::uint64_t acknowledged = kNotLookedAt;
   TimePoint close_deadline;  // from kFailing on
   // What its timer is armed for. max: it was not, or it has gone off and that has been looked at.
   // The wheel knows better, but belongs to all workers of the shard.

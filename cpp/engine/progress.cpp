@@ -206,7 +206,9 @@ void Worker::Join(Context& context) {
   DropSends(context);
   context.reorder.Clear();
   // The peer has not taken all, and nobody waits for it: the system is not to go on trying.
-  if (context.cut_short && shard_.port().Unacknowledged(context)) context.reset_on_close = true;
+  if (context.cut_short && shard_.port().Unacknowledged(context) != 0) {
+    context.reset_on_close = true;
+  }
   shard_.port().Close(context, context.reset_on_close);
   // Also when it is not armed: another worker may be at work in the wheel, this node in its hands.
   shard_.DisarmTimer(context);
@@ -298,10 +300,14 @@ void Worker::CheckDeadlines(Context& context) {
     return;
   }
   const Options& options = engine_.options();
-  // Where we do not read, what the peer sends is no sign of life: it could send for ever.
-  const bool receives = context.receive_in_flight && !context.port_paused &&
+  // While a pause lasts, what the peer sends is no sign of life: it could send for ever.
+  const bool receives = context.receive_in_flight && !(context.port_paused && Blocked(context)) &&
                         port.ReceiveAtHand(context, context.receives_came);
   const bool sends = context.send_in_flight && port.SendAtHand(context);
+  if (!sends && TakesBytes(context)) {
+    context.active_at = now_;
+    context.send_began_at = now_;
+  }
   if (!sends && options.write_timeout && context.send_in_flight &&
       now_ >= context.send_began_at + *options.write_timeout) {
     TimeOut(context, CloseReason::kWriteTimeout);
@@ -314,10 +320,21 @@ void Worker::CheckDeadlines(Context& context) {
   }
 }
 
-// Ends the stream without waiting for a peer that has not shown itself.
+// True when the peer has taken bytes since the last look; also when it has some left to take and
+// was never looked at. The system takes at once what a slow peer takes little by little.
+bool Worker::TakesBytes(Context& context) {
+  const std::uint64_t left = shard_.port().Unacknowledged(context);
+  const std::uint64_t taken = context.sent_bytes.value() - left;
+  const std::uint64_t before =
+      std::exchange(context.acknowledged, left != 0 ? taken : Context::kNotLookedAt);
+  return before == Context::kNotLookedAt ? left != 0 : taken != before;
+}
+
+// Ends the stream without waiting for a peer that has not shown itself. One that never spoke may
+// still be taking what hooks have sent: the system goes on with that, as Close says.
 void Worker::TimeOut(Context& context, CloseReason reason) {
   context.reason = reason;
-  context.cut_short = true;
+  context.cut_short = reason != CloseReason::kFirstDataTimeout;
   BeginCancel(context);
 }
 

@@ -141,6 +141,7 @@ class Worker {
   void UpdateTimer(Context& context);
   void CheckDeadlines(Context& context);
   [[nodiscard]] TimePoint EarliestDeadline(const Context& context) const;
+  bool TakesBytes(Context& context);
   void TimeOut(Context& context, CloseReason reason);
 
   static constexpr TimePoint kAwake = TimePoint::min();

@@ -171,14 +171,14 @@ class CompletionPort {
 
   // R12. By the connection's owner, when a deadline has passed; each may cost a system call.
   //
-  // True exactly when the receive, which is not paused, has something that the caller has not seen:
-  // the system has it, or it is on its way through the port, or another worker has it. `seen` is
-  // how many completions of it the caller has seen.
+  // True exactly when the receive, paused or not, has something that the caller has not seen: the
+  // system has it, or it is on its way through the port, or another worker has it. `seen` is how
+  // many completions of it the caller has seen.
   virtual bool ReceiveAtHand(Socket& socket, std::uint64_t seen) = 0;
   // The same for the send in flight: it has ended, or will with the next Wait.
   virtual bool SendAtHand(Socket& socket) = 0;
-  // True when bytes that were sent are not acknowledged by the peer, as far as the system says.
-  virtual bool Unacknowledged(Socket& socket) = 0;
+  // Bytes that the system took and the peer has not acknowledged; 0 where the system does not say.
+  virtual std::size_t Unacknowledged(Socket& socket) = 0;
 
   virtual void Post(Posting& posting) = 0;
 

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <barrier>
 #include <future>
 #include <stdexcept>
 
@@ -102,13 +101,17 @@ TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerEnds) {
 TEST_P(LifecycleTest, TwoServersMayShutEachOtherDown) {
   CallingServer first;
   CallingServer second;
-  std::barrier both(2);
+  // Not std::barrier: that of MinGW loses wake-ups.
+  std::promise<void> in_first;
+  std::promise<void> in_second;
   first.on_read = [&](Connection&) {
-    both.arrive_and_wait();
+    in_first.set_value();
+    in_second.get_future().wait();
     second.Shutdown(Duration::zero());
   };
   second.on_read = [&](Connection&) {
-    both.arrive_and_wait();
+    in_second.set_value();
+    in_first.get_future().wait();
     first.Shutdown(Duration::zero());
   };
   ASSERT_TRUE(first.Start(TestOptions()).ok());

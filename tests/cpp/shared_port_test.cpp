@@ -57,7 +57,7 @@ class SharedPort final : public CompletionPort {
     const std::lock_guard lock(mutex_);
     return port_.SendAtHand(socket);
   }
-  bool Unacknowledged(Socket& socket) override {
+  std::size_t Unacknowledged(Socket& socket) override {
     const std::lock_guard lock(mutex_);
     return port_.Unacknowledged(socket);
   }

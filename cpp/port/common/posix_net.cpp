@@ -324,9 +324,10 @@ Error TakeErrorPosix(NativeSocket handle) {
   return ErrorFromErrno(code != 0 ? code : ECONNRESET);
 }
 
-int UnacknowledgedPosix(NativeSocket handle) {
+std::size_t UnacknowledgedPosix(NativeSocket handle, bool send_shut) {
   int bytes = 0;
-  return ::ioctl(Descriptor(handle), SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+  if (::ioctl(Descriptor(handle), SIOCOUTQ, &bytes) != 0) return 0;
+  return static_cast<std::size_t>(std::max(bytes - (send_shut ? 1 : 0), 0));
 }
 
 }  // namespace iocp

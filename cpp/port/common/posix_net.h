@@ -34,8 +34,9 @@ void CloseInOrderPosix(NativeSocket handle, Duration timeout);
 int ReadyPosix(NativeSocket handle, int events);
 // What broke the connection, taken off the socket; a reset when nothing else is known.
 Error TakeErrorPosix(NativeSocket handle);
-// Bytes that the system has and the peer has not acknowledged; the end of the stream counts as one.
-int UnacknowledgedPosix(NativeSocket handle);
+// Bytes that the system has and the peer has not acknowledged. `send_shut`: whether our stream has
+// ended, which the system counts as a byte.
+std::size_t UnacknowledgedPosix(NativeSocket handle, bool send_shut);
 
 // Resets a connection, whose descriptor stays open: there is nothing to receive on it any more, and
 // nobody to send to.

@@ -223,6 +223,11 @@ bool IocpPort::ReceiveAtHand(Socket& socket, std::uint64_t seen) {
   if (stream.brought != seen) return true;
   // Nobody has looked since the last one ended; the next Wait will.
   if (stream.due) return true;
+  // Nothing is posted then, so the system has what came.
+  u_long size = 0;
+  if (stream.paused && ::ioctlsocket(Handle(stream), FIONREAD, &size) == 0 && size != 0) {
+    return true;
+  }
   return std::any_of(stream.reads.begin(), stream.reads.end(), [&](const auto& read) {
     const bool idle = std::find(stream.idle_reads.begin(), stream.idle_reads.end(), read.get()) !=
                       stream.idle_reads.end();
@@ -235,7 +240,7 @@ bool IocpPort::SendAtHand(Socket& socket) {
 }
 
 // The system does not say what it still holds of a send that has ended.
-bool IocpPort::Unacknowledged(Socket&) { return false; }
+std::size_t IocpPort::Unacknowledged(Socket&) { return 0; }
 
 void IocpPort::Pause(Socket& socket) {
   if ((socket.state & kIsListener) != 0) {

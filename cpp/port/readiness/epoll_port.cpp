@@ -302,9 +302,8 @@ bool EpollPort::SendAtHand(Socket& socket) {
   return (socket.state & kSending) == 0 || ReadyPosix(socket.handle, POLLOUT) != 0;
 }
 
-bool EpollPort::Unacknowledged(Socket& socket) {
-  const int end_of_stream = (socket.state & kSendShut) != 0 ? 1 : 0;
-  return UnacknowledgedPosix(socket.handle) > end_of_stream;
+std::size_t EpollPort::Unacknowledged(Socket& socket) {
+  return UnacknowledgedPosix(socket.handle, (socket.state & kSendShut) != 0);
 }
 
 void EpollPort::Post(Posting& posting) {

@@ -212,8 +212,8 @@ void UringPort::NoteLeftResults() {
   }
 }
 
-bool UringPort::Unacknowledged(Socket& socket) {
-  return UnacknowledgedPosix(socket.handle) > (LinkOf(socket).send_shut ? 1 : 0);
+std::size_t UringPort::Unacknowledged(Socket& socket) {
+  return UnacknowledgedPosix(socket.handle, LinkOf(socket).send_shut);
 }
 
 void UringPort::Post(Posting& posting) {

@@ -93,13 +93,56 @@ TEST_F(DeadlinesTest, WhoTakesBytesWhileAHookRunsIsNotCutByTheWriteTimeout) {
     std::string received;
     KeepWorker(scenario, busy, [&] { received += reads->Receive(1000); });
     scenario.PassTime(milliseconds(50));
-    EXPECT_EQ(scenario.Of(stuck).closed, CloseReason::kWriteTimeout);
     EXPECT_FALSE(scenario.Of(reads).closed);
     for (int i = 0; i < 10; ++i) {
       received += reads->Receive(1000);
       scenario.PassTime(milliseconds(10));
     }
     EXPECT_EQ(received, data);
+    scenario.PassTime(seconds(1));
+    EXPECT_EQ(scenario.Of(stuck).closed, CloseReason::kWriteTimeout);
+  }
+}
+
+// All of it is with the system, which the peer has take it little by little.
+TEST_F(DeadlinesTest, WhoTakesLittleByLittleIsNotIdle) {
+  for (Scenario::Setup setup : Setups()) {
+    setup.window = 300;
+    setup.options.idle_timeout = seconds(1);
+    Scenario scenario(setup);
+    const auto client = scenario.Connect();
+    const std::string data(280, 'd');
+    EXPECT_EQ(scenario.ConnectionOf(client).Send(data.data(), data.size()), SendResult::kAccepted);
+    std::string received;
+    for (int i = 0; i < 12; ++i) {
+      scenario.PassTime(milliseconds(900));
+      EXPECT_FALSE(scenario.Of(client).closed);
+      received += client->Receive(10);
+    }
+    scenario.PassTime(seconds(3));
+    EXPECT_EQ(scenario.Of(client).closed, CloseReason::kIdleTimeout);
+  }
+}
+
+// The pause is over, though the worker has not got to telling the port.
+TEST_F(DeadlinesTest, WhoSpokeBeforeReadingIsResumedIsNotIdle) {
+  for (Scenario::Setup setup : Setups()) {
+    setup.options.idle_timeout = seconds(1);
+    Scenario scenario(setup);
+    scenario.server().on_read = [&](Connection& connection, Buffer&) { connection.PauseReading(); };
+    const auto busy = scenario.Connect();
+    const auto talks = scenario.Connect();
+    talks->Send(".");
+    scenario.StepAll();
+    talks->Send(".");
+    scenario.StepAll();
+    scenario.PassTime(milliseconds(500));
+    KeepWorker(scenario, busy, [&] {
+      talks->Send(".");
+      scenario.ConnectionOf(talks).ResumeReading();
+    });
+    scenario.PassTime(milliseconds(50));
+    EXPECT_FALSE(scenario.Of(talks).closed);
   }
 }
 

@@ -85,10 +85,10 @@ class Pipe {
   [[nodiscard]] std::size_t Space() const;
   void Push(std::string_view bytes, TimePoint arrives);
   void End(TimePoint arrives);
-  // True exactly when some of what was sent has not come to the receiver's side.
-  bool Unacknowledged(TimePoint now) {
+  // How much of what was sent has not come to the receiver's side.
+  std::size_t Unacknowledged(TimePoint now) {
     Arrived(now);
-    return !flying_.empty();
+    return flying_bytes_;
   }
   [[nodiscard]] bool ended() const { return ended_; }
 

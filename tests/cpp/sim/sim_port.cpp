@@ -189,7 +189,7 @@ bool SimPort::ReceiveAtHand(Socket& socket, std::uint64_t seen) {
   const FailingMemory::Scope unarmed(false);
   Stream* stream = Known(socket, "ReceiveAtHand");
   if (stream == nullptr) return false;
-  network_.Check(stream->receiving && !stream->paused, "R12: nothing is received");
+  network_.Check(stream->receiving, "R12: nothing is received");
   return stream->next_read - stream->reads.size() != seen || HasArrived(*stream);
 }
 
@@ -210,10 +210,10 @@ bool SimPort::HasRoom(const Stream& stream) {
   return !link.client_open || link.down.Space() > 0 || network_.ResetArrived(link, true);
 }
 
-bool SimPort::Unacknowledged(Socket& socket) {
+std::size_t SimPort::Unacknowledged(Socket& socket) {
   const FailingMemory::Scope unarmed(false);
   Stream* stream = Known(socket, "Unacknowledged");
-  return stream != nullptr && stream->link->down.Unacknowledged(network_.now());
+  return stream == nullptr ? 0 : stream->link->down.Unacknowledged(network_.now());
 }
 
 void SimPort::Close(Socket& socket, bool reset) {

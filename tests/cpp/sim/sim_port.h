@@ -32,7 +32,7 @@ class SimPort final : public CompletionPort {
   void Discard(NativeSocket handle, bool reset) override;
   bool ReceiveAtHand(Socket& socket, std::uint64_t seen) override;
   bool SendAtHand(Socket& socket) override;
-  bool Unacknowledged(Socket& socket) override;
+  std::size_t Unacknowledged(Socket& socket) override;
   void Post(Posting& posting) override;
   std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
                    TimePoint deadline) override;
