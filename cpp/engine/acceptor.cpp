@@ -89,9 +89,9 @@ void Acceptor::Refuse(Worker& worker, NativeSocket handle) {
 
 void Acceptor::ReportRefused(Worker& worker) {
   const std::uint64_t refused = std::exchange(unreported_, 0);
+  const char* const since = next_report_ == TimePoint::min() ? "" : " since the last such warning";
   worker.Warn([&] {
-    return "clients were refused, " + std::to_string(refused) +
-           " since the last such warning: max_connections (" +
+    return "clients were refused, " + std::to_string(refused) + since + ": max_connections (" +
            std::to_string(engine_.options().max_connections) +
            ") are connected. Raise max_connections, or let clients wait with at_capacity='wait'";
   });

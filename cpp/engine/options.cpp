@@ -55,7 +55,9 @@ Status ValidateOptions(const Options& options) {
   check.Range("initial_accepts", options.initial_accepts, 1, 10'000);
   check.Range("max_accepts", options.max_accepts, 1, 10'000);
   if (options.max_accepts < options.initial_accepts) {
-    check.Refuse("max_accepts must be at least initial_accepts");
+    check.Refuse("max_accepts (" + std::to_string(options.max_accepts) +
+                 ") must be at least initial_accepts (" + std::to_string(options.initial_accepts) +
+                 ")");
   }
   check.Range("initial_reads", options.initial_reads, 0, 64);
   check.Range("buffer_size", options.buffer_size, 512, 16 * 1024 * 1024);
@@ -67,7 +69,9 @@ Status ValidateOptions(const Options& options) {
   }
   check.Range("write_high_water", options.write_high_water, 0, kHugeBytes);
   if (options.write_low_water > options.write_high_water) {
-    check.Refuse("write_low_water must be at most write_high_water");
+    check.Refuse("write_low_water (" + std::to_string(options.write_low_water) +
+                 ") must be at most write_high_water (" + std::to_string(options.write_high_water) +
+                 ")");
   }
   check.Time("first_data_timeout", options.first_data_timeout, kShortest);
   check.Time("idle_timeout", options.idle_timeout, kShortest);

@@ -54,9 +54,9 @@ class Connection {
 
   // After PauseReading returns in a hook of this connection, OnReadCompleted is not called until
   // ResumeReading. The end of stream waits with the data before it. A connection that breaks does
-  // not: it is closed at once, and what had been received and not delivered is dropped. While
-  // nothing is being sent, Windows does not report that before ResumeReading; nor does any system
-  // once the peer has ended its stream.
+  // not: it is closed at once, and what had been received and not delivered is dropped. Windows
+  // does not report that before ResumeReading while nothing is being sent; elsewhere this may
+  // happen once the peer has ended its stream.
   void PauseReading();
   void ResumeReading();
 

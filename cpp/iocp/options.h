@@ -68,8 +68,12 @@ struct Options {
 
   EstablishedOn established_on = EstablishedOn::kConnect;
   std::optional<Duration> first_data_timeout = std::chrono::seconds(120);
-  std::optional<Duration> idle_timeout;   // nothing received and nothing sent for so long
-  std::optional<Duration> write_timeout;  // something to send and no byte taken for so long
+  // Nothing received, and nothing sent or taken by the peer, for so long. While reading is paused
+  // what the peer sends does not count.
+  std::optional<Duration> idle_timeout;
+  // Something was sent and the peer has taken no byte of it for so long. By this and idle_timeout a
+  // peer that has taken a part, and then no more, is closed after at most twice the time.
+  std::optional<Duration> write_timeout;
   Duration close_timeout = std::chrono::seconds(5);
   std::optional<KeepAlive> keepalive = KeepAlive{};
   bool no_delay = true;     // TCP_NODELAY

@@ -197,8 +197,9 @@ PyMethodDef methods[] = {
      "Call on_read_completed no more until resume_reading(); the peer is slowed down.\n\n"
      "The end of the stream waits with the data before it. A connection that breaks is closed at\n"
      "once: on_connection_error and on_connection_closing are called, and what had been received\n"
-     "and not delivered is dropped. While nothing is being sent, Windows does not report that\n"
-     "before resume_reading(); nor does any system once the peer has ended its stream."},
+     "and not delivered is dropped. Windows does not report that before resume_reading() while\n"
+     "nothing is being sent; elsewhere this may happen once the peer has ended its stream. What\n"
+     "the peer sends during the pause does not count for idle_timeout."},
     {"resume_reading", &Call<&Connection::ResumeReading>, METH_NOARGS,
      "resume_reading($self, /)\n--\n\n"
      "Undo pause_reading(); what had come meanwhile is delivered."},
@@ -212,9 +213,10 @@ PyGetSetDef attributes[] = {
     {"remote_address", &GetRemoteAddress, nullptr, "The client's (host, port).", nullptr},
     {"local_address", &GetLocalAddress, nullptr, "The server's (host, port) for this client.",
      nullptr},
-    {"is_open", &GetIsOpen, nullptr, "True exactly when send() would not return False.", nullptr},
+    {"is_open", &GetIsOpen, nullptr, "False once the connection is closing or closed.", nullptr},
     {"send_backlog", &GetSendBacklog, nullptr,
-     "Bytes accepted by send() that the system has not taken yet; send_backlog_limit counts more.",
+     "Bytes accepted by send() that the system has not taken yet. send_backlog_limit also counts\n"
+     "what they take beside, so it is reached before this equals it.",
      nullptr},
     {"bytes_received", &GetBytesReceived, nullptr, "Bytes received from the client so far.",
      nullptr},

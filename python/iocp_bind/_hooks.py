@@ -19,6 +19,24 @@ HOOK_ARGUMENTS = {
 
 Hook = Callable[..., object]
 
+# What other packages call them.
+_OTHER_NAMES = {
+    "on_accept": "on_connection_established",
+    "on_close": "on_connection_closing",
+    "on_closed": "on_connection_closing",
+    "on_connect": "on_connection_established",
+    "on_connected": "on_connection_established",
+    "on_data": "on_read_completed",
+    "on_disconnect": "on_connection_closing",
+    "on_disconnected": "on_connection_closing",
+    "on_error": "on_connection_error",
+    "on_message": "on_read_completed",
+    "on_open": "on_connection_established",
+    "on_read": "on_read_completed",
+    "on_receive": "on_read_completed",
+    "on_write": "on_write_completed",
+}
+
 
 def check_hook(name: str, hook: object) -> Hook:
     """Return `hook` if it can be called as the hook `name` is, else raise TypeError."""
@@ -95,7 +113,8 @@ def refuse_unknown_hooks(server: object, base: type) -> None:
         if not _is_method(inspect.getattr_static(server, name)):
             continue
         near = difflib.get_close_matches(name, HOOK_ARGUMENTS, n=1)
-        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(HOOK_ARGUMENTS)};"
+        likely = _OTHER_NAMES.get(name) or (near[0] if near else None)
+        meant = f"did you mean {likely}?" if likely else f"There are {', '.join(HOOK_ARGUMENTS)}."
         raise TypeError(
             f"{type(server).__name__}.{name} is no hook: {meant} "
             "The name of a method of your own must not begin with on_"

@@ -45,11 +45,13 @@ _INTERRUPTED_TIMEOUT = 0.5
 class Server:
     """A TCP server. Subclass it, override the hooks you need, call `start`.
 
-    A subclass with an `__init__` of its own calls `super().__init__()`; a dataclass does so in
-    its `__post_init__`. Any attribute is the subclass's to set but one that hides a method of
-    `Server`, and any method is its own to define but one whose name begins with ``on_``: it
-    would be a misspelt hook. `start` refuses both. Hooks run on the
-    server's native threads, in this order for each connection:
+    A subclass with an `__init__` of its own calls `super().__init__()`. A dataclass does so in
+    its `__post_init__`; one with ``slots=True`` calls `iocp_bind.Server.__init__(self)` there.
+    Any attribute is the subclass's to set but one that hides a method of `Server`, and any
+    method is its own to define but one whose name begins with ``on_``: it would be a misspelt
+    hook. `start` refuses both.
+
+    Hooks run on the server's native threads, in this order for each connection:
 
         on_connection_established -> (on_read_completed | on_write_completed)*
             -> [on_connection_error] -> on_connection_closing
@@ -176,20 +178,20 @@ class Server:
             listen_backlog: clients the system queues before they are accepted.
             initial_accepts: accepts posted ahead (Windows).
             max_accepts: the most accepts posted (Windows), or taken in one turn (Linux).
-            initial_reads: reads posted for a connection at first, and again when what came
-                has filled one; one while it does not (Windows). 0 posts empty ones.
+            initial_reads: reads posted for a connection at first and after one was filled;
+                otherwise one (Windows). 0 waits with a read that has no buffer.
             buffer_size: bytes of a receive buffer: the most one hook gets. The default is
                 64 KiB; 16 KiB on Windows, where an idle connection has up to `initial_reads`
                 of them.
             max_free_buffers: receive buffers kept for reuse.
             max_free_contexts: connection objects kept for reuse.
             send_backlog_limit: bytes of memory; at or above it `Connection.send` raises. A
-                send counts with its unsent bytes and what it takes beside them: up to
-                4048 bytes, and 48 of record, are in a block of 256, 512, 1024, 2048 or 4096;
-                above that the record adds 48 bytes, and 256 to a `bytes` of 16 KiB or more.
+                send counts as the memory it takes. Up to 4048 bytes that is a block of 256,
+                512, 1024, 2048 or 4096 which holds them and 48 bytes of record; above, its
+                unsent bytes and 48, and 256 for a `bytes` of 16 KiB or more.
                 Without `on_write_completed` an empty send counts nothing, and without
                 `max_pending_sends` too small sends share a block.
-            max_pending_sends: the same, by number of sends.
+            max_pending_sends: sends queued at once; at it `Connection.send` raises.
             write_high_water: bytes, counted in the same way. Above this many unsent bytes the
                 server stops reading from the client.
             write_low_water: bytes. At or below this many, reading goes on.
@@ -198,8 +200,11 @@ class Server:
                 no hook is ever called for a client that sends nothing.
             first_data_timeout: how long a client may be silent after connecting. Turn it
                 off for protocols in which clients only listen.
-            idle_timeout: how long nothing may be received and nothing sent.
-            write_timeout: how long a client may take no byte of what is queued.
+            idle_timeout: how long nothing may be received, and nothing sent or taken by the
+                client. While reading is paused, what the client sends does not count.
+            write_timeout: how long a client may take no byte of what was sent. One that has
+                taken a part, and then no more, is closed after at most twice this time, and
+                likewise by `idle_timeout`.
             close_timeout: how long a graceful close waits for the client. One that has not
                 acknowledged all bytes by then is reset.
             keepalive: (idle, interval) of TCP keep-alive probes.
@@ -308,7 +313,11 @@ class Server:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The (host, port) really bound; that of the last run when not running."""
+        """The (host, port) really bound; that of the last run when not running.
+
+        Raises:
+            RuntimeError: the server was never started.
+        """
         address = _core_of(self).address()
         if address is None:
             raise RuntimeError("the server has no address before start()")

@@ -18,13 +18,13 @@ class CloseReason(enum.IntEnum):
     LOCAL_ABORT = 2
     """`Connection.abort`."""
     ERROR = 3
-    """An error; `Server.on_connection_error` told which."""
+    """An error; `Server.on_connection_error` reported it."""
     FIRST_DATA_TIMEOUT = 4
     """The client sent nothing for `first_data_timeout`."""
     IDLE_TIMEOUT = 5
-    """Nothing was received and nothing sent for `idle_timeout`."""
+    """Nothing was received, and nothing sent or taken, for `idle_timeout`."""
     WRITE_TIMEOUT = 6
-    """The client took no byte of what is queued for `write_timeout`."""
+    """The client took no byte of what was sent for `write_timeout`."""
     SHUTDOWN = 7
     """`Server.shutdown` closed it."""
     HOOK_ERROR = 8
@@ -42,7 +42,7 @@ class Stats:
     accept_errors: int
     """Accepts that failed, for whatever reason."""
     established: int
-    """Connections that hooks were, or would have been, told of."""
+    """Connections for which `on_connection_established` was due."""
     closed: dict[CloseReason, int]
     """Of those, the ones that have ended, by reason."""
     connections: int

@@ -119,6 +119,28 @@ def test_who_takes_bytes_while_a_hook_runs_is_not_cut_by_the_write_timeout(
 
 
 @linux_only
+@pytest.mark.parametrize("timeout", ["idle_timeout", "write_timeout", "first_data_timeout"])
+def test_who_takes_a_large_send_little_by_little_gets_all_of_it(
+    serve: Serve, connect: Connect, timeout: str
+) -> None:
+    """The system may take it at once, or tell of no room for long: the client counts."""
+    options: dict[str, float] = {timeout: 0.6}
+    server = serve(Recorder(), send_backlog_limit=1 << 30, **options)
+    client = connect(server, receive_buffer=65536)
+    size = (1 if timeout == "first_data_timeout" else 3) << 20
+    server.wait_connection().send(bytes(size))
+    left = size
+    pause = threading.Event()
+    while left:
+        data = client.recv(min(left, 60_000))
+        assert data, "the stream ended"
+        left -= len(data)
+        pause.wait(0.03)
+    if timeout != "first_data_timeout":
+        assert server.of("closing") == []
+
+
+@linux_only
 def test_who_speaks_while_the_process_is_stopped_is_not_idle(backend: str) -> None:
     with (
         ServerChild(backend, "counting", idle_timeout=1.0) as child,

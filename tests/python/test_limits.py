@@ -145,7 +145,7 @@ def test_refused_newcomers_are_reported(serve: Serve, connect: Connect, logs: Lo
     wait_until(lambda: bool(records), "the warning")
     (record,) = records
     assert record.levelname == "WARNING"
-    assert "refused, 1 since the last such warning" in record.getMessage()
+    assert "refused, 1: max_connections" in record.getMessage()
     assert "max_connections (1)" in record.getMessage()
 
 

@@ -291,7 +291,9 @@ MISSPELT = {
     "on_connection_closed": "did you mean on_connection_closing?",
     "on_connection_establish": "did you mean on_connection_established?",
     "on_hook_errors": "did you mean on_hook_error?",
-    "on_data": "there are on_connection_established, on_read_completed,",
+    "on_data": "did you mean on_read_completed?",
+    "on_close": "did you mean on_connection_closing?",
+    "on_line": "There are on_connection_established, on_read_completed,",
 }
 
 

@@ -41,7 +41,7 @@ TEST_F(CapacityTest, RefusedNewcomersAreReportedOnceAMinuteWithTheirNumber) {
 
   Dial(scenario, 3);
   ASSERT_EQ(warnings.size(), 1U);
-  EXPECT_TRUE(Says(warnings[0], "refused, 3 since")) << warnings[0];
+  EXPECT_TRUE(Says(warnings[0], "refused, 3: max")) << warnings[0];
   EXPECT_TRUE(Says(warnings[0], "max_connections (2)")) << warnings[0];
 
   Dial(scenario, 4);
