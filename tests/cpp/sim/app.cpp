@@ -300,7 +300,8 @@ void App::SendSome(Known& known, std::size_t size) {
 // A queue takes memory up to the limit, and the send that was accepted just below it. Of the one at
 // the front a part may be out; the heap rounds up.
 void App::CheckMemory(Connection& connection) {
-  const Context& context = Context::Of(connection);
+  Context& context = Context::Of(connection);
+  const MutexLock lock(context.mutex);
   std::size_t taken = 0;
   std::size_t first = 0;
   std::size_t last = 0;
@@ -323,7 +324,9 @@ void App::CheckMailboxes() {
   const auto reads = static_cast<std::size_t>(std::max(network_.settings.reads, 1));
   for (const Known* known : living_) {
     if (!known->connection) continue;
-    Check(Context::Of(*known->connection).mailbox.size() <= Context::kMostMail + 4 * reads + 2,
+    Context& context = Context::Of(*known->connection);
+    const MutexLock lock(context.mutex);
+    Check(context.mailbox.size() <= Context::kMostMail + 4 * reads + 2,
           "a mailbox grows for as long as a hook runs");
   }
 }
