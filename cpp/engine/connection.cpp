@@ -136,7 +136,7 @@ SendResult Context::Enqueue(SendItem* item) {
     // A send from a hook needs no detour; one that follows another thread's waits behind it.
     const bool direct = worker != nullptr && incoming.empty();
     SendQueue& queue = direct ? sending : incoming;
-    // Where nobody waits for its end it needs none of its own.
+    // Where nobody waits for the end of this send, it may become a part of the one before it.
     if (reports_writes || item->release_in_batch || !PackInto(queue, *item)) {
       queued_bytes.Add(item->size);
       queued_sends.Add(1);

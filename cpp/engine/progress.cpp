@@ -96,7 +96,7 @@ void Worker::ActOnEnd(Context& context) {
       if (!Blocked(context)) BeginFlush(context, CloseReason::kPeerClosed);
       return;
     case Phase::kFailing:
-      // Both directions told of the same accident; a reset is the clearer word for it.
+      // Both directions report the same accident; a reset is the clearer word for it.
       if (context.end_error.kind == ErrorKind::kReset) context.error = context.end_error;
       BeginCancel(context);
       return;
