@@ -18,12 +18,10 @@
 
 namespace {
 
-class EchoServer final : public iocp::Server {
+class Echo final : public iocp::Handler {
  public:
-  explicit EchoServer(bool hash) : hash_(hash) {}
-  ~EchoServer() override { Shutdown(); }
+  explicit Echo(bool hash) : hash_(hash) {}
 
- protected:
   void OnReadCompleted(iocp::Connection& connection, iocp::Buffer& data) override {
     if (hash_) HashBlock();
     connection.Send(data);
@@ -105,7 +103,8 @@ int main(int argc, char** argv) {
   const CommandLine line = ParseOptions(argc, argv);
 
   if (!bench::Prepare()) return 1;
-  EchoServer server(line.hash);
+  Echo echo(line.hash);
+  iocp::Server server(echo);
   const iocp::Status status = server.Start(line.options);
   if (!status.ok()) {
     std::fprintf(stderr, "server_echo: %s\n", status.message.c_str());

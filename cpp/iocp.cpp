@@ -1,8 +1,6 @@
 #include "iocp.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <new>
 #include <string>
 #include <system_error>
@@ -100,6 +98,9 @@ std::vector<BackendInfo> Backends() {
 }
 
 struct Server::Lifecycle {
+  explicit Lifecycle(Handler& h) : handler(h) {}
+
+  Handler& handler;
   mutable Mutex mutex;
   CondVar changed;
   std::shared_ptr<Run> run;     // null when there is none whose threads are to be joined
@@ -121,16 +122,17 @@ struct Server::Lifecycle {
     return !current->stopped;
   }
   // Leaves nothing behind when it fails, also by an exception.
-  Status Start(Server& server, const Options& options);
+  Status Start(const Options& options);
   // Joins the threads of `of`, which has stopped, unless somebody else does or has; waits for that.
   void Join(const std::shared_ptr<Run>& of);
-  static void WorkerMain(Server* server, const std::shared_ptr<Run>& run, std::size_t index);
-  static Error OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
-                           std::vector<Thread>& threads);
+  // Leaves the threads of the run, if there is one, to themselves: they touch nothing of this.
+  void Detach();
+  static void WorkerMain(Handler& handler, const std::shared_ptr<Run>& run, std::size_t index);
+  Error OpenWorkers(const std::shared_ptr<Run>& new_run, std::vector<Thread>& new_threads);
   static void GiveUp(const std::shared_ptr<Run>& run, std::vector<Thread>& threads);
 };
 
-void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& run,
+void Server::Lifecycle::WorkerMain(Handler& handler, const std::shared_ptr<Run>& run,
                                    std::size_t index) {
   run_of_worker = run.get();
   Engine& engine = *run->engine;
@@ -144,7 +146,7 @@ void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& r
     run->changed.Wait(run->mutex, [&] { return run->start != Run::Start::kUndecided; });
     if (run->start == Run::Start::kGiveUp) return;
   }
-  server->OnWorkerBegin();
+  handler.OnWorkerBegin();
   if (index == 0) engine.BeginAccepting();
   {
     // Where workers share a port, any of them may be the one to end it.
@@ -156,14 +158,14 @@ void Server::Lifecycle::WorkerMain(Server* server, const std::shared_ptr<Run>& r
     run->changed.Wait(run->mutex, [&] { return run->accepting; });
   }
   worker.Run();
-  server->OnWorkerEnd();
+  handler.OnWorkerEnd();
   {
     const MutexLock lock(run->mutex);
     if (++run->left < engine.worker_count()) return;
     run->stopped = true;
     run->changed.NotifyAll();
   }
-  server->OnStopped();
+  handler.OnStopped();
 }
 
 void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
@@ -173,14 +175,7 @@ void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
   std::vector<Thread> mine = std::exchange(threads, {});
   joining = true;
   lock.Unlock();
-  for (Thread& thread : mine) {
-    // In OnStopped the last reference to the server may go on one of its own threads.
-    if (thread.IsCurrent()) {
-      thread.Detach();
-    } else {
-      thread.Join();
-    }
-  }
+  for (Thread& thread : mine) thread.Join();
   lock.Lock();
   joining = false;
   // The run is over: its descriptors and its memory go, its figures stay.
@@ -191,20 +186,22 @@ void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
 }
 
 // One thread per worker, each with its port open. What went wrong first, if anything.
-Error Server::Lifecycle::OpenWorkers(Server* server, const std::shared_ptr<Run>& run,
-                                     std::vector<Thread>& threads) {
-  const std::size_t count = run->engine->worker_count();
+Error Server::Lifecycle::OpenWorkers(const std::shared_ptr<Run>& new_run,
+                                     std::vector<Thread>& new_threads) {
+  const std::size_t count = new_run->engine->worker_count();
   try {
     for (std::size_t i = 0; i < count; ++i) {
       const std::string name = "iocp-worker-" + std::to_string(i);
-      threads.emplace_back(name.c_str(), [=] { WorkerMain(server, run, i); });
+      // Not `this`: in a hook the server may be destroyed.
+      new_threads.emplace_back(name.c_str(),
+                               [&to = handler, new_run, i] { WorkerMain(to, new_run, i); });
     }
   } catch (const std::system_error& error) {
     return {ErrorKind::kOutOfResources, error.code().value()};
   }
-  MutexLock lock(run->mutex);
-  run->changed.Wait(run->mutex, [&] { return run->opened == count; });
-  return run->open_error;
+  MutexLock lock(new_run->mutex);
+  new_run->changed.Wait(new_run->mutex, [&] { return new_run->opened == count; });
+  return new_run->open_error;
 }
 
 void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run, std::vector<Thread>& threads) {
@@ -216,20 +213,21 @@ void Server::Lifecycle::GiveUp(const std::shared_ptr<Run>& run, std::vector<Thre
   for (Thread& thread : threads) thread.Join();
 }
 
-Server::Server() : lifecycle_(std::make_unique<Lifecycle>()) {}
-
-Server::~Server() {
-  if (running()) {
-    std::fputs(
-        "iocp::Server destroyed while it runs: call Shutdown in the destructor of the "
-        "most derived class\n",
-        stderr);
-    std::abort();
-  }
-  lifecycle_->Join(lifecycle_->CurrentRun());
+void Server::Lifecycle::Detach() {
+  const MutexLock lock(mutex);
+  for (Thread& thread : threads) thread.Detach();
+  threads.clear();
 }
 
-Status Server::Lifecycle::Start(Server& server, const Options& options) {
+Server::Server(Handler& handler) : lifecycle_(std::make_unique<Lifecycle>(handler)) {}
+
+Server::~Server() {
+  Shutdown();
+  // There it has not waited, for the thread might wait for itself.
+  if (OnWorkerThread()) lifecycle_->Detach();
+}
+
+Status Server::Lifecycle::Start(const Options& options) {
   Status status = ValidateOptions(options);
   if (!status.ok()) return status;
   const PortKind* kind = ChooseKind(options.backend, &status);
@@ -267,8 +265,8 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
   Error error;
   try {
     new_run = std::make_shared<Run>(
-        std::make_unique<Engine>(server, options, *kind, listener.handle, bound));
-    error = OpenWorkers(&server, new_run, new_threads);
+        std::make_unique<Engine>(handler, options, *kind, listener.handle, bound));
+    error = OpenWorkers(new_run, new_threads);
   } catch (const std::bad_alloc&) {
     error = {ErrorKind::kOutOfResources, 0};
   }
@@ -297,7 +295,7 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
 
 Status Server::Start(const Options& options) {
   try {
-    return lifecycle_->Start(*this, options);
+    return lifecycle_->Start(options);
   } catch (const std::bad_alloc&) {
     return {Status::Problem::kSystem, {ErrorKind::kOutOfResources, 0}, "out of memory"};
   }

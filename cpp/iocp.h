@@ -1,7 +1,19 @@
 // iocp::Server: a TCP server on completion ports. The public C++ API; it includes no system header.
 //
-// Derive from Server, override the hooks you need, call Start. Worker threads accept, receive and
-// send; they call the hooks. The grammar of hooks of one connection is
+// Derive from Handler, override the hooks you need, give it to a Server, call Start:
+//
+//     struct Echo : iocp::Handler {
+//       void OnReadCompleted(iocp::Connection& connection, iocp::Buffer& data) override {
+//         connection.Send(data);
+//       }
+//     };
+//
+//     Echo echo;
+//     iocp::Server server(echo);
+//     const iocp::Status status = server.Start({});
+//
+// Worker threads accept, receive and send; they call the hooks. The grammar of hooks of one
+// connection is
 //
 //     established -> (read | write)* -> [error] -> closing
 //
@@ -11,7 +23,7 @@
 // whichever server, Shutdown and WaitUntilStopped return without waiting: the thread might wait for
 // itself.
 //
-// The class, its hooks and most option defaults come from the classic Windows CIOCPServer.
+// The hooks and most option defaults come from the classic Windows CIOCPServer.
 #pragma once
 
 #include "iocp/address.h"
@@ -20,6 +32,7 @@
 #include "iocp/close_reason.h"
 #include "iocp/connection.h"
 #include "iocp/error.h"
+#include "iocp/handler.h"
 #include "iocp/keep_alive.h"
 #include "iocp/options.h"
 #include "iocp/server.h"

@@ -25,8 +25,6 @@ class Thread {
 
   void Join();
   void Detach();
-  // True exactly when the calling thread is this one.
-  [[nodiscard]] bool IsCurrent() const;
 
  private:
 #ifdef _WIN32

@@ -49,6 +49,5 @@ Thread::Thread(const char* name, std::function<void()> main) {
 
 void Thread::Join() { ::pthread_join(thread_, nullptr); }
 void Thread::Detach() { ::pthread_detach(thread_); }
-bool Thread::IsCurrent() const { return ::pthread_equal(thread_, ::pthread_self()) != 0; }
 
 }  // namespace iocp

@@ -9,6 +9,5 @@ Thread::Thread(const char* /*name*/, std::function<void()> main) : thread_(std::
 
 void Thread::Join() { thread_.join(); }
 void Thread::Detach() { thread_.detach(); }
-bool Thread::IsCurrent() const { return thread_.get_id() == std::this_thread::get_id(); }
 
 }  // namespace iocp

@@ -155,11 +155,12 @@ SOCKET NumberOf(std::uint64_t id) {
 }  // namespace
 
 // Turns the engine's hooks into the original's. Calls them, and touches records, on the workers.
-class CIOCPServer::Forwarder final : public iocp::Server {
+class CIOCPServer::Forwarder final : public iocp::Handler {
  public:
   explicit Forwarder(CIOCPServer& owner) : owner_(owner) {}
 
- protected:
+  iocp::Server& server() { return server_; }
+
   // Nothing was told before the first data: that is when a connection begins.
   void OnReadCompleted(iocp::Connection& connection, iocp::Buffer& buffer) override {
     auto* record = static_cast<Record*>(connection.user_data);
@@ -281,6 +282,7 @@ class CIOCPServer::Forwarder final : public iocp::Server {
   Record* first_dead_ = nullptr;  // the one that is dead the longest
   Record* last_dead_ = nullptr;
   std::size_t dead_ = 0;
+  iocp::Server server_{*this};
 };
 
 CIOCPServer::CIOCPServer() : forwarder_(std::make_unique<Forwarder>(*this)) {
@@ -303,12 +305,12 @@ CIOCPServer::~CIOCPServer() {
 
 BOOL CIOCPServer::Start(int port, int max_connections, int max_free_buffers, int max_free_contexts,
                         int initial_reads) {
-  if (forwarder_->running()) {
+  if (forwarder_->server().running()) {
     LeaveErrorCode(WSAEALREADY);
     return FALSE;
   }
   // The last steps of a run that a hook has shut down.
-  forwarder_->Shutdown();
+  forwarder_->server().Shutdown();
 
   m_nPort = port;
   m_nMaxConnections = max_connections;
@@ -341,21 +343,21 @@ BOOL CIOCPServer::Start(int port, int max_connections, int max_free_buffers, int
 
   m_bShutDown = FALSE;
   m_bServerStarted = TRUE;
-  const iocp::Status status = forwarder_->Start(options);
+  const iocp::Status status = forwarder_->server().Start(options);
   if (!status.ok()) {
     m_bServerStarted = FALSE;
     LeaveErrorCode(CodeOf(status.error, WSAEINVAL));
     return FALSE;
   }
   // Only when it is another: hooks may be reading it.
-  const int bound = forwarder_->address().port;
+  const int bound = forwarder_->server().address().port;
   if (m_nPort != bound) m_nPort = bound;
   return TRUE;
 }
 
 void CIOCPServer::Shutdown() {
-  if (forwarder_->running()) m_bShutDown = TRUE;
-  forwarder_->Shutdown();
+  if (forwarder_->server().running()) m_bShutDown = TRUE;
+  forwarder_->server().Shutdown();
 }
 
 void CIOCPServer::CloseAConnection(CIOCPContext* context) {

@@ -230,7 +230,7 @@ class CIOCPServer {
  private:
   class Forwarder;
 
-  // An iocp::Server of its own rather than a base: it is stopped while all of this class is there.
+  // The engine's server and its handler.
   std::unique_ptr<Forwarder> forwarder_;
 };
 

@@ -6,11 +6,11 @@
 
 namespace iocp {
 
-Engine::Engine(Server& server, const Options& options, const PortKind& kind, NativeSocket listener,
-               const Address& listening)
-    : server_(server),
+Engine::Engine(Handler& handler, const Options& options, const PortKind& kind,
+               NativeSocket listener, const Address& listening)
+    : handler_(handler),
       options_(options),
-      wanted_hooks_(server.WantedHooks()),
+      wanted_hooks_(handler.WantedHooks()),
       backend_(kind.name),
       acceptor_(*this, listener) {
   KeepHeapWarm();

@@ -10,8 +10,8 @@
 #include "engine/worker.h"
 #include "iocp/address.h"
 #include "iocp/connection.h"
+#include "iocp/handler.h"
 #include "iocp/options.h"
-#include "iocp/server.h"
 #include "iocp/stats.h"
 
 namespace iocp {
@@ -20,7 +20,7 @@ namespace iocp {
 class Engine {
  public:
   // Takes over `listener`. `options` were validated.
-  Engine(Server& server, const Options& options, const PortKind& kind, NativeSocket listener,
+  Engine(Handler& handler, const Options& options, const PortKind& kind, NativeSocket listener,
          const Address& listening);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -47,7 +47,7 @@ class Engine {
   [[nodiscard]] Stats stats() const;
 
   // --- For the workers and the acceptor.
-  [[nodiscard]] Server& server() { return server_; }
+  [[nodiscard]] Handler& handler() { return handler_; }
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] unsigned wanted_hooks() const { return wanted_hooks_; }
   [[nodiscard]] Acceptor& acceptor() { return acceptor_; }
@@ -66,7 +66,7 @@ class Engine {
   [[nodiscard]] bool FirstToBreak() { return !port_broken_.exchange(true); }
 
  private:
-  Server& server_;
+  Handler& handler_;
   const Options options_;
   const unsigned wanted_hooks_;
   const char* const backend_;

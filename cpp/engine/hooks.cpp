@@ -31,7 +31,7 @@ void Worker::RunHooks() {
   }
   for (const std::string& warning : std::exchange(warnings_, {})) {
     EnterBatch();
-    engine_.server().OnWarning(warning);
+    engine_.handler().OnWarning(warning);
   }
   LeaveBatch();
 }
@@ -39,7 +39,7 @@ void Worker::RunHooks() {
 void Worker::EnterBatch() {
   if (in_batch_) return;
   const TimePoint asked = std::chrono::steady_clock::now();
-  engine_.server().OnBatchBegin();
+  engine_.handler().OnBatchBegin();
   in_batch_ = true;
   batch_began_ = std::chrono::steady_clock::now();
   counters_.hook_batches.Add(1);
@@ -51,7 +51,7 @@ void Worker::LeaveBatch() {
   const TimePoint ended = std::chrono::steady_clock::now();
   counters_.hook_nanoseconds.Add(Nanoseconds(ended - batch_began_));
   in_batch_ = false;
-  engine_.server().OnBatchEnd();
+  engine_.handler().OnBatchEnd();
 }
 
 template <typename Call>
@@ -60,11 +60,11 @@ void Worker::CallHook(Context& context, Hook hook, Call call) {
   EnterBatch();
   counters_.hook_calls.Add(1);
   try {
-    call(engine_.server());
+    call(engine_.handler());
   } catch (...) {
     counters_.hook_errors.Add(1);
     try {
-      engine_.server().OnHookError(context, hook, std::current_exception());
+      engine_.handler().OnHookError(context, hook, std::current_exception());
     } catch (...) {
       context.Abort(CloseReason::kHookError);
     }
@@ -122,7 +122,7 @@ void Worker::DeliverCompletedSends(Context& context) {
   while (SendItem* item = context.complete.Pop()) {
     if (!item->dropped) {
       CallHook(context, kHookWrite,
-               [&](Server& server) { server.OnWriteCompleted(context, item->size); });
+               [&](Handler& handler) { handler.OnWriteCompleted(context, item->size); });
     }
     if (item->release_in_batch) EnterBatch();
     SendItem::Destroy(item, &send_memory_);
@@ -147,7 +147,7 @@ void Worker::TellEstablished(Context& context) {
   context.established.store(true, std::memory_order_release);
   counters_.established.Add(1);
   CallHook(context, kHookEstablished,
-           [&](Server& server) { server.OnConnectionEstablished(context); });
+           [&](Handler& handler) { handler.OnConnectionEstablished(context); });
 }
 
 void Worker::TellRead(Context& context, Buffer& buffer) {
@@ -155,7 +155,7 @@ void Worker::TellRead(Context& context, Buffer& buffer) {
   // Looked at once the batch has begun: whoever it had to wait for may have closed the connection.
   EnterBatch();
   if (!Deliverable(context)) return;
-  CallHook(context, kHookRead, [&](Server& server) { server.OnReadCompleted(context, buffer); });
+  CallHook(context, kHookRead, [&](Handler& handler) { handler.OnReadCompleted(context, buffer); });
 }
 
 void Worker::TellClosed(Context& context) {
@@ -163,15 +163,15 @@ void Worker::TellClosed(Context& context) {
   if (context.established.load(std::memory_order_relaxed)) {
     if (context.error) {
       CallHook(context, kHookError,
-               [&](Server& server) { server.OnConnectionError(context, context.error); });
+               [&](Handler& handler) { handler.OnConnectionError(context, context.error); });
     }
     counters_.closed[static_cast<std::size_t>(context.reason)].Add(1);
     CallHook(context, kHookClosing,
-             [&](Server& server) { server.OnConnectionClosing(context, context.reason); });
+             [&](Handler& handler) { handler.OnConnectionClosing(context, context.reason); });
   }
   if (context.user_data != nullptr) {
     EnterBatch();
-    engine_.server().OnConnectionReleased(context);
+    engine_.handler().OnConnectionReleased(context);
   }
 }
 

@@ -13,7 +13,7 @@
 #include "iocp/buffer.h"
 #include "iocp/close_reason.h"
 #include "iocp/error.h"
-#include "iocp/server.h"
+#include "iocp/handler.h"
 #include "iocp/stats.h"
 #include "port/completion_port.h"
 

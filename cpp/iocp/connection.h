@@ -21,7 +21,7 @@ enum class SendResult : std::uint8_t {
 // One client. Every function may be called from any thread, in a hook or not, at any time, also
 // after the connection is closed: it is a dead handle then, which answers and does nothing.
 // Objects are counted: a reference given to a hook is good while the hook runs, a ConnectionPtr
-// keeps one for longer. It must not outlive its Server.
+// keeps one for longer, and may outlive its Server.
 class Connection {
  public:
   Connection(const Connection&) = delete;

@@ -14,8 +14,8 @@
 #include "connection_type.h"
 #include "errors.h"
 #include "gil.h"
-#include "hooked_server.h"
 #include "options.h"
+#include "python_handler.h"
 
 namespace py = pybind11;
 
@@ -55,22 +55,28 @@ bool starts_refused = false;
 // Changed under the GIL; the end of the interpreter waits without it until there are none.
 std::atomic<int> starts_under_way{0};
 
-// The native core of a Python server. It holds the engine's server, so that it can be left behind
+// The engine's part of a Python server.
+struct Native {
+  PythonHandler handler;
+  Server server{handler};
+};
+
+// The native core of a Python server. It holds the engine's part, so that this can be left behind
 // in a forked child, where its threads do not exist and nothing of it may be touched.
 class Core {
  public:
-  Core() : server_(std::make_unique<HookedServer>()) { RefuseAfterFork(); }
+  Core() : native_(std::make_unique<Native>()) { RefuseAfterFork(); }
   Core(const Core&) = delete;
   Core& operator=(const Core&) = delete;
   // A server that runs is kept alive by its hooks, so here it has stopped. The last worker of its
   // last run may need the GIL to end.
   ~Core() {
     if (InForkedChild()) {
-      static_cast<void>(server_.release());
+      static_cast<void>(native_.release());
       return;
     }
     const WithoutGil released;
-    server_.reset();
+    native_.reset();
   }
 
   void Start(const py::dict& options, const py::dict& hooks, const py::tuple& reasons,
@@ -78,7 +84,7 @@ class Core {
     RefuseAfterFork();
     const Options parsed = OptionsFromDict(options);
     std::unique_ptr<HookTable> table = MakeTable(hooks, reasons, zero_copy);
-    if (starting_ || server_->has_hooks()) {
+    if (starting_ || native_->handler.has_hooks()) {
       RaiseStatus({Status::Problem::kAlreadyRunning,
                    {},
                    "the server is running already; call shutdown() first"});
@@ -87,19 +93,19 @@ class Core {
       PyErr_SetString(PyExc_RuntimeError, "the interpreter is ending: no server can be started");
       throw py::error_already_set();
     }
-    server_->BeginRun(std::move(table));
+    native_->handler.BeginRun(std::move(table));
     Status status;
     {
       const Starting starting(*this);
       {
         const WithoutGil released;
-        status = server_->Start(parsed);
+        status = native_->server.Start(parsed);
       }
       // Start has waited for the workers of the run before, whose last one said that it has ended.
-      if (status.ok() && server_->has_hooks()) hooks["begun"]();
+      if (status.ok() && native_->handler.has_hooks()) hooks["begun"]();
     }
     if (status.ok()) return;
-    server_->EndRun();
+    native_->handler.EndRun();
     RaiseStatus(status);
   }
 
@@ -107,7 +113,7 @@ class Core {
     RefuseAfterFork();
     const Duration duration = Timeout(timeout);
     const WithoutGil released;
-    server_->Shutdown(duration);
+    native_->server.Shutdown(duration);
   }
 
   void CloseConnection(const py::object& connection) {
@@ -120,7 +126,7 @@ class Core {
   void CloseAllConnections() {
     RefuseAfterFork();
     const WithoutGil released;
-    server_->CloseAllConnections();
+    native_->server.CloseAllConnections();
   }
 
   std::size_t Broadcast(const py::object& data, const py::object& exclude) {
@@ -135,13 +141,13 @@ class Core {
     BytesView view;
     if (!view.Open(data.ptr(), "broadcast")) throw py::error_already_set();
     const WithoutGil released;
-    return server_->Broadcast(view.bytes().data(), view.bytes().size(), excluded);
+    return native_->server.Broadcast(view.bytes().data(), view.bytes().size(), excluded);
   }
 
   py::list Connections() {
     RefuseAfterFork();
     py::list list;
-    for (const ConnectionPtr& connection : server_->connections()) {
+    for (const ConnectionPtr& connection : native_->server.connections()) {
       py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(*connection, false));
       if (!wrapped) throw py::error_already_set();
       list.append(std::move(wrapped));
@@ -151,27 +157,27 @@ class Core {
 
   py::object Address() {
     RefuseAfterFork();
-    const iocp::Address address = server_->address();
+    const iocp::Address address = native_->server.address();
     if (address.family == iocp::Address::Family::kNone) return py::none();
     return py::make_tuple(address.Host(), address.port);
   }
 
   std::string Backend() {
     RefuseAfterFork();
-    return server_->backend();
+    return native_->server.backend();
   }
   // Raises what every other call raises after a fork.
   void CheckUsable() { RefuseAfterFork(); }
   // Until the last worker has let go of the hooks, so that it cannot meet those of the next run.
-  bool Running() { return !InForkedChild() && !starting_ && server_->has_hooks(); }
+  bool Running() { return !InForkedChild() && !starting_ && native_->handler.has_hooks(); }
   std::size_t ConnectionCount() {
     RefuseAfterFork();
-    return server_->connection_count();
+    return native_->server.connection_count();
   }
 
   py::dict StatsDict() {
     RefuseAfterFork();
-    const Stats stats = server_->stats();
+    const Stats stats = native_->server.stats();
     py::dict dict;
     dict["accepted"] = stats.accepted;
     dict["refused"] = stats.refused;
@@ -214,7 +220,7 @@ class Core {
     return table;
   }
 
-  std::unique_ptr<HookedServer> server_;
+  std::unique_ptr<Native> native_;
   // A start under way; made and ended under the GIL.
   class Starting {
    public:

@@ -13,13 +13,13 @@ namespace {
 using namespace std::chrono_literals;
 using testing::AvailableBackends;
 using testing::Client;
-using testing::RecordingServer;
+using testing::RecordingHandler;
 
 class BrokenPortTest : public ::testing::TestWithParam<std::string> {
  protected:
   // Each worker breaks in the first hook that it calls for a client which has spoken.
   void Start(int workers) {
-    server_.on_read = [](Connection&, Buffer&) {
+    handler_.on_read = [](Connection&, Buffer&) {
       thread_local const bool refused = testing::Refuse(testing::CallsThatWait());
       EXPECT_TRUE(refused);
     };
@@ -31,7 +31,8 @@ class BrokenPortTest : public ::testing::TestWithParam<std::string> {
     ASSERT_TRUE(status.ok()) << status.message;
   }
 
-  RecordingServer server_;
+  RecordingHandler handler_;
+  Server server_{handler_};
 };
 
 TEST_P(BrokenPortTest, ConnectionsAreReportedClosedAndTheOperatorIsWarnedOnce) {
@@ -39,14 +40,14 @@ TEST_P(BrokenPortTest, ConnectionsAreReportedClosedAndTheOperatorIsWarnedOnce) {
     Start(workers);
     std::vector<Client> clients;
     for (int i = 0; i < 6; ++i) clients.emplace_back(server_.address());
-    ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 6; }));
+    ASSERT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 6; }));
     for (const Client& client : clients) client.Send("go");
-    ASSERT_TRUE(server_.WaitFor([&] { return server_.closed == 6; }));
-    for (const auto& [id, record] : server_.records) {
+    ASSERT_TRUE(handler_.WaitFor([&] { return handler_.closed == 6; }));
+    for (const auto& [id, record] : handler_.records) {
       EXPECT_EQ(record.error.code, EPERM);
       EXPECT_EQ(record.reason, CloseReason::kError);
     }
-    ASSERT_TRUE(server_.WaitFor([&] { return !server_.warnings.empty(); }));
+    ASSERT_TRUE(handler_.WaitFor([&] { return !handler_.warnings.empty(); }));
     const Address address = server_.address();
     EXPECT_THROW(
         {
@@ -58,28 +59,28 @@ TEST_P(BrokenPortTest, ConnectionsAreReportedClosedAndTheOperatorIsWarnedOnce) {
     const auto began = std::chrono::steady_clock::now();
     server_.Shutdown(1s);
     EXPECT_LT(std::chrono::steady_clock::now() - began, 10s);
-    ASSERT_EQ(server_.warnings.size(), 1U);
-    EXPECT_NE(server_.warnings[0].find("'" + GetParam() + "' has stopped working"),
+    ASSERT_EQ(handler_.warnings.size(), 1U);
+    EXPECT_NE(handler_.warnings[0].find("'" + GetParam() + "' has stopped working"),
               std::string::npos)
-        << server_.warnings[0];
+        << handler_.warnings[0];
     EXPECT_EQ(server_.stats().connections, 0U);
     EXPECT_EQ(server_.stats().buffers_in_use, 0U);
 
     // Its threads are gone, and their filters: the address is free, and a new run works.
-    server_.records.clear();
-    server_.warnings.clear();
-    server_.closed = 0;
-    server_.on_read = nullptr;
+    handler_.records.clear();
+    handler_.warnings.clear();
+    handler_.closed = 0;
+    handler_.on_read = nullptr;
     Options options;
     options.backend = GetParam();
     options.port = address.port;
     const Status status = server_.Start(options);
     ASSERT_TRUE(status.ok()) << status.message;
     const Client client(server_.address());
-    ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 1; }));
+    ASSERT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 1; }));
     server_.Shutdown(Duration::zero());
-    server_.records.clear();
-    server_.closed = 0;
+    handler_.records.clear();
+    handler_.closed = 0;
   }
 }
 

@@ -22,11 +22,8 @@ constexpr std::string_view kEnd = "end";
 
 // Echoes. callgrind counts each thread on its own and listens to the thread itself, so the worker's
 // count is begun and ended by messages.
-class EchoServer final : public Server {
+class EchoHandler final : public Handler {
  public:
-  ~EchoServer() override { Shutdown(std::chrono::seconds(1)); }
-
- protected:
   void OnReadCompleted(Connection& connection, Buffer& data) override {
     if (data.view() == kBegin) CALLGRIND_ZERO_STATS;
     if (data.view() == kEnd) CALLGRIND_DUMP_STATS;
@@ -86,7 +83,8 @@ class CostTest : public ::testing::Test {
     return cost;
   }
 
-  EchoServer server_;
+  EchoHandler handler_;
+  Server server_{handler_};
   std::filesystem::path out_file_;
   static inline int dumps_ = 0;  // of this process
 };

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <future>
+#include <memory>
 #include <stdexcept>
 
 #include "server_harness.h"
@@ -11,8 +12,9 @@ namespace iocp {
 namespace {
 
 using testing::Client;
+using testing::Eventually;
 using testing::kDeadline;
-using testing::RecordingServer;
+using testing::RecordingHandler;
 
 class LifecycleTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -25,14 +27,13 @@ class LifecycleTest : public ::testing::TestWithParam<std::string> {
 };
 
 // Calls what a test gives it on its worker threads.
-class CallingServer : public Server {
+class CallingHandler : public Handler {
  public:
-  ~CallingServer() override { Shutdown(std::chrono::seconds(1)); }
-
   std::function<void()> on_worker_begin, on_worker_end, on_stopped;
   std::function<void(Connection&)> on_read;
+  std::atomic<int> established{0};
+  std::atomic<int> closed{0};
 
- protected:
   void OnWorkerBegin() override {
     if (on_worker_begin) on_worker_begin();
   }
@@ -42,15 +43,18 @@ class CallingServer : public Server {
   void OnStopped() override {
     if (on_stopped) on_stopped();
   }
+  void OnConnectionEstablished(Connection&) override { ++established; }
   void OnReadCompleted(Connection& connection, Buffer&) override {
     if (on_read) on_read(connection);
   }
+  void OnConnectionClosing(Connection&, CloseReason) override { ++closed; }
 };
 
 TEST_P(LifecycleTest, WaitingInAHookAnswersAtOnce) {
   std::promise<bool> answer;
-  CallingServer server;
-  server.on_read = [&](Connection&) {
+  CallingHandler handler;
+  Server server(handler);
+  handler.on_read = [&](Connection&) {
     server.Shutdown(Duration::zero());
     const bool at_once = server.WaitUntilStopped();
     answer.set_value(at_once || server.WaitUntilStopped(std::chrono::hours(1)));
@@ -66,8 +70,9 @@ TEST_P(LifecycleTest, WaitingInAHookAnswersAtOnce) {
 
 TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerBegins) {
   for (const int workers : {1, 3}) {
-    CallingServer server;
-    server.on_worker_begin = [&] {
+    CallingHandler handler;
+    Server server(handler);
+    handler.on_worker_begin = [&] {
       server.Shutdown(Duration::zero());
       EXPECT_FALSE(server.WaitUntilStopped());
     };
@@ -80,13 +85,14 @@ TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerBegins) {
 
 TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerEnds) {
   for (const int workers : {1, 3}) {
-    CallingServer server;
+    CallingHandler handler;
+    Server server(handler);
     std::atomic<int> ended{0};
-    server.on_worker_end = [&] {
+    handler.on_worker_end = [&] {
       server.Shutdown();
       ++ended;
     };
-    server.on_stopped = [&] {
+    handler.on_stopped = [&] {
       server.Shutdown();
       EXPECT_TRUE(server.WaitUntilStopped());
     };
@@ -99,17 +105,19 @@ TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerEnds) {
 }
 
 TEST_P(LifecycleTest, TwoServersMayShutEachOtherDown) {
-  CallingServer first;
-  CallingServer second;
+  CallingHandler first_handler;
+  CallingHandler second_handler;
+  Server first(first_handler);
+  Server second(second_handler);
   // Not std::barrier: that of MinGW loses wake-ups.
   std::promise<void> in_first;
   std::promise<void> in_second;
-  first.on_read = [&](Connection&) {
+  first_handler.on_read = [&](Connection&) {
     in_first.set_value();
     in_second.get_future().wait();
     second.Shutdown(Duration::zero());
   };
-  second.on_read = [&](Connection&) {
+  second_handler.on_read = [&](Connection&) {
     in_second.set_value();
     in_first.get_future().wait();
     first.Shutdown(Duration::zero());
@@ -124,22 +132,128 @@ TEST_P(LifecycleTest, TwoServersMayShutEachOtherDown) {
   EXPECT_TRUE(second.WaitUntilStopped(kDeadline));
 }
 
+TEST_P(LifecycleTest, DestroyedInItsOwnHookItStopsBehindTheHook) {
+  for (const int workers : {1, 3}) {
+    CallingHandler handler;
+    auto server = std::make_unique<Server>(handler);
+    std::promise<void> begin;
+    std::atomic<bool> stopped{false};
+    handler.on_read = [&](Connection& connection) {
+      begin.get_future().wait();
+      server.reset();
+      // What is left of the hook still has its connection.
+      EXPECT_EQ(connection.Send("bye", 3), SendResult::kAccepted);
+    };
+    handler.on_stopped = [&] {
+      EXPECT_EQ(handler.established, handler.closed);
+      stopped = true;
+    };
+    Options options = TestOptions();
+    options.workers = workers;
+    ASSERT_TRUE(server->Start(options).ok());
+    const Address address = server->address();
+    {
+      const Client other(address);
+      const Client client(address);
+      ASSERT_TRUE(Eventually([&] { return handler.established == 2; }));
+      ASSERT_TRUE(client.Send("x"));
+      begin.set_value();
+      EXPECT_EQ(client.Receive(4), "bye");
+      EXPECT_EQ(other.WaitForEnd(), 0);
+    }
+    ASSERT_TRUE(Eventually([&] { return stopped.load(); }));
+    EXPECT_EQ(handler.closed, 2);
+  }
+}
+
+TEST_P(LifecycleTest, TwoServersMayDestroyEachOther) {
+  CallingHandler first_handler;
+  CallingHandler second_handler;
+  auto first = std::make_unique<Server>(first_handler);
+  auto second = std::make_unique<Server>(second_handler);
+  std::promise<void> in_first;
+  std::promise<void> in_second;
+  std::promise<void> begin;
+  const std::shared_future<void> begun = begin.get_future().share();
+  std::atomic<bool> first_stopped{false};
+  std::atomic<bool> second_stopped{false};
+  first_handler.on_read = [&](Connection&) {
+    in_first.set_value();
+    begun.wait();
+    second.reset();
+  };
+  second_handler.on_read = [&](Connection&) {
+    in_second.set_value();
+    begun.wait();
+    first.reset();
+  };
+  first_handler.on_stopped = [&] { first_stopped = true; };
+  second_handler.on_stopped = [&] { second_stopped = true; };
+  ASSERT_TRUE(first->Start(TestOptions()).ok());
+  ASSERT_TRUE(second->Start(TestOptions()).ok());
+  {
+    const Client to_first(first->address());
+    const Client to_second(second->address());
+    ASSERT_TRUE(to_first.Send("x"));
+    ASSERT_TRUE(to_second.Send("x"));
+    in_first.get_future().wait();
+    in_second.get_future().wait();
+    begin.set_value();
+    EXPECT_EQ(to_first.WaitForEnd(), 0);
+    EXPECT_EQ(to_second.WaitForEnd(), 0);
+  }
+  ASSERT_TRUE(Eventually([&] { return first_stopped && second_stopped; }));
+}
+
+// With its handler, as when the last reference to both goes there.
+TEST_P(LifecycleTest, MayBeDestroyedWhereItHasStopped) {
+  struct Service : CallingHandler {
+    Server server{*this};
+  };
+  for (const int workers : {1, 3}) {
+    auto service = std::make_unique<Service>();
+    std::promise<void> begin;
+    std::atomic<bool> destroyed{false};
+    service->on_stopped = [&] {
+      std::atomic<bool>& done = destroyed;  // what is captured goes with the handler
+      EXPECT_FALSE(service->server.running());
+      service.reset();
+      done = true;
+    };
+    service->on_read = [&](Connection&) {
+      begin.get_future().wait();
+      service->server.Shutdown();
+    };
+    Options options = TestOptions();
+    options.workers = workers;
+    ASSERT_TRUE(service->server.Start(options).ok());
+    {
+      const Client client(service->server.address());
+      ASSERT_TRUE(client.Send("x"));
+      begin.set_value();
+    }
+    ASSERT_TRUE(Eventually([&] { return destroyed.load(); }));
+  }
+}
+
 // Whoever joins the last worker waits for OnStopped, which must not wait for him.
 TEST_P(LifecycleTest, CannotBeStartedWhereItHasStopped) {
-  CallingServer server;
+  CallingHandler handler;
+  Server server(handler);
   std::promise<Status> answer;
-  server.on_stopped = [&] { answer.set_value(server.Start(TestOptions())); };
+  handler.on_stopped = [&] { answer.set_value(server.Start(TestOptions())); };
   ASSERT_TRUE(server.Start(TestOptions()).ok());
   server.Shutdown();
   EXPECT_EQ(answer.get_future().get().problem, Status::Problem::kAlreadyRunning);
-  server.on_stopped = nullptr;
+  handler.on_stopped = nullptr;
   EXPECT_TRUE(server.Start(TestOptions()).ok());
 }
 
 TEST_P(LifecycleTest, CannotBeStartedInTheHookThatShutItDown) {
   std::promise<Status> answer;
-  CallingServer server;
-  server.on_read = [&](Connection&) {
+  CallingHandler handler;
+  Server server(handler);
+  handler.on_read = [&](Connection&) {
     server.Shutdown(Duration::zero());
     answer.set_value(server.Start(TestOptions()));
   };
@@ -153,14 +267,15 @@ TEST_P(LifecycleTest, CannotBeStartedInTheHookThatShutItDown) {
 }
 
 TEST_P(LifecycleTest, AWorkerThreadIsOneForItsWholeLife) {
-  CallingServer server;
+  CallingHandler handler;
+  Server server(handler);
   std::atomic<int> asked{0};
   const auto ask = [&] {
     EXPECT_TRUE(Server::OnWorkerThread());
     ++asked;
   };
-  server.on_worker_begin = server.on_worker_end = server.on_stopped = ask;
-  server.on_read = [&](Connection& connection) {
+  handler.on_worker_begin = handler.on_worker_end = handler.on_stopped = ask;
+  handler.on_read = [&](Connection& connection) {
     ask();
     connection.Close();
   };
@@ -175,26 +290,26 @@ TEST_P(LifecycleTest, AWorkerThreadIsOneForItsWholeLife) {
 }
 
 TEST_P(LifecycleTest, WhatWantedHooksThrowsLeavesNothingBehind) {
-  class Throwing : public RecordingServer {
+  class Throwing : public RecordingHandler {
    public:
     bool throws = true;
 
-   protected:
     [[nodiscard]] unsigned WantedHooks() const override {
       if (throws) throw std::runtime_error("not today");
       return kHookAll;
     }
   };
-  Throwing server;
-  server.throws = false;
+  Throwing handler;
+  Server server(handler);
+  handler.throws = false;
   Options options = TestOptions();
   ASSERT_TRUE(server.Start(options).ok());
   options.port = server.address().port;
   server.Shutdown();
-  server.throws = true;
+  handler.throws = true;
   EXPECT_THROW(static_cast<void>(server.Start(options)), std::runtime_error);
   EXPECT_FALSE(server.running());
-  server.throws = false;
+  handler.throws = false;
   const Status status = server.Start(options);
   EXPECT_TRUE(status.ok()) << "the port is still taken: " << status.message;
 }

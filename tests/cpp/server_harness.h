@@ -1,4 +1,4 @@
-// A server that records its hooks, and clients for it, for tests on the real ports.
+// A handler that records its hooks, and clients, for tests of the server on the real ports.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -88,7 +88,7 @@ class Client {
 };
 
 // Checks the grammar of hooks while it records: a violation is a failure of the test.
-class RecordingServer : public Server {
+class RecordingHandler : public Handler {
  public:
   struct Record {
     bool closing = false;
@@ -98,8 +98,6 @@ class RecordingServer : public Server {
     std::string received;
     std::vector<std::size_t> written;
   };
-
-  ~RecordingServer() override { Shutdown(std::chrono::seconds(1)); }
 
   // Called in the hooks, after they were recorded and with no lock held.
   std::function<void(Connection&)> on_established;
@@ -116,7 +114,6 @@ class RecordingServer : public Server {
   std::size_t closed = 0;
   std::vector<std::string> warnings;
 
- protected:
   void OnConnectionEstablished(Connection& connection) override {
     {
       const std::lock_guard lock(mutex_);
@@ -163,22 +160,23 @@ class RecordingServer : public Server {
   // One hook of one connection: none other of it runs, and none after closing.
   class Scope {
    public:
-    Scope(RecordingServer& server, Connection& connection) : server_(server), id_(connection.id()) {
-      const std::lock_guard lock(server_.mutex_);
-      Record& record = server_.records[id_];
+    Scope(RecordingHandler& handler, Connection& connection)
+        : handler_(handler), id_(connection.id()) {
+      const std::lock_guard lock(handler_.mutex_);
+      Record& record = handler_.records[id_];
       EXPECT_FALSE(std::exchange(record.in_hook, true)) << "hooks of one connection overlap";
       EXPECT_FALSE(record.closing) << "a hook after closing";
     }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
     ~Scope() {
-      const std::lock_guard lock(server_.mutex_);
-      server_.records[id_].in_hook = false;
-      server_.changed_.notify_all();
+      const std::lock_guard lock(handler_.mutex_);
+      handler_.records[id_].in_hook = false;
+      handler_.changed_.notify_all();
     }
 
    private:
-    RecordingServer& server_;
+    RecordingHandler& handler_;
     const std::uint64_t id_;
   };
 

@@ -18,14 +18,10 @@ namespace {
 using namespace std::chrono_literals;
 using testing::Client;
 using testing::Eventually;
-using testing::RecordingServer;
 
 // Echoes, and counts; nothing is recorded.
-class EchoServer final : public Server {
+class EchoHandler final : public Handler {
  public:
-  ~EchoServer() override { Shutdown(1s); }
-
- protected:
   void OnReadCompleted(Connection& connection, Buffer& buffer) override { connection.Send(buffer); }
 };
 
@@ -65,7 +61,8 @@ void InThreads(int count, Work work) {
 }
 
 TEST_P(ServerLoadTest, AThousandConnectionsEchoRandomBytesInOrder) {
-  EchoServer server;
+  EchoHandler handler;
+  Server server(handler);
   Options options = Load();
   options.max_connections = 2000;
   Start(server, options);
@@ -103,7 +100,8 @@ TEST_P(ServerLoadTest, AThousandConnectionsEchoRandomBytesInOrder) {
 }
 
 TEST_P(ServerLoadTest, ClientsThatWaitForRoomStayWithTheSystemUntilTheyAreServed) {
-  EchoServer server;
+  EchoHandler handler;
+  Server server(handler);
   Options options = Load();
   options.max_connections = 5;
   options.at_capacity = AtCapacity::kWait;
@@ -127,7 +125,8 @@ TEST_P(ServerLoadTest, ClientsThatWaitForRoomStayWithTheSystemUntilTheyAreServed
 }
 
 TEST_P(ServerLoadTest, ClientsThatResetDuringAndAfterAcceptAreAllAccountedFor) {
-  EchoServer server;
+  EchoHandler handler;
+  Server server(handler);
   Start(server, Load());
   const std::uint64_t clients = FullLoad() ? 5000 : 1000;
   for (std::uint64_t i = 0; i < clients; ++i) {
@@ -148,7 +147,8 @@ TEST_P(ServerLoadTest, ClientsThatResetDuringAndAfterAcceptAreAllAccountedFor) {
 }
 
 TEST_P(ServerLoadTest, SilentClientsAreClosedOnTimeUnderTraffic) {
-  EchoServer server;
+  EchoHandler handler;
+  Server server(handler);
   Options options = Load();
   options.first_data_timeout = 500ms;
   Start(server, options);
@@ -185,31 +185,32 @@ TEST_P(ServerLoadTest, SilentClientsAreClosedOnTimeUnderTraffic) {
 
 TEST_P(ServerLoadTest, MuchDataAndAnOrderlyEndAfterSendAndClose) {
   // The client speaks first, and still has something in the air when the server closes.
-  struct Speaker final : Server {
-    ~Speaker() override { Shutdown(1s); }
+  struct Speaker final : Handler {
     void OnReadCompleted(Connection& connection, Buffer&) override {
       connection.Send(data.data(), data.size());
       connection.Close();
     }
     std::string data;
-  } server;
+  } handler;
+  Server server(handler);
   constexpr std::size_t kMuch = 8 * 1024 * 1024;
   std::mt19937 random(8);
-  server.data.resize(kMuch);
-  for (char& byte : server.data) byte = static_cast<char>(random());
+  handler.data.resize(kMuch);
+  for (char& byte : handler.data) byte = static_cast<char>(random());
   Start(server, Load());
   const int times = FullLoad() ? 200 : 20;
   for (int i = 0; i < times; ++i) {
     const Client client(server.address());
     client.Send("go");
     int error = 0;
-    ASSERT_TRUE(client.Receive(kMuch + 1, &error) == server.data) << i << ": error " << error;
+    ASSERT_TRUE(client.Receive(kMuch + 1, &error) == handler.data) << i << ": error " << error;
     ASSERT_EQ(error, 0);
   }
 }
 
 TEST_P(ServerLoadTest, ShutdownUnderLoadAndStartAgainLeaksNothing) {
-  EchoServer server;
+  EchoHandler handler;
+  Server server(handler);
   const auto round = [&] {
     Start(server, Load());
     std::vector<Client> clients;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <set>
 #include <thread>
@@ -23,7 +24,7 @@ using namespace std::chrono_literals;
 using testing::Client;
 using testing::Eventually;
 using testing::IsReset;
-using testing::RecordingServer;
+using testing::RecordingHandler;
 
 std::string Pattern(std::size_t size, unsigned seed) {
   std::mt19937 random(seed);
@@ -34,7 +35,7 @@ std::string Pattern(std::size_t size, unsigned seed) {
 
 // Ends the hooks before what they refer to goes out of scope.
 struct Stopper {
-  RecordingServer& server;
+  Server& server;
   ~Stopper() { server.Shutdown(Duration::zero()); }
 };
 
@@ -52,22 +53,23 @@ class ServerTest : public ::testing::TestWithParam<std::string> {
     ASSERT_TRUE(status.ok()) << status.message;
   }
   void StartEcho(const Options& options) {
-    server_.on_read = [](Connection& connection, Buffer& buffer) {
+    handler_.on_read = [](Connection& connection, Buffer& buffer) {
       // It may be closing by now; but flow control keeps the backlog below its limit.
       EXPECT_NE(connection.Send(buffer.data(), buffer.size()), SendResult::kBacklogFull);
     };
     Start(options);
   }
   // The record of the one connection there was.
-  RecordingServer::Record& Only() {
-    EXPECT_EQ(server_.records.size(), 1U);
-    return server_.records.begin()->second;
+  RecordingHandler::Record& Only() {
+    EXPECT_EQ(handler_.records.size(), 1U);
+    return handler_.records.begin()->second;
   }
   bool WaitForClosed(std::size_t count) {
-    return server_.WaitFor([&] { return server_.closed == count; });
+    return handler_.WaitFor([&] { return handler_.closed == count; });
   }
 
-  RecordingServer server_;
+  RecordingHandler handler_;
+  Server server_{handler_};
 };
 
 TEST_P(ServerTest, EchoesManyClientsOnManyWorkers) {
@@ -96,7 +98,7 @@ TEST_P(ServerTest, EchoesManyClientsOnManyWorkers) {
 }
 
 TEST_P(ServerTest, WhatWasReceivedIsSentOnAndTakenOver) {
-  server_.on_read = [](Connection& connection, Buffer& buffer) {
+  handler_.on_read = [](Connection& connection, Buffer& buffer) {
     // Of a small block's size and of a large one's; an empty buffer is a send like any other.
     const std::string before(buffer.view());
     const SendResult result = connection.Send(buffer);
@@ -132,7 +134,7 @@ TEST_P(ServerTest, WhatWasReceivedIsSentOnAndTakenOver) {
 TEST_P(ServerTest, WhatCannotBeSentOnStaysTheHooks) {
   std::vector<SendResult> results;
   std::vector<std::string> left;
-  server_.on_read = [&](Connection& connection, Buffer& buffer) {
+  handler_.on_read = [&](Connection& connection, Buffer& buffer) {
     connection.Close();
     results.push_back(connection.Send(buffer));
     left.emplace_back(buffer.view());
@@ -153,7 +155,7 @@ TEST_P(ServerTest, WhatCannotBeSentOnStaysTheHooks) {
 }
 
 TEST_P(ServerTest, D01_DataBeforeTheEndOfTheStreamIsDelivered) {
-  server_.on_read = [](Connection& connection, Buffer& buffer) {
+  handler_.on_read = [](Connection& connection, Buffer& buffer) {
     connection.Send(buffer.data(), buffer.size());
   };
   Start(On());
@@ -177,7 +179,7 @@ TEST_P(ServerTest, D04_D07_CloseAllClosesEachOnceAndTheCountIsTrue) {
   Start(On(3));
   std::vector<Client> clients;
   for (int i = 0; i < 50; ++i) clients.emplace_back(server_.address());
-  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 50; }));
+  ASSERT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 50; }));
   EXPECT_EQ(server_.connection_count(), 50U);
   std::thread twice([&] { server_.CloseAllConnections(); });
   server_.CloseAllConnections();
@@ -191,7 +193,7 @@ TEST_P(ServerTest, D04_D07_CloseAllClosesEachOnceAndTheCountIsTrue) {
   EXPECT_EQ(server_.stats().closed[static_cast<std::size_t>(CloseReason::kLocalClose)], 50U);
   EXPECT_TRUE(server_.running());
   const Client next(server_.address());
-  EXPECT_TRUE(server_.WaitFor([&] { return server_.records.size() == 51; }));
+  EXPECT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 51; }));
 }
 
 TEST_P(ServerTest, D10_ResetsDuringAcceptDoNotMakeItDeaf) {
@@ -235,7 +237,7 @@ TEST_P(ServerTest, D12_SilentClientsGoOnTimeUnderTraffic) {
 // The system knows a connection by its address, and tells how many bytes it has moved.
 TEST_P(ServerTest, D14_APointerComesBackFromTheSystemWhole) {
   std::atomic<std::uintptr_t> address{0};
-  server_.on_established = [&](Connection& connection) {
+  handler_.on_established = [&](Connection& connection) {
     address = reinterpret_cast<std::uintptr_t>(&connection);
   };
   StartEcho(On());
@@ -254,15 +256,15 @@ TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
   std::atomic<Connection*> first_connection{nullptr};
   std::atomic<int> closings{0};
   std::atomic<bool> seen{false};
-  server_.on_established = [&](Connection& connection) {
+  handler_.on_established = [&](Connection& connection) {
     Connection* expected = nullptr;
     if (first_connection.compare_exchange_strong(expected, &connection)) connection.AddReference();
   };
-  server_.on_read = [&](Connection&, Buffer&) {
+  handler_.on_read = [&](Connection&, Buffer&) {
     first_connection.load()->Close();
     seen = Eventually([&] { return closings == 1; });
   };
-  server_.on_closing = [&](Connection&, CloseReason) { ++closings; };
+  handler_.on_closing = [&](Connection&, CloseReason) { ++closings; };
   Start(On(2));
   const Stopper stopper{server_};
   Client first(server_.address());
@@ -278,16 +280,16 @@ TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
 TEST_P(ServerTest, D18_AClosingHookMayWaitForAnotherClosingHook) {
   std::atomic<int> closings{0};
   std::atomic<int> met{0};
-  server_.on_closing = [&](Connection&, CloseReason) {
+  handler_.on_closing = [&](Connection&, CloseReason) {
     ++closings;
     met += Eventually([&] { return closings == 2; }) ? 1 : 0;
   };
   Start(On(2));
   const Stopper stopper{server_};
   Client first(server_.address());
-  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 1; }));
+  ASSERT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 1; }));
   Client second(server_.address());
-  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 2; }));
+  ASSERT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 2; }));
   first.Close();
   ASSERT_TRUE(Eventually([&] { return closings == 1; }));
   second.Close();
@@ -295,11 +297,39 @@ TEST_P(ServerTest, D18_AClosingHookMayWaitForAnotherClosingHook) {
   EXPECT_EQ(met, 2);
 }
 
+TEST_P(ServerTest, D19_TheDestructorStopsAServerThatRunsAndWaitsForItsHooks) {
+  RecordingHandler handler;
+  auto server = std::make_unique<Server>(handler);
+  std::atomic<bool> in_hook{false};
+  std::atomic<bool> destroying{false};
+  std::atomic<bool> hook_left{false};
+  handler.on_read = [&](Connection&, Buffer&) {
+    in_hook = true;
+    EXPECT_TRUE(Eventually([&] { return destroying.load(); }));
+    hook_left = true;
+  };
+  ASSERT_TRUE(server->Start(On(2)).ok());
+  Client client(server->address());
+  client.Send("stay");
+  ASSERT_TRUE(Eventually([&] { return in_hook.load(); }));
+  std::thread end([&] {
+    EXPECT_EQ(client.WaitForEnd(), 0);
+    client.Close();
+  });
+  destroying = true;
+  server.reset();
+  EXPECT_TRUE(hook_left);
+  ASSERT_EQ(handler.closed, 1U);
+  EXPECT_EQ(handler.records.begin()->second.reason, CloseReason::kShutdown);
+  end.join();
+}
+
 TEST_P(ServerTest, D20_AFailedStartLeavesNothingBehind) {
   Start(On());
   Options taken = On();
   taken.port = server_.address().port;
-  RecordingServer second;
+  RecordingHandler second_handler;
+  Server second(second_handler);
   ASSERT_FALSE(second.Start(taken).ok());
   const std::size_t before = testing::CountDescriptors();
   for (int i = 0; i < 20; ++i) {
@@ -328,7 +358,7 @@ TEST_P(ServerTest, D21_StartsAndStopsAnyNumberOfTimes) {
     ASSERT_FALSE(server_.running());
     ASSERT_EQ(server_.connection_count(), 0U);
   }
-  EXPECT_EQ(server_.closed, 50U);
+  EXPECT_EQ(handler_.closed, 50U);
 }
 
 // Where workers share a port, another one than the first may be told of the end, and first.
@@ -346,7 +376,7 @@ TEST_P(ServerTest, D23_TheLimitsAreExactAndToldFromAClosedConnection) {
   options.max_pending_sends = 3;
   options.send_backlog_limit = 1000;
   std::vector<SendResult> results;
-  server_.on_established = [&](Connection& connection) {
+  handler_.on_established = [&](Connection& connection) {
     for (int i = 0; i < 4; ++i) results.push_back(connection.Send("1234567890", 10));
     connection.Close();
     results.push_back(connection.Send("x", 1));
@@ -364,7 +394,7 @@ TEST_P(ServerTest, D23_TheLimitsAreExactAndToldFromAClosedConnection) {
 
 TEST_P(ServerTest, D24_D25_OneSendOfAnyLengthArrivesWhole) {
   const std::string data = Pattern(8'000'000, 2);
-  server_.on_established = [&](Connection& connection) {
+  handler_.on_established = [&](Connection& connection) {
     EXPECT_EQ(connection.Send(data.data(), data.size()), SendResult::kAccepted);
     EXPECT_EQ(connection.send_backlog(), data.size());
   };
@@ -372,7 +402,7 @@ TEST_P(ServerTest, D24_D25_OneSendOfAnyLengthArrivesWhole) {
   const Stopper stopper{server_};
   const Client client(server_.address());
   EXPECT_TRUE(client.Receive(data.size()) == data);
-  ASSERT_TRUE(server_.WaitFor([&] { return Only().written.size() == 1; }));
+  ASSERT_TRUE(handler_.WaitFor([&] { return Only().written.size() == 1; }));
   EXPECT_EQ(Only().written.front(), data.size());
 }
 
@@ -380,7 +410,7 @@ TEST_P(ServerTest, D26_SendsOfManyThreadsAreContiguousAndInOrder) {
   constexpr int kThreads = 8;
   constexpr std::uint32_t kSends = 500;
   std::atomic<Connection*> target{nullptr};
-  server_.on_established = [&](Connection& connection) {
+  handler_.on_established = [&](Connection& connection) {
     connection.AddReference();
     target = &connection;
   };
@@ -415,12 +445,12 @@ TEST_P(ServerTest, D26_SendsOfManyThreadsAreContiguousAndInOrder) {
     }
   }
   for (std::thread& thread : threads) thread.join();
-  EXPECT_TRUE(server_.WaitFor([&] { return Only().written.size() == kThreads * kSends; }));
+  EXPECT_TRUE(handler_.WaitFor([&] { return Only().written.size() == kThreads * kSends; }));
   target.load()->DropReference();
 }
 
 TEST_P(ServerTest, D27_TheServerMaySpeakFirst) {
-  server_.on_established = [](Connection& connection) { connection.Send("220 hello", 9); };
+  handler_.on_established = [](Connection& connection) { connection.Send("220 hello", 9); };
   Start(On());
   const Stopper stopper{server_};
   EXPECT_EQ(Client(server_.address()).Receive(9), "220 hello");
@@ -437,14 +467,14 @@ TEST_P(ServerTest, EstablishedOnFirstDataIsNeverToldOfASilentClient) {
   client.Send("first");
   EXPECT_EQ(client.Receive(5), "first");
   ASSERT_TRUE(Eventually([&] { return server_.connection_count() == 1; }));
-  EXPECT_EQ(server_.records.size(), 1U);
+  EXPECT_EQ(handler_.records.size(), 1U);
   EXPECT_EQ(server_.stats().accepted, 2U);
   EXPECT_EQ(server_.stats().established, 1U);
 }
 
 TEST_P(ServerTest, D28_CloseFlushesEverythingAndNeverResets) {
   const std::string data = Pattern(4'000'000, 3);
-  server_.on_read = [&](Connection& connection, Buffer&) {
+  handler_.on_read = [&](Connection& connection, Buffer&) {
     connection.Send(data.data(), data.size());
     connection.Close();
   };
@@ -461,7 +491,7 @@ TEST_P(ServerTest, D28_CloseFlushesEverythingAndNeverResets) {
 }
 
 TEST_P(ServerTest, AbortResets) {
-  server_.on_read = [](Connection& connection, Buffer&) { connection.Abort(); };
+  handler_.on_read = [](Connection& connection, Buffer&) { connection.Abort(); };
   Start(On());
   const Stopper stopper{server_};
   const Client client(server_.address());
@@ -565,24 +595,22 @@ TEST(ServerContextTest, D31_TheBacklogIsWhatItWasAtOneMoment) {
 }
 
 TEST_P(ServerTest, D32_AsManyWorkersAsAskedForOnLoopbackByDefault) {
-  class CountingServer : public RecordingServer {
-   public:
-    ~CountingServer() override { Shutdown(0s); }
+  struct CountingHandler : Handler {
     std::atomic<int> begun{0};
     std::atomic<int> ended{0};
 
-   protected:
     void OnWorkerBegin() override { ++begun; }
     void OnWorkerEnd() override { ++ended; }
   };
   for (const int workers : {1, 3, 5}) {
-    CountingServer server;
+    CountingHandler handler;
+    Server server(handler);
     ASSERT_TRUE(server.Start(On(workers)).ok());
     EXPECT_EQ(server.address().Host(), "127.0.0.1");
-    EXPECT_TRUE(Eventually([&] { return server.begun == workers; }));
+    EXPECT_TRUE(Eventually([&] { return handler.begun == workers; }));
     server.Shutdown(0s);
-    EXPECT_EQ(server.begun, workers);
-    EXPECT_EQ(server.ended, workers);
+    EXPECT_EQ(handler.begun, workers);
+    EXPECT_EQ(handler.ended, workers);
   }
 }
 
@@ -592,7 +620,7 @@ TEST_P(ServerTest, D33_AtCapacityRefusesWithAResetAndCounts) {
   StartEcho(options);
   std::vector<Client> clients;
   for (int i = 0; i < 2; ++i) clients.emplace_back(server_.address());
-  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 2; }));
+  ASSERT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 2; }));
   EXPECT_TRUE(IsReset(Client(server_.address()).WaitForEnd()));
   EXPECT_EQ(server_.stats().refused, 1U);
   clients.pop_back();
@@ -627,7 +655,7 @@ TEST_P(ServerTest, D33_AtCapacityWaitsUntilThereIsRoom) {
 
 TEST_P(ServerTest, PausedReadingDeliversNothingAndLosesNothing) {
   std::atomic<Connection*> target{nullptr};
-  server_.on_read = [&](Connection& connection, Buffer&) {
+  handler_.on_read = [&](Connection& connection, Buffer&) {
     if (target.load() != nullptr) return;
     connection.PauseReading();
     connection.AddReference();
@@ -649,12 +677,12 @@ TEST_P(ServerTest, PausedReadingDeliversNothingAndLosesNothing) {
     const Client other(server_.address());
   }
   EXPECT_TRUE(WaitForClosed(1));
-  EXPECT_EQ(server_.records.begin()->second.received.size(), seen);
+  EXPECT_EQ(handler_.records.begin()->second.received.size(), seen);
   EXPECT_EQ(server_.stats().hook_calls, reads + 2);
   target.load()->ResumeReading();
   sender.join();
   ASSERT_TRUE(WaitForClosed(2));
-  EXPECT_TRUE(server_.records.begin()->second.received == data);
+  EXPECT_TRUE(handler_.records.begin()->second.received == data);
   target.load()->DropReference();
 }
 
@@ -684,17 +712,18 @@ TEST_P(ServerTest, IdleAndWriteTimeouts) {
   server_.Shutdown(1s);
 
   const std::string data(50'000'000, 'w');
-  RecordingServer writer;
+  RecordingHandler writer_handler;
+  Server writer(writer_handler);
   options.idle_timeout.reset();
   options.write_timeout = 200ms;
   options.send_backlog_limit = 1U << 30U;
-  writer.on_established = [&](Connection& connection) {
+  writer_handler.on_established = [&](Connection& connection) {
     connection.Send(data.data(), data.size());
   };
   ASSERT_TRUE(writer.Start(options).ok());
   const Client stuck(writer.address());
-  ASSERT_TRUE(writer.WaitFor([&] { return writer.closed == 1; }));
-  EXPECT_EQ(writer.records.begin()->second.reason, CloseReason::kWriteTimeout);
+  ASSERT_TRUE(writer_handler.WaitFor([&] { return writer_handler.closed == 1; }));
+  EXPECT_EQ(writer_handler.records.begin()->second.reason, CloseReason::kWriteTimeout);
 }
 
 TEST_P(ServerTest, ShutdownUnderLoadIsBoundedAndClosesEachOnce) {
@@ -719,16 +748,16 @@ TEST_P(ServerTest, ShutdownUnderLoadIsBoundedAndClosesEachOnce) {
   const auto began = std::chrono::steady_clock::now();
   server_.Shutdown(1s);
   EXPECT_LT(std::chrono::steady_clock::now() - began, 2s);
-  const std::size_t established = server_.records.size();
-  EXPECT_EQ(server_.closed, established);
+  const std::size_t established = handler_.records.size();
+  EXPECT_EQ(handler_.closed, established);
   stop = true;
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(server_.closed, established) << "a hook after shutdown";
+  EXPECT_EQ(handler_.closed, established) << "a hook after shutdown";
 }
 
 TEST_P(ServerTest, ShutdownFromAHookReturnsAtOnceAndGoesOnBehindIt) {
   std::atomic<bool> returned{false};
-  server_.on_read = [&](Connection&, Buffer&) {
+  handler_.on_read = [&](Connection&, Buffer&) {
     server_.Shutdown(1s);
     returned = true;
   };
@@ -741,7 +770,7 @@ TEST_P(ServerTest, ShutdownFromAHookReturnsAtOnceAndGoesOnBehindIt) {
   EXPECT_TRUE(server_.WaitUntilStopped(testing::kDeadline));
   EXPECT_TRUE(returned);
   EXPECT_EQ(Only().reason, CloseReason::kShutdown);
-  server_.on_read = nullptr;
+  handler_.on_read = nullptr;
   Start(On());
 }
 
@@ -756,7 +785,7 @@ TEST_P(ServerTest, ShutdownFromManyThreadsAtOnce) {
 }
 
 TEST_P(ServerTest, AnExceptionInAHookEndsThatConnectionOnly) {
-  server_.on_read = [](Connection& connection, Buffer& buffer) {
+  handler_.on_read = [](Connection& connection, Buffer& buffer) {
     if (buffer.view() == "bad") throw std::runtime_error("a user's mistake");
     connection.Send(buffer.data(), buffer.size());
   };
@@ -775,7 +804,7 @@ TEST_P(ServerTest, AnExceptionInAHookEndsThatConnectionOnly) {
 
 TEST_P(ServerTest, ABufferMovedOutKeepsItsBytes) {
   std::vector<Buffer> kept;
-  server_.on_read = [&](Connection& connection, Buffer& buffer) {
+  handler_.on_read = [&](Connection& connection, Buffer& buffer) {
     if (kept.empty()) kept.push_back(std::move(buffer));
     connection.Send("k", 1);
   };
@@ -788,7 +817,7 @@ TEST_P(ServerTest, ABufferMovedOutKeepsItsBytes) {
     client.Send(std::string(1000, 'x'));
     client.Receive(1);
   }
-  EXPECT_TRUE(server_.WaitFor([&] { return kept.front().view() == "precious"; }));
+  EXPECT_TRUE(handler_.WaitFor([&] { return kept.front().view() == "precious"; }));
   EXPECT_GE(server_.stats().buffers_in_use, 1U);
   server_.Shutdown(0s);
   EXPECT_EQ(kept.front().view(), "precious") << "bytes outlive the run";
@@ -798,7 +827,7 @@ TEST_P(ServerTest, BroadcastReachesAllButOne) {
   Start(On(2));
   std::vector<Client> clients;
   for (int i = 0; i < 20; ++i) clients.emplace_back(server_.address());
-  ASSERT_TRUE(server_.WaitFor([&] { return server_.records.size() == 20; }));
+  ASSERT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 20; }));
   const auto connections = server_.connections();
   ASSERT_EQ(connections.size(), 20U);
   EXPECT_EQ(server_.Broadcast("all", 3, connections.front().get()), 19U);
@@ -876,30 +905,18 @@ TEST_P(ServerTest, D09_OutOfDescriptorsWaitsAndRecovers) {
     hoard.pop_back();
     const Client late(server_.address());
     EXPECT_TRUE(Eventually([&] { return server_.stats().accept_errors >= errors + 2; }));
-    EXPECT_TRUE(server_.WaitFor([&] { return !server_.warnings.empty(); }));
+    EXPECT_TRUE(handler_.WaitFor([&] { return !handler_.warnings.empty(); }));
     EXPECT_LT(server_.stats().accept_errors, errors + 10) << "a busy loop";
     for (const int fd : hoard) ::close(fd);
     late.Send("at last");
     EXPECT_EQ(late.Receive(7), "at last");
   }
   ASSERT_TRUE(WaitForClosed(4));
-  EXPECT_EQ(server_.warnings.size(), 1U);
+  EXPECT_EQ(handler_.warnings.size(), 1U);
   ::setrlimit(RLIMIT_NOFILE, &before);
 }
 
 #endif  // _WIN32
-
-TEST(ServerDeathTest, D19_DestroyingARunningServerIsRefused) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_DEATH(
-      {
-        Server server;
-        Options options;
-        options.port = 0;
-        static_cast<void>(server.Start(options));
-      },
-      "call Shutdown in the destructor of the most derived class");
-}
 
 INSTANTIATE_TEST_SUITE_P(Ports, ServerTest, ::testing::ValuesIn(testing::AvailableBackends()),
                          [](const auto& test) { return test.param; });

@@ -123,13 +123,12 @@ const PortKind kSharedKind = {"shared", kEpollPortKind.why_unavailable,
                               },
                               kEpollPortKind.listen, kEpollPortKind.close_listener};
 
-class EchoServer : public Server {
+class EchoHandler : public Handler {
  public:
   std::atomic<int> established{0};
   std::atomic<int> closed{0};
   std::function<void()> on_read;  // before the echo
 
- protected:
   void OnConnectionEstablished(Connection&) override { ++established; }
   void OnReadCompleted(Connection& connection, Buffer& buffer) override {
     if (on_read) on_read();
@@ -148,7 +147,7 @@ class Running {
     NativeSocket listener = kNoSocket;
     const Status status = kSharedKind.listen(listen, &listener, &bound_);
     EXPECT_TRUE(status.ok()) << status.message;
-    engine_ = std::make_unique<Engine>(server_, options, kSharedKind, listener, bound_);
+    engine_ = std::make_unique<Engine>(handler_, options, kSharedKind, listener, bound_);
     for (std::size_t i = 0; i < engine_->worker_count(); ++i) {
       EXPECT_FALSE(engine_->worker(i).Open());
     }
@@ -172,11 +171,11 @@ class Running {
     SharedPort::favourite = std::thread::id{};
   }
   [[nodiscard]] const Address& address() const { return bound_; }
-  EchoServer& server() { return server_; }
+  EchoHandler& handler() { return handler_; }
   Engine& engine() { return *engine_; }
 
  private:
-  EchoServer server_;
+  EchoHandler handler_;
   Address bound_;
   std::unique_ptr<Engine> engine_;
   std::vector<std::thread> threads_;
@@ -212,8 +211,8 @@ TEST(SharedPortTest, ClientsComeTalkAndGoUnderShortTimeouts) {
   }
   for (std::thread& client : clients) client.join();
   running.Stop();
-  EXPECT_EQ(running.server().established, running.server().closed);
-  EXPECT_GT(running.server().established, 0);
+  EXPECT_EQ(running.handler().established, running.handler().closed);
+  EXPECT_GT(running.handler().established, 0);
   EXPECT_EQ(running.engine().connection_count(), 0U);
 }
 
@@ -224,12 +223,12 @@ TEST(SharedPortTest, ATimerGoesOffWhileTheWorkerThatSetItIsInAHook) {
   options.idle_timeout = std::chrono::milliseconds(200);
   Running running(options, true);
   std::atomic<bool> free{false};
-  running.server().on_read = [&] { EXPECT_TRUE(Eventually([&] { return free.load(); })); };
+  running.handler().on_read = [&] { EXPECT_TRUE(Eventually([&] { return free.load(); })); };
   ASSERT_TRUE(
       Eventually([] { return SharedPort::waiting == 2 && SharedPort::favourite_waits.load(); }));
   const Client silent(running.address());
   const Client busy(running.address());
-  ASSERT_TRUE(Eventually([&] { return running.server().established == 2; }));
+  ASSERT_TRUE(Eventually([&] { return running.handler().established == 2; }));
   ASSERT_TRUE(busy.Send("x"));
   EXPECT_EQ(silent.WaitForEnd(), 0) << "kept for as long as the hook of another";
   free = true;

@@ -61,13 +61,10 @@ class InHook {
   const bool alone_;
 };
 
-class SoakServer final : public iocp::Server {
+class Bookkeeper final : public iocp::Handler {
  public:
-  ~SoakServer() override { Shutdown(); }
-
   // One line: `more` are further members of the JSON object, each with a comma before it.
-  void Print(const std::string& more = "") {
-    const iocp::Stats stats = this->stats();
+  void Print(const iocp::Stats& stats, const std::string& more = "") {
     std::uint64_t closed = 0;
     std::string line = "{\"closed_by_reason\": [";
     for (std::size_t i = 0; i < iocp::kCloseReasons; ++i) {
@@ -112,7 +109,6 @@ class SoakServer final : public iocp::Server {
     std::fflush(stdout);
   }
 
- protected:
   void OnConnectionEstablished(iocp::Connection& connection) override {
     established_ += 1;
     if (connection.user_data != nullptr) Wrong(connection, "established twice");
@@ -268,15 +264,16 @@ int main(int argc, char** argv) {
   const iocp::Options options = ParseOptions(argc, argv);
   const std::size_t before = Descriptors();
   const std::size_t heap_before = Heap();
-  SoakServer server;
+  Bookkeeper books;
+  iocp::Server server(books);
   const iocp::Status status = server.Start(options);
   if (!status.ok()) Refuse(status.message);
   std::printf("listening %d\n", server.address().port);
   std::fflush(stdout);
-  for (std::string line; std::getline(std::cin, line);) server.Print();
+  for (std::string line; std::getline(std::cin, line);) books.Print(server.stats());
   server.Shutdown();
-  server.Print(", \"heap_before\": " + std::to_string(heap_before) +
-               ", \"descriptors_before\": " + std::to_string(before) +
-               ", \"descriptors_after\": " + std::to_string(Descriptors()));
+  books.Print(server.stats(), ", \"heap_before\": " + std::to_string(heap_before) +
+                                  ", \"descriptors_before\": " + std::to_string(before) +
+                                  ", \"descriptors_after\": " + std::to_string(Descriptors()));
   return 0;
 }

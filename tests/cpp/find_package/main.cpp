@@ -3,18 +3,16 @@
 
 #include <cstdio>
 
-class Echo final : public iocp::Server {
+class Echo final : public iocp::Handler {
  public:
-  ~Echo() override { Shutdown(); }
-
- protected:
   void OnReadCompleted(iocp::Connection& connection, iocp::Buffer& buffer) override {
     connection.Send(buffer.data(), buffer.size());
   }
 };
 
 int main() {
-  Echo server;
+  Echo echo;
+  iocp::Server server(echo);
   iocp::Options options;
   options.port = 0;
   const iocp::Status status = server.Start(options);

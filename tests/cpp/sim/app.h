@@ -1,4 +1,4 @@
-// The server of a simulated run. Its hooks do whatever hooks may do, by chance, and check whatever
+// The handler of a simulated run. Its hooks do whatever hooks may do, by chance, and check whatever
 // a hook is promised: the grammar, the order, every byte.
 #pragma once
 
@@ -36,7 +36,7 @@ struct Account {
   bool established = false;
 };
 
-class App final : public Server {
+class App final : public Handler {
  public:
   App(Network& network, std::map<std::uint16_t, Account>& accounts)
       : network_(network), accounts_(accounts) {}
@@ -64,7 +64,6 @@ class App final : public Server {
   // send came back.
   [[nodiscard]] bool AllTold() const;
 
- protected:
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
   void OnWriteCompleted(Connection& connection, std::size_t size) override;

@@ -106,7 +106,7 @@ TEST_F(BacklogTest, SmallSendsShareABlockWhereNobodyWaitsForThem) {
     constexpr std::size_t kRoom = 208;
     std::size_t accepted = 0;
     const auto fill = [&](Connection& connection) { accepted = Fill(connection, "x", 100'000); };
-    scenario.server().on_read = [&](Connection& connection, Buffer&) { fill(connection); };
+    scenario.handler().on_read = [&](Connection& connection, Buffer&) { fill(connection); };
     const auto client = scenario.Connect();
     if (in_hook) {
       client->Send("go");
@@ -127,7 +127,7 @@ TEST_F(BacklogTest, AnEchoOfTinyMessagesIsSlowedDownAndNeverRefused) {
   Scenario scenario(setup);
   std::size_t refused = 0;
   std::size_t most = 0;
-  scenario.server().on_read = [&](Connection& connection, Buffer& buffer) {
+  scenario.handler().on_read = [&](Connection& connection, Buffer& buffer) {
     for (const char byte : buffer.view()) {
       if (connection.Send(&byte, 1) != kAccepted) ++refused;
     }
@@ -190,7 +190,7 @@ TEST_F(BacklogTest, WhatComesWhileAHookRunsIsBounded) {
   const auto client = scenario.Connect();
   std::string sent;
   bool in_first = false;
-  scenario.server().on_read = [&](Connection& connection, Buffer&) {
+  scenario.handler().on_read = [&](Connection& connection, Buffer&) {
     if (std::exchange(in_first, true)) return;
     const std::size_t other = 1 - scenario.InTurn();
     for (int i = 0; i < 1000; ++i) {

@@ -35,7 +35,7 @@ class CapacityTest : public DefectsTest {
 
 TEST_F(CapacityTest, RefusedNewcomersAreReportedOnceAMinuteWithTheirNumber) {
   Scenario scenario(Full(AtCapacity::kRefuse));
-  const auto& warnings = scenario.server().warnings;
+  const auto& warnings = scenario.handler().warnings;
   const auto served = Dial(scenario, 2);
   EXPECT_TRUE(warnings.empty());
 
@@ -84,7 +84,7 @@ TEST_F(CapacityTest, AServerThatStopsDoesNotWaitToReportWhomItRefused) {
   scenario.RequestStop(seconds(1));
   scenario.PassTime(seconds(120));  // a busy loop fails
   EXPECT_TRUE(scenario.all_left());
-  EXPECT_EQ(scenario.server().warnings.size(), 1U);
+  EXPECT_EQ(scenario.handler().warnings.size(), 1U);
 }
 
 TEST_F(CapacityTest, NewcomersThatWaitStayWithTheNetwork) {
@@ -93,14 +93,14 @@ TEST_F(CapacityTest, NewcomersThatWaitStayWithTheNetwork) {
   EXPECT_EQ(scenario.network().open_connections(), 2U);
   EXPECT_EQ(scenario.stats().accepted, 2U);
   for (std::size_t i = 0; i < clients.size(); ++i) {
-    ASSERT_EQ(scenario.server().records.count(clients[i]->port()), 1U) << "served out of turn";
+    ASSERT_EQ(scenario.handler().records.count(clients[i]->port()), 1U) << "served out of turn";
     clients[i]->Close();
     scenario.StepAll();
     EXPECT_LE(scenario.network().open_connections(), 2U);
   }
   EXPECT_EQ(scenario.stats().established, 50U);
   EXPECT_EQ(scenario.stats().refused, 0U);
-  EXPECT_TRUE(scenario.server().warnings.empty());
+  EXPECT_TRUE(scenario.handler().warnings.empty());
 }
 
 // Every port may break, in whatever order, while there is something to report for each connection.
@@ -112,12 +112,12 @@ TEST_F(CapacityTest, BrokenPortsAreReportedOnceAndTheirConnectionsEachWithItsErr
   EXPECT_EQ(scenario.stats().established, 6U);
   for (SimPort* port : scenario.network().ports) port->Break();
   scenario.StepAll();
-  EXPECT_EQ(scenario.server().closed(), 6U);
-  for (const auto& [port, record] : scenario.server().records) {
+  EXPECT_EQ(scenario.handler().closed(), 6U);
+  for (const auto& [port, record] : scenario.handler().records) {
     EXPECT_EQ(record.closed, CloseReason::kError);
     EXPECT_EQ(record.error.code, EIO);
   }
-  EXPECT_EQ(scenario.server().warnings.size(), 1U);
+  EXPECT_EQ(scenario.handler().warnings.size(), 1U);
   EXPECT_EQ(scenario.network().open_connections(), 0U);
   scenario.PassTime(seconds(600));  // a busy loop fails
   EXPECT_FALSE(scenario.all_left()) << "only a stop ends a worker";

@@ -32,7 +32,7 @@ std::vector<Scenario::Setup> Setups() {
 
 // While a hook of `busy` runs, time passes and `meanwhile` happens.
 void KeepWorker(Scenario& scenario, const Scenario::Client& busy, std::function<void()> meanwhile) {
-  scenario.server().on_read = [&, first = true](Connection&, Buffer&) mutable {
+  scenario.handler().on_read = [&, first = true](Connection&, Buffer&) mutable {
     if (!std::exchange(first, false)) return;
     for (int i = 0; i < 15; ++i) {
       scenario.network().AdvanceTo(scenario.network().now() + milliseconds(100));
@@ -129,7 +129,9 @@ TEST_F(DeadlinesTest, WhoSpokeBeforeReadingIsResumedIsNotIdle) {
   for (Scenario::Setup setup : Setups()) {
     setup.options.idle_timeout = seconds(1);
     Scenario scenario(setup);
-    scenario.server().on_read = [&](Connection& connection, Buffer&) { connection.PauseReading(); };
+    scenario.handler().on_read = [&](Connection& connection, Buffer&) {
+      connection.PauseReading();
+    };
     const auto busy = scenario.Connect();
     const auto talks = scenario.Connect();
     talks->Send(".");
@@ -174,7 +176,7 @@ TEST_F(DeadlinesTest, WhoIsPausedAndMovesNoByteIsIdle) {
   for (Scenario::Setup setup : Setups()) {
     setup.options.idle_timeout = seconds(1);
     Scenario scenario(setup);
-    scenario.server().on_read = [](Connection& connection, Buffer&) { connection.PauseReading(); };
+    scenario.handler().on_read = [](Connection& connection, Buffer&) { connection.PauseReading(); };
     const auto client = scenario.Connect();
     for (int i = 0; i < 40; ++i) {
       client->Send(std::string(10'000, 'x'));
@@ -241,7 +243,7 @@ TEST_F(DeadlinesTest, AResetIsReportedWhileTheConnectionIsPaused) {
   for (const Scenario::Setup& setup : Setups()) {
     for (const bool undelivered : {false, true}) {
       Scenario scenario(setup);
-      scenario.server().on_read = [](Connection& connection, Buffer&) {
+      scenario.handler().on_read = [](Connection& connection, Buffer&) {
         connection.PauseReading();
       };
       const auto client = scenario.Connect();
@@ -261,7 +263,7 @@ TEST_F(DeadlinesTest, AResetIsReportedWhileTheConnectionIsPaused) {
 TEST_F(DeadlinesTest, AnOrderlyEndWaitsBehindTheDataOfAPausedConnection) {
   for (const Scenario::Setup& setup : Setups()) {
     Scenario scenario(setup);
-    scenario.server().on_read = [&, first = true](Connection& connection, Buffer&) mutable {
+    scenario.handler().on_read = [&, first = true](Connection& connection, Buffer&) mutable {
       if (std::exchange(first, false)) connection.PauseReading();
     };
     const auto client = scenario.Connect();
@@ -283,7 +285,7 @@ TEST_F(DeadlinesTest, AResetBehindTheEndIsReportedWhileTheConnectionIsPaused) {
   for (Scenario::Setup setup : Setups()) {
     setup.window = 300;
     Scenario scenario(setup);
-    scenario.server().on_read = [](Connection& connection, Buffer&) {
+    scenario.handler().on_read = [](Connection& connection, Buffer&) {
       const std::string answer(5000, 'a');
       EXPECT_EQ(connection.Send(answer.data(), answer.size()), SendResult::kAccepted);
       connection.PauseReading();

@@ -34,7 +34,7 @@ Scenario::Setup Workers(int workers, bool shared) {
 
 // A client that asks and is answered.
 void ExpectServed(Scenario& scenario) {
-  scenario.server().on_read = [](Connection& connection, Buffer& buffer) {
+  scenario.handler().on_read = [](Connection& connection, Buffer& buffer) {
     connection.Send(buffer.data(), buffer.size());
   };
   const auto client = scenario.Connect();
@@ -52,10 +52,10 @@ TEST_F(DefectsTest, D07_TheCountIsTrueAtEveryMomentWhileAllAreClosed) {
     std::size_t sockets = 0;
     for (const SimPort* port : scenario.network().ports) sockets += port->adopted();
     EXPECT_EQ(scenario.engine().connection_count(), sockets);
-    EXPECT_GE(scenario.engine().connection_count() + scenario.server().closed(), kClients - 3)
+    EXPECT_GE(scenario.engine().connection_count() + scenario.handler().closed(), kClients - 3)
         << "gone without a word";
   };
-  scenario.server().on_closing = [&](Connection&) { expect_true_count(); };
+  scenario.handler().on_closing = [&](Connection&) { expect_true_count(); };
   std::vector<ConnectionPtr> connections;
   scenario.engine().Snapshot(connections);
   EXPECT_EQ(connections.size(), kClients);
@@ -72,7 +72,7 @@ TEST_F(DefectsTest, D07_TheCountIsTrueAtEveryMomentWhileAllAreClosed) {
   }
   scenario.StepAll();
   EXPECT_EQ(scenario.engine().connection_count(), 0U);
-  EXPECT_EQ(scenario.server().closed(), kClients);
+  EXPECT_EQ(scenario.handler().closed(), kClients);
   EXPECT_EQ(scenario.stats().closed[static_cast<std::size_t>(CloseReason::kLocalClose)], kClients);
 }
 
@@ -91,10 +91,10 @@ TEST_F(DefectsTest, D09_WithoutADescriptorAcceptingIsRetriedWithBackOff) {
     scenario.PassTime(milliseconds(1));
     EXPECT_EQ(scenario.stats().accept_errors, ++errors) << "not tried again after " << pause;
   }
-  EXPECT_EQ(scenario.server().warnings.size(), 1U);
+  EXPECT_EQ(scenario.handler().warnings.size(), 1U);
   scenario.network().exhausted = false;
   scenario.PassTime(seconds(1));
-  EXPECT_EQ(scenario.server().records.count(client->port()), 1U);
+  EXPECT_EQ(scenario.handler().records.count(client->port()), 1U);
   EXPECT_EQ(scenario.stats().pending_accepts, static_cast<std::uint64_t>(accepts));
 }
 
@@ -138,7 +138,7 @@ TEST_F(DefectsTest, D11_OnlyItsHolderActsOnAConnectionsTimer) {
   const auto late = scenario.Connect();
   const auto silent = scenario.Connect();
   bool in_time = false;
-  scenario.server().on_read = [&](Connection& connection, Buffer&) {
+  scenario.handler().on_read = [&](Connection& connection, Buffer&) {
     // Both timers go off at another worker.
     scenario.network().AdvanceTo(scenario.network().now() + seconds(5));
     for (int i = 0; i < 5; ++i) scenario.Step(1);
@@ -168,7 +168,7 @@ TEST_F(DefectsTest, D12_SilentClientsGoOnTimeUnderConstantAcceptsAndHoldNoAccept
   Duration earliest = Duration::max();
   Duration latest{};
   std::size_t closed = 0;
-  scenario.server().on_closing = [&](Connection& connection) {
+  scenario.handler().on_closing = [&](Connection& connection) {
     if (connection.remote_address().port > silent.back()->port()) return;
     const Duration after = scenario.network().now() - connected;
     earliest = std::min(earliest, after);
@@ -292,7 +292,7 @@ TEST_F(DefectsTest, D18_AClosingHookMayWaitForAnotherConnectionsClose) {
   const auto second = scenario.Connect();
   Connection& other = scenario.ConnectionOf(second);
   int hooks = 0;
-  scenario.server().on_closing = [&](Connection& connection) {
+  scenario.handler().on_closing = [&](Connection& connection) {
     ++hooks;
     // What another thread may want while this hook runs.
     bool free = false;

@@ -59,7 +59,7 @@ TEST_F(DefectsTest, D01_TheEndOfTheStreamWaitsForAHookOfAnotherWorker) {
   Scenario scenario(Original());
   const std::string data = Bytes(1000);
   bool first = true;
-  scenario.server().on_read = [&](Connection& connection, Buffer&) {
+  scenario.handler().on_read = [&](Connection& connection, Buffer&) {
     if (!std::exchange(first, false)) return;
     scenario.LetAllCome();
     scenario.Step(1);  // gets the rest of the data, and the end
@@ -80,7 +80,7 @@ TEST_F(DefectsTest, D02_OneWorkerAtATimePutsReadsInOrder) {
   Scenario scenario(Original(3));
   const std::string data = Bytes(std::size_t{4} * 512);
   std::vector<std::size_t> waiting;  // for what was before them
-  scenario.server().on_read = [&](Connection& connection, Buffer&) {
+  scenario.handler().on_read = [&](Connection& connection, Buffer&) {
     if (!waiting.empty()) return;
     const ReorderQueue& reorder = Context::Of(connection).reorder;
     waiting.push_back(reorder.waiting());
@@ -111,7 +111,7 @@ TEST_F(DefectsTest, D03_AContextLivesUntilItsLastHookIsDone) {
   const std::uint64_t id = scenario.ConnectionOf(client).id();
   std::vector<std::uint64_t> free_contexts;
   const auto look = [&] { free_contexts.push_back(scenario.stats().free_contexts); };
-  scenario.server().on_read = [&](Connection& connection, Buffer&) {
+  scenario.handler().on_read = [&](Connection& connection, Buffer&) {
     // The connection breaks, and another worker is told of its last completion.
     client->Reset();
     for (int i = 0; i < 5; ++i) scenario.Step(1);
@@ -123,7 +123,7 @@ TEST_F(DefectsTest, D03_AContextLivesUntilItsLastHookIsDone) {
     EXPECT_FALSE(scenario.Of(client).closed);
     connection.Send("to nobody", 9);
   };
-  scenario.server().on_closing = [&](Connection& connection) {
+  scenario.handler().on_closing = [&](Connection& connection) {
     look();
     EXPECT_EQ(connection.id(), id);
     for (int i = 0; i < 5; ++i) scenario.Step(1);
@@ -220,7 +220,7 @@ TEST_F(DefectsTest, D06_ASocketThatCannotBeSetUpIsReleased) {
 TEST_F(DefectsTest, D06_AConnectionWithNothingOutstandingIsReleased) {
   for (const bool abort : {false, true}) {
     Scenario scenario(Original());
-    scenario.server().on_established = [](Connection& connection) { connection.PauseReading(); };
+    scenario.handler().on_established = [](Connection& connection) { connection.PauseReading(); };
     const auto client = scenario.Connect();
     Context& context = Context::Of(scenario.ConnectionOf(client));
     client->Send("never delivered");
@@ -245,7 +245,7 @@ TEST_F(DefectsTest, D08_ARefusedSendLeavesNothingBehind) {
   const std::string data = Bytes(5000);
   Loan loan{data};
   std::vector<SendResult> results;
-  scenario.server().on_read = [&](Connection& connection, Buffer& buffer) {
+  scenario.handler().on_read = [&](Connection& connection, Buffer& buffer) {
     connection.Send("0123456789", 10);
     const auto send_all = [&] {
       const std::string before(buffer.view());
@@ -370,7 +370,7 @@ TEST_F(DefectsTest, D26_TheOrderIsThatInWhichSendReturned) {
     ++next;
   };
   bool inner = false;
-  scenario.server().on_read = [&](Connection& of, Buffer&) {
+  scenario.handler().on_read = [&](Connection& of, Buffer&) {
     send();
     if (&of == &connection && !std::exchange(inner, true)) {
       other->Send("x");
@@ -389,7 +389,7 @@ TEST_F(DefectsTest, D26_TheOrderIsThatInWhichSendReturned) {
 
 TEST_F(DefectsTest, D27_TheServerMaySpeakFirst) {
   Scenario scenario({});
-  scenario.server().on_established = [](Connection& connection) { connection.Send("220", 3); };
+  scenario.handler().on_established = [](Connection& connection) { connection.Send("220", 3); };
   const auto client = scenario.Connect();
   EXPECT_EQ(client->Receive(10), "220");
 }

@@ -32,10 +32,10 @@ Options WithWorkers(Options options, int workers) {
 // ---- The server.
 
 // One hook of one connection: none other of it runs, and none after closing.
-class ScriptedServer::HookScope {
+class ScriptedHandler::HookScope {
  public:
-  HookScope(ScriptedServer& server, Connection& connection)
-      : record(server.records[connection.remote_address().port]) {
+  HookScope(ScriptedHandler& handler, Connection& connection)
+      : record(handler.records[connection.remote_address().port]) {
     EXPECT_FALSE(std::exchange(record.in_hook, true)) << "hooks of one connection overlap";
     EXPECT_FALSE(record.closed) << "a hook after closing";
     EXPECT_EQ(record.connection, &connection);
@@ -47,12 +47,12 @@ class ScriptedServer::HookScope {
   Record& record;
 };
 
-std::size_t ScriptedServer::closed() const {
+std::size_t ScriptedHandler::closed() const {
   return static_cast<std::size_t>(std::count_if(
       records.begin(), records.end(), [](const auto& entry) { return entry.second.closed; }));
 }
 
-void ScriptedServer::OnConnectionEstablished(Connection& connection) {
+void ScriptedHandler::OnConnectionEstablished(Connection& connection) {
   Record& record = records[connection.remote_address().port];
   EXPECT_EQ(record.connection, nullptr) << "established twice";
   record.connection = &connection;
@@ -60,23 +60,23 @@ void ScriptedServer::OnConnectionEstablished(Connection& connection) {
   if (on_established) on_established(connection);
 }
 
-void ScriptedServer::OnReadCompleted(Connection& connection, Buffer& buffer) {
+void ScriptedHandler::OnReadCompleted(Connection& connection, Buffer& buffer) {
   const HookScope scope(*this, connection);
   scope.record.received += buffer.view();
   if (on_read) on_read(connection, buffer);
 }
 
-void ScriptedServer::OnWriteCompleted(Connection& connection, std::size_t size) {
+void ScriptedHandler::OnWriteCompleted(Connection& connection, std::size_t size) {
   const HookScope scope(*this, connection);
   scope.record.written.push_back(size);
 }
 
-void ScriptedServer::OnConnectionError(Connection& connection, Error error) {
+void ScriptedHandler::OnConnectionError(Connection& connection, Error error) {
   const HookScope scope(*this, connection);
   scope.record.error = error;
 }
 
-void ScriptedServer::OnConnectionClosing(Connection& connection, CloseReason reason) {
+void ScriptedHandler::OnConnectionClosing(Connection& connection, CloseReason reason) {
   const HookScope scope(*this, connection);
   scope.record.closed = reason;
   if (on_closing) on_closing(connection);
@@ -86,19 +86,19 @@ void ScriptedServer::OnConnectionClosing(Connection& connection, CloseReason rea
 
 Scenario::Scenario(const Setup& setup)
     : network_(choices_, ForNetwork(setup)), options_(WithWorkers(setup.options, setup.workers)) {
-  server_.hooks = setup.hooks;
+  handler_.hooks = setup.hooks;
   NativeSocket listener = kNoSocket;
   EXPECT_TRUE(kSimPortKind.listen({}, &listener, &bound_).ok());
-  engine_ = std::make_unique<Engine>(server_, options_, kSimPortKind, listener, bound_);
+  engine_ = std::make_unique<Engine>(handler_, options_, kSimPortKind, listener, bound_);
   seats_.resize(engine_->worker_count());
   for (std::size_t i = 0; i < seats_.size(); ++i) EXPECT_FALSE(engine_->worker(i).Open());
   engine_->BeginAccepting();
 }
 
 Scenario::~Scenario() {
-  server_.on_established = nullptr;
-  server_.on_read = nullptr;
-  server_.on_closing = nullptr;
+  handler_.on_established = nullptr;
+  handler_.on_read = nullptr;
+  handler_.on_closing = nullptr;
   network_.faults = {};
   network_.exhausted = false;
   network_.yield = [] {};
@@ -107,7 +107,7 @@ Scenario::~Scenario() {
   PassTime(std::chrono::seconds(1));
   EXPECT_TRUE(all_left()) << "a worker does not leave";
   EXPECT_EQ(network_.failure(), "");
-  for (const auto& [port, record] : server_.records) {
+  for (const auto& [port, record] : handler_.records) {
     EXPECT_TRUE(record.closed) << "established, and never closed";
   }
   EXPECT_EQ(stats().buffers_in_use, 0U);
@@ -125,7 +125,7 @@ Scenario::Client Scenario::Dial() {
 Scenario::Client Scenario::Connect() {
   Client client = Dial();
   StepAll();
-  EXPECT_EQ(server_.records.count(client->port()), 1U) << "it is not served";
+  EXPECT_EQ(handler_.records.count(client->port()), 1U) << "it is not served";
   return client;
 }
 

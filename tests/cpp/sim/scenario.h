@@ -1,4 +1,4 @@
-// What a test needs to force one order of events: the engine on simulated ports, a server whose
+// What a test needs to force one order of events: the engine on simulated ports, a handler whose
 // hooks the test writes, clients, and workers that take a turn when the test says so, also inside
 // another worker's hook. Nothing happens by chance, and no fault but those that the test asks for.
 #pragma once
@@ -20,7 +20,7 @@
 namespace iocp::sim {
 
 // Checks the grammar of hooks while it records: a violation is a failure of the test.
-class ScriptedServer : public Server {
+class ScriptedHandler : public Handler {
  public:
   struct Record {
     Connection* connection = nullptr;  // no reference: good until its closing hook has run
@@ -43,7 +43,6 @@ class ScriptedServer : public Server {
 
   [[nodiscard]] std::size_t closed() const;
 
- protected:
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
   void OnWriteCompleted(Connection& connection, std::size_t size) override;
@@ -75,7 +74,7 @@ class Scenario {
   ~Scenario();
 
   Network& network() { return network_; }
-  ScriptedServer& server() { return server_; }
+  ScriptedHandler& handler() { return handler_; }
   Engine& engine() { return *engine_; }
   [[nodiscard]] Stats stats() const { return engine_->stats(); }
 
@@ -85,7 +84,7 @@ class Scenario {
   Client Connect();
   // All that a client receives while it waits for the end of the stream, for a second at most.
   std::string ReceiveAll(const Client& client);
-  ScriptedServer::Record& Of(const Client& client) { return server_.records.at(client->port()); }
+  ScriptedHandler::Record& Of(const Client& client) { return handler_.records.at(client->port()); }
   // Only of one that has not ended.
   Connection& ConnectionOf(const Client& client) { return *Of(client).connection; }
 
@@ -114,7 +113,7 @@ class Scenario {
 
   Choices choices_{1};
   Network network_;
-  ScriptedServer server_;
+  ScriptedHandler handler_;
   const Options options_;
   Address bound_;
   std::unique_ptr<Engine> engine_;

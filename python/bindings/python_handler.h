@@ -1,5 +1,4 @@
-// The engine's Server whose hooks are Python functions. Knows the GIL; knows nothing of pybind11
-// classes.
+// The handler whose hooks are Python functions. Knows the GIL; knows nothing of pybind11 classes.
 #pragma once
 
 #include <iocp/iocp.h>
@@ -30,13 +29,10 @@ struct HookTable {
 };
 
 // A worker takes the GIL once for each batch of hooks, with one thread state for its whole life.
-class HookedServer final : public Server {
+class PythonHandler final : public Handler {
  public:
-  HookedServer() = default;
-  ~HookedServer() override = default;
-
-  // Before Start. Under the GIL, which Start itself must not hold. The table holds the Python
-  // server, so a server that runs stays alive.
+  // Before Server::Start. Under the GIL, which Start itself must not hold. The table holds the
+  // Python server, so a server that runs stays alive.
   void BeginRun(std::unique_ptr<HookTable> hooks);
   // By OnStopped, and after a Start that failed. Under the GIL. Lets go of the table: when nobody
   // else holds the Python server, this object goes with it.
@@ -44,7 +40,6 @@ class HookedServer final : public Server {
   // Under the GIL.
   [[nodiscard]] bool has_hooks() const { return hooks_ != nullptr; }
 
- protected:
   [[nodiscard]] unsigned WantedHooks() const override;
   void OnWorkerBegin() override;
   void OnWorkerEnd() override;

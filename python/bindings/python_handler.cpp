@@ -1,4 +1,4 @@
-#include "hooked_server.h"
+#include "python_handler.h"
 
 #include <utility>
 
@@ -94,7 +94,7 @@ py::object TakeError() {
 
 }  // namespace
 
-unsigned HookedServer::WantedHooks() const {
+unsigned PythonHandler::WantedHooks() const {
   unsigned wanted = 0;
   if (hooks_->established) wanted |= kHookEstablished;
   if (hooks_->read) wanted |= kHookRead;
@@ -104,33 +104,33 @@ unsigned HookedServer::WantedHooks() const {
   return wanted;
 }
 
-void HookedServer::OnWorkerBegin() {
+void PythonHandler::OnWorkerBegin() {
   // One for the worker's life: to make one for each batch would cost more than many a hook.
   thread_state = PyThreadState_New(PyInterpreterState_Main());
 }
 
-void HookedServer::OnWorkerEnd() {
+void PythonHandler::OnWorkerEnd() {
   TakeGil(thread_state);
   PyThreadState_Clear(thread_state);
   PyThreadState_DeleteCurrent();
   thread_state = nullptr;
 }
 
-void HookedServer::OnBatchBegin() { TakeGil(thread_state); }
+void PythonHandler::OnBatchBegin() { TakeGil(thread_state); }
 
-void HookedServer::OnBatchEnd() { PyEval_SaveThread(); }
+void PythonHandler::OnBatchEnd() { PyEval_SaveThread(); }
 
-void HookedServer::OnStopped() {
+void PythonHandler::OnStopped() {
   const WithGil held;
   EndRun();
 }
 
-void HookedServer::BeginRun(std::unique_ptr<HookTable> hooks) {
+void PythonHandler::BeginRun(std::unique_ptr<HookTable> hooks) {
   hooks_ = std::move(hooks);
   CountRunningServers(1);
 }
 
-void HookedServer::EndRun() {
+void PythonHandler::EndRun() {
   const std::unique_ptr<HookTable> hooks = std::move(hooks_);
   CountRunningServers(-1);
   PyObject* result = PyObject_CallNoArgs(hooks->stopped.ptr());
@@ -138,11 +138,11 @@ void HookedServer::EndRun() {
   Py_XDECREF(result);
 }
 
-void HookedServer::OnConnectionEstablished(Connection& connection) {
+void PythonHandler::OnConnectionEstablished(Connection& connection) {
   Call(hooks_->established, connection, nullptr, false);
 }
 
-void HookedServer::OnReadCompleted(Connection& connection, Buffer& buffer) {
+void PythonHandler::OnReadCompleted(Connection& connection, Buffer& buffer) {
   if (!hooks_->zero_copy) {
     Call(hooks_->read, connection, TakeBytes(buffer), true);
     return;
@@ -159,21 +159,21 @@ void HookedServer::OnReadCompleted(Connection& connection, Buffer& buffer) {
   ReleaseReceiveView(view);
 }
 
-void HookedServer::OnWriteCompleted(Connection& connection, std::size_t bytes) {
+void PythonHandler::OnWriteCompleted(Connection& connection, std::size_t bytes) {
   Call(hooks_->write, connection, PyLong_FromSize_t(bytes), true);
 }
 
-void HookedServer::OnConnectionError(Connection& connection, Error error) {
+void PythonHandler::OnConnectionError(Connection& connection, Error error) {
   Call(hooks_->error, connection, MakeOSError(error), true);
 }
 
-void HookedServer::OnConnectionClosing(Connection& connection, CloseReason reason) {
+void PythonHandler::OnConnectionClosing(Connection& connection, CloseReason reason) {
   PyObject* member = hooks_->reasons[static_cast<std::size_t>(reason)].ptr();
   Py_INCREF(member);
   Call(hooks_->closing, connection, member, true);
 }
 
-void HookedServer::OnHookError(Connection& connection, Hook hook, const std::exception_ptr&) {
+void PythonHandler::OnHookError(Connection& connection, Hook hook, const std::exception_ptr&) {
   const py::object exception = TakeError();
   const py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, true));
   const py::object name = py::reinterpret_steal<py::object>(PyUnicode_FromString(HookName(hook)));
@@ -191,9 +191,9 @@ void HookedServer::OnHookError(Connection& connection, Hook hook, const std::exc
   Py_XDECREF(result);
 }
 
-void HookedServer::OnConnectionReleased(Connection& connection) { ReleaseConnection(connection); }
+void PythonHandler::OnConnectionReleased(Connection& connection) { ReleaseConnection(connection); }
 
-void HookedServer::OnWarning(const std::string& message) {
+void PythonHandler::OnWarning(const std::string& message) {
   PyObject* result = PyObject_CallFunction(hooks_->warn.ptr(), "s", message.c_str());
   if (result == nullptr) PyErr_WriteUnraisable(hooks_->warn.ptr());
   Py_XDECREF(result);

@@ -1,0 +1,79 @@
+// What a server calls: the hooks of its user.
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <string>
+
+#include "iocp/buffer.h"
+#include "iocp/close_reason.h"
+#include "iocp/connection.h"
+#include "iocp/error.h"
+
+namespace iocp {
+
+// Hooks as bits, for Handler::WantedHooks.
+enum Hook : unsigned {
+  kHookEstablished = 1U << 0U,
+  kHookRead = 1U << 1U,
+  kHookWrite = 1U << 2U,
+  kHookError = 1U << 3U,
+  kHookClosing = 1U << 4U,
+  kHookAll = (1U << 5U) - 1,
+};
+
+// Derive from it and override the hooks that you need; the others do nothing. One handler may serve
+// several servers: their hooks then run in parallel. It must stay whole until no server calls it
+// any more: see Server for when this is.
+class Handler {
+ public:
+  Handler() = default;
+  Handler(const Handler&) = delete;
+  Handler& operator=(const Handler&) = delete;
+  virtual ~Handler() = default;
+
+  // The hooks. All run on worker threads, and may throw: an exception that leaves one of them goes
+  // to OnHookError. -------------------------------------------------------------------------------
+
+  virtual void OnConnectionEstablished(Connection&) {}
+  virtual void OnReadCompleted(Connection&, Buffer&) {}
+  // Once for each accepted Send, with its length, when its last byte is with the system.
+  virtual void OnWriteCompleted(Connection&, std::size_t) {}
+  virtual void OnConnectionError(Connection&, Error) {}
+  virtual void OnConnectionClosing(Connection&, CloseReason) {}
+  // An exception left a hook. The default aborts the connection with kHookError. May throw as well:
+  // the connection is then aborted in the same way.
+  virtual void OnHookError(Connection& connection, Hook, const std::exception_ptr&) {
+    connection.Abort(CloseReason::kHookError);
+  }
+
+  // For bindings, and for handlers that want to know more. ----------------------------------------
+
+  // The hooks worth calling; one that is left out costs nothing. Asked once, by Start, on its
+  // thread. May throw: the exception leaves Start, which then has started nothing.
+  [[nodiscard]] virtual unsigned WantedHooks() const { return kHookAll; }
+
+  // The rest must not throw: an exception that leaves one of them ends the process.
+
+  // A worker is about to call hooks, several in a row. A language with a lock of its own takes it
+  // here. Must not throw.
+  virtual void OnBatchBegin() {}
+  // The worker has called the last of them; the lock is given back here. Must not throw.
+  virtual void OnBatchEnd() {}
+  // Inside a batch, after the last hook of a connection whose user_data is not null. Must not
+  // throw.
+  virtual void OnConnectionReleased(Connection&) {}
+  // Something an operator must know (descriptors exhausted, say; at most once a minute). Inside a
+  // batch. Must not throw.
+  virtual void OnWarning(const std::string&) {}
+  // The first call on each worker thread, outside any batch. Must not throw.
+  virtual void OnWorkerBegin() {}
+  // The last call on each worker thread but OnStopped, outside any batch. Must not throw.
+  virtual void OnWorkerEnd() {}
+  // The very last call of a run, on the last worker to leave, outside any batch: no connection is
+  // left and `running` is false. The server and this handler may be destroyed in it. Must not
+  // throw.
+  virtual void OnStopped() {}
+};
+
+}  // namespace iocp
