@@ -372,7 +372,7 @@ std::size_t Server::Broadcast(const void* data, std::size_t size, const Connecti
   };
   auto* shared = new Shared{1, std::string(static_cast<const char*>(data), size)};
   const std::unique_ptr<Shared, void (*)(void*)> ours(shared, &Shared::Release);
-  SendMemory* const memory = Worker::CurrentSendMemory();
+  SendMemory* const memory = Owner::CurrentSendMemory();
   std::size_t accepted = 0;
   for (const ConnectionPtr& connection : connections()) {
     if (connection.get() == exclude) continue;
@@ -380,7 +380,7 @@ std::size_t Server::Broadcast(const void* data, std::size_t size, const Connecti
         SendItem::Share({shared->bytes.data(), size, &Shared::Release, shared}, false, memory);
     if (item == nullptr) break;
     shared->references.fetch_add(1, std::memory_order_relaxed);
-    if (Context::Of(*connection).Enqueue(item) == SendResult::kAccepted) {
+    if (Session::Of(*connection).Enqueue(item) == SendResult::kAccepted) {
       ++accepted;
     } else {
       SendItem::Destroy(item, memory);

@@ -18,6 +18,8 @@
 #define IOCP_GUARDED_BY(mutex) IOCP_THREAD_SAFETY(guarded_by(mutex))
 // A function: only called while the mutex is held.
 #define IOCP_REQUIRES(mutex) IOCP_THREAD_SAFETY(requires_capability(mutex))
+// A function that returns the mutex.
+#define IOCP_RETURN_CAPABILITY(mutex) IOCP_THREAD_SAFETY(lock_returned(mutex))
 
 namespace iocp {
 

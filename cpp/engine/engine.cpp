@@ -1,17 +1,20 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <new>
+#include <utility>
 
 #include "base/heap.h"
 
 namespace iocp {
 
 Engine::Engine(Handler& handler, const Options& options, const PortKind& kind,
-               NativeSocket listener, const Address& listening)
+               NativeSocket listener, const Address& listening, StageFactory stages)
     : handler_(handler),
       options_(options),
       wanted_hooks_(handler.WantedHooks()),
       backend_(kind.name),
+      stages_(std::move(stages)),
       acceptor_(*this, listener) {
   KeepHeapWarm();
   for (int i = 0; i < options.workers; ++i) {
@@ -26,6 +29,16 @@ Engine::~Engine() = default;
 
 void Engine::BeginAccepting() { acceptor_.Begin(shards_.front()->port()); }
 
+bool Engine::MakeStages(std::unique_ptr<StageStack>* stages) const {
+  if (stages_ == nullptr) return true;
+  try {
+    *stages = std::make_unique<StageStack>(stages_());
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+}
+
 void Engine::RequestStop(TimePoint deadline) {
   TimePoint before = stop_deadline_.load(std::memory_order_relaxed);
   while (deadline < before &&
@@ -38,7 +51,7 @@ void Engine::RequestStop(TimePoint deadline) {
 void Engine::Snapshot(std::vector<ConnectionPtr>& connections) const {
   for (const auto& shard : shards_) shard->Snapshot(connections);
   std::erase_if(connections, [](const ConnectionPtr& connection) {
-    return !Context::Of(*connection).established.load(std::memory_order_acquire);
+    return !Session::Of(*connection).established();
   });
 }
 
@@ -57,7 +70,7 @@ Stats Engine::stats() const {
     const std::uint64_t out = buffers.in_use();
     stats.buffers_in_use += out > posted ? out - posted : 0;
     stats.free_buffers += buffers.free() + posted;
-    stats.free_contexts += shard->contexts().free();
+    stats.free_contexts += shard->sessions().free();
     stats.pending_accepts += static_cast<std::uint64_t>(shard->port().pending_accepts());
   }
   stats.connections = connection_count();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -13,15 +14,21 @@
 #include "iocp/handler.h"
 #include "iocp/options.h"
 #include "iocp/stats.h"
+#include "stage/stage.h"
+#include "stage/stage_stack.h"
 
 namespace iocp {
+
+// Makes the stages of one connection, the one next to the wire first. Called by workers, and may
+// throw std::bad_alloc. A null function: connections have none.
+using StageFactory = std::function<std::vector<std::unique_ptr<Stage>>()>;
 
 // Makes no threads: Server does that, one for each worker; a test may step the workers itself.
 class Engine {
  public:
   // Takes over `listener`. `options` were validated.
   Engine(Handler& handler, const Options& options, const PortKind& kind, NativeSocket listener,
-         const Address& listening);
+         const Address& listening, StageFactory stages = nullptr);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
   ~Engine();
@@ -48,6 +55,8 @@ class Engine {
 
   // --- For the workers and the acceptor.
   [[nodiscard]] Handler& handler() { return handler_; }
+  // False when there is no memory for them. Null stages: the connection has none.
+  bool MakeStages(std::unique_ptr<StageStack>* stages) const;
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] unsigned wanted_hooks() const { return wanted_hooks_; }
   [[nodiscard]] Acceptor& acceptor() { return acceptor_; }
@@ -70,6 +79,7 @@ class Engine {
   const Options options_;
   const unsigned wanted_hooks_;
   const char* const backend_;
+  const StageFactory stages_;
   std::vector<std::unique_ptr<Shard>> shards_;
   std::vector<std::unique_ptr<Worker>> workers_;
   Acceptor acceptor_;

@@ -22,42 +22,42 @@ PortOptions ForPort(const Options& options, BufferPool* pool, const Address& lis
 Shard::Shard(const PortKind& kind, const Options& options, const Address& listening)
     : buffers_(BufferPool::Create(options.buffer_size,
                                   static_cast<std::size_t>(options.max_free_buffers))),
-      contexts_(ContextPool::Create(static_cast<std::size_t>(options.max_free_contexts))),
+      sessions_(SessionPool::Create(static_cast<std::size_t>(options.max_free_contexts))),
       port_(kind.create(ForPort(options, buffers_.get(), listening))),
       timers_(port_->Now()) {}
 
-void Shard::Insert(Context& context) {
+void Shard::Insert(Session& session) {
   const MutexLock lock(mutex_);
-  context.next_in_shard = first_;
-  context.previous_in_shard = &first_;
-  if (first_ != nullptr) first_->previous_in_shard = &context.next_in_shard;
-  first_ = &context;
+  session.next_in_shard = first_;
+  session.previous_in_shard = &first_;
+  if (first_ != nullptr) first_->previous_in_shard = &session.next_in_shard;
+  first_ = &session;
   count_.fetch_add(1, std::memory_order_acq_rel);
 }
 
-void Shard::Remove(Context& context) {
+void Shard::Remove(Session& session) {
   const MutexLock lock(mutex_);
-  *context.previous_in_shard = context.next_in_shard;
-  if (context.next_in_shard != nullptr) {
-    context.next_in_shard->previous_in_shard = context.previous_in_shard;
+  *session.previous_in_shard = session.next_in_shard;
+  if (session.next_in_shard != nullptr) {
+    session.next_in_shard->previous_in_shard = session.previous_in_shard;
   }
-  context.next_in_shard = nullptr;
-  context.previous_in_shard = nullptr;
+  session.next_in_shard = nullptr;
+  session.previous_in_shard = nullptr;
   count_.fetch_sub(1, std::memory_order_acq_rel);
 }
 
 void Shard::Snapshot(std::vector<ConnectionPtr>& connections) {
-  ForEach([&](Context& context) { connections.emplace_back(&context); });
+  ForEach([&](Session& session) { connections.emplace_back(&session); });
 }
 
-void Shard::ArmTimer(Context& context, TimePoint deadline) {
+void Shard::ArmTimer(Session& session, TimePoint deadline) {
   const MutexLock lock(timers_mutex_);
-  timers_.Arm(context, deadline);
+  timers_.Arm(session, deadline);
 }
 
-void Shard::DisarmTimer(Context& context) {
+void Shard::DisarmTimer(Session& session) {
   const MutexLock lock(timers_mutex_);
-  timers_.Disarm(context);
+  timers_.Disarm(session);
 }
 
 TimePoint Shard::NextTimer() {

@@ -8,11 +8,12 @@
 
 #include "base/mutex.h"
 #include "base/timer_wheel.h"
-#include "engine/connection.h"
 #include "iocp/address.h"
 #include "iocp/connection.h"
 #include "iocp/options.h"
 #include "port/completion_port.h"
+#include "session/session.h"
+#include "session/session_pool.h"
 
 namespace iocp {
 
@@ -34,18 +35,18 @@ class Shard {
 
   [[nodiscard]] CompletionPort& port() { return *port_; }
   [[nodiscard]] BufferPool& buffers() { return *buffers_; }
-  [[nodiscard]] ContextPool& contexts() { return *contexts_; }
+  [[nodiscard]] SessionPool& sessions() { return *sessions_; }
 
   // The list of connections, each with one reference. Any thread.
-  void Insert(Context& context);
-  void Remove(Context& context);
+  void Insert(Session& session);
+  void Remove(Session& session);
   void Snapshot(std::vector<ConnectionPtr>& connections);
   // Under the list's lock, which comes before any connection's.
   template <typename Visit>
   void ForEach(Visit visit) {
     const MutexLock lock(mutex_);
-    for (Context* context = first_; context != nullptr; context = context->next_in_shard) {
-      visit(*context);
+    for (Session* session = first_; session != nullptr; session = session->next_in_shard) {
+      visit(*session);
     }
   }
   [[nodiscard]] std::size_t connection_count() const {
@@ -53,13 +54,13 @@ class Shard {
   }
 
   // Timers. Any worker of this shard.
-  void ArmTimer(Context& context, TimePoint deadline);
-  void DisarmTimer(Context& context);
+  void ArmTimer(Session& session, TimePoint deadline);
+  void DisarmTimer(Session& session);
   [[nodiscard]] TimePoint NextTimer();
   template <typename Expired>
   void AdvanceTimers(TimePoint now, Expired expired) {
     const MutexLock lock(timers_mutex_);
-    timers_.Advance(now, [&](TimerNode& node) { expired(static_cast<Context&>(node)); });
+    timers_.Advance(now, [&](TimerNode& node) { expired(static_cast<Session&>(node)); });
   }
 
   // Makes one worker look around: something changed that no completion tells of. Any thread.
@@ -80,12 +81,12 @@ class Shard {
   };
 
   const std::unique_ptr<BufferPool, ClosePool> buffers_;
-  const std::unique_ptr<ContextPool, ClosePool> contexts_;
+  const std::unique_ptr<SessionPool, ClosePool> sessions_;
   // The system's object goes before the memory that it may have known of (R10).
   const std::unique_ptr<CompletionPort> port_;
 
   Mutex mutex_;
-  Context* first_ IOCP_GUARDED_BY(mutex_) = nullptr;
+  Session* first_ IOCP_GUARDED_BY(mutex_) = nullptr;
   std::atomic<std::size_t> count_{0};  // written under mutex_
 
   Mutex timers_mutex_;

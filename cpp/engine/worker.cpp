@@ -2,72 +2,25 @@
 
 #include <algorithm>
 #include <memory>
-#include <new>
 #include <system_error>
 #include <utility>
 
 #include "engine/engine.h"
 
 namespace iocp {
-namespace {
-
-thread_local Worker* current_worker = nullptr;
-
-// The worker whose turn it is, for as long as this lives. A test may take another worker's turn
-// inside a hook, on the same thread.
-class CurrentScope {
- public:
-  explicit CurrentScope(Worker* worker) : before_(std::exchange(current_worker, worker)) {}
-  CurrentScope(const CurrentScope&) = delete;
-  CurrentScope& operator=(const CurrentScope&) = delete;
-  ~CurrentScope() { current_worker = before_; }
-
- private:
-  Worker* const before_;
-};
-
-constexpr std::uintptr_t kCalled = 1;
-
-}  // namespace
-
-void Counters::AddTo(Stats& stats) const {
-  stats.accepted += accepted.value();
-  stats.refused += refused.value();
-  stats.accept_errors += accept_errors.value();
-  stats.established += established.value();
-  for (std::size_t i = 0; i < kCloseReasons; ++i) stats.closed[i] += closed[i].value();
-  stats.reads += reads.value();
-  stats.writes += writes.value();
-  stats.bytes_received += bytes_received.value();
-  stats.bytes_sent += bytes_sent.value();
-  stats.hook_calls += hook_calls.value();
-  stats.hook_errors += hook_errors.value();
-  stats.hook_batches += hook_batches.value();
-  stats.gil_wait_seconds += static_cast<double>(batch_wait_nanoseconds.value()) * 1e-9;
-  stats.hook_seconds += static_cast<double>(hook_nanoseconds.value()) * 1e-9;
-}
 
 Worker::Worker(Engine& engine, Shard& shard)
-    : engine_(engine),
+    : Owner(shard.port(), engine.options(), engine.handler(), engine.wanted_hooks()),
+      engine_(engine),
       shard_(shard),
-      shared_(shard.port().shared()),
-      now_(shard.port().Now()),
-      batch_(kBatchCompletions) {
-  arrivals_.reserve(kBatchCompletions);
-}
+      batch_(kBatchCompletions) {}
 
 Error Worker::Open() {
   try {
-    return shard_.port().Open();
+    return port().Open();
   } catch (const std::bad_alloc&) {
     return {ErrorKind::kOutOfResources, 0};
   }
-}
-
-Worker* Worker::Current() { return current_worker; }
-
-SendMemory* Worker::CurrentSendMemory() {
-  return current_worker != nullptr ? &current_worker->send_memory_ : nullptr;
 }
 
 void Worker::Run() {
@@ -76,26 +29,25 @@ void Worker::Run() {
 }
 
 bool Worker::Turn() {
-  const CurrentScope scope(this);
-  CompletionPort& port = shard_.port();
+  const TurnScope scope(this);
   // Before the deadline is asked for: who changes it from now on finds a sleeper.
-  if (shared_) asleep_until_.store(TimePoint::max(), std::memory_order_seq_cst);
+  if (shared()) asleep_until_.store(TimePoint::max(), std::memory_order_seq_cst);
   const TimePoint deadline = Deadline();
-  if (shared_) asleep_until_.store(deadline, std::memory_order_seq_cst);
+  if (shared()) asleep_until_.store(deadline, std::memory_order_seq_cst);
   looked_at_ = now_;
-  const std::size_t count = port.Wait(batch_.data(), batch_.size(), kBatchBytes, deadline);
-  if (shared_) asleep_until_.store(kAwake, std::memory_order_seq_cst);
-  now_ = port.Now();
+  const std::size_t count = port().Wait(batch_.data(), batch_.size(), kBatchBytes, deadline);
+  if (shared()) asleep_until_.store(kAwake, std::memory_order_seq_cst);
+  now_ = port().Now();
   for (std::size_t i = 0; i < count; ++i) {
     Dispatch(batch_[i]);
   }
-  shard_.AdvanceTimers(now_, [this](Context& context) {
-    context.deadline_due.store(true, std::memory_order_relaxed);
-    Activate(context);
+  shard_.AdvanceTimers(now_, [this](Session& session) {
+    session.timeouts().MarkDue();
+    Acquire(session);
   });
   if (engine_.IsAcceptorShard(shard_)) engine_.acceptor().OnTurn(*this);
   if (engine_.stopping()) StopConnections();
-  if (shared_ && first_active_ != nullptr) HandOverWatch();
+  if (shared() && first_active_ != nullptr) HandOverWatch();
   RunHooks();
   Submit();
   return !MayLeave();
@@ -132,58 +84,50 @@ void Worker::HandOverWatch() {
   if (sleeper) shard_.Call();
 }
 
-bool Worker::Activate(Context& context) {
-  while (!Hold(context)) {
-    // Its holder is to look again; unless it lets go in this moment.
-    std::uintptr_t holder = context.holder.load(std::memory_order_relaxed);
-    if (holder == 0) continue;
-    if (context.holder.compare_exchange_weak(holder, holder | kCalled, std::memory_order_acq_rel)) {
-      return false;
+// ---- Who owns what.
+
+bool Worker::Acquire(Session& session) {
+  Ownership& ownership = session.ownership();
+  if (ownership.IsOf(*this)) return true;
+  if (shared()) {
+    // Its owner is to look again; unless it lets go in this moment.
+    while (!ownership.Acquire(*this)) {
+      if (ownership.Notify()) return false;
     }
+  } else {
+    ownership.AcquireAlone(*this);
   }
+  Append(session);
   return true;
 }
 
-bool Worker::Holds(const Context& context) const {
-  const auto self = reinterpret_cast<std::uintptr_t>(this);
-  return (context.holder.load(std::memory_order_relaxed) & ~kCalled) == self;
+// False when somebody wants the session to be looked at again: it stays owned.
+bool Worker::Release(Session& session) {
+  if (shared()) return session.ownership().Release(*this);
+  session.ownership().ReleaseAlone();
+  return true;
 }
 
-// True when this worker holds the connection, by now or since before.
-bool Worker::Hold(Context& context) {
-  if (Holds(context)) return true;
-  const auto self = reinterpret_cast<std::uintptr_t>(this);
-  if (shared_) {
-    std::uintptr_t holder = 0;
-    if (!context.holder.compare_exchange_strong(holder, self, std::memory_order_acq_rel)) {
-      return false;
-    }
-  } else {
-    // Nobody else ever holds it.
-    context.holder.store(self, std::memory_order_relaxed);
-  }
-  context.next_active = nullptr;
+void Worker::Append(Session& session) {
+  session.next_active = nullptr;
   if (first_active_ == nullptr) {
-    first_active_ = &context;
+    first_active_ = &session;
   } else {
-    last_active_->next_active = &context;
+    last_active_->next_active = &session;
   }
-  last_active_ = &context;
-  return true;
+  last_active_ = &session;
 }
 
-// False when somebody wants the connection to be looked at again: it stays held.
-bool Worker::Release(Context& context) {
-  if (!shared_) {
-    context.holder.store(0, std::memory_order_relaxed);
-    return true;
-  }
-  auto holder = reinterpret_cast<std::uintptr_t>(this);
-  if (context.holder.compare_exchange_strong(holder, 0, std::memory_order_acq_rel)) return true;
-  // Read and written in one: what was left before any call that this takes away is seen.
-  context.holder.exchange(reinterpret_cast<std::uintptr_t>(this), std::memory_order_acq_rel);
-  return false;
+void Worker::ArmTimer(Session& session, TimePoint deadline) { shard_.ArmTimer(session, deadline); }
+
+void Worker::Retire(Session& session) {
+  // Also when it is not armed: another worker may be at work in the wheel, this node in its hands.
+  shard_.DisarmTimer(session);
+  shard_.Remove(session);
+  engine_.ReleaseSlot();
 }
+
+// ---- The first step of a turn: what has completed.
 
 void Worker::Dispatch(Completion& completion) {
   switch (completion.operation) {
@@ -200,43 +144,20 @@ void Worker::Dispatch(Completion& completion) {
     case Operation::kSend:
       break;
   }
-  auto& context = static_cast<Context&>(*completion.socket);
-  if (!shared_) {
-    Apply(context, completion);
-    if (completion.operation == Operation::kReceive || !Settled(context)) Activate(context);
+  auto& session = static_cast<Session&>(*completion.socket);
+  if (!shared()) {
+    session.Apply(*this, completion);
+    if (completion.operation == Operation::kReceive || !session.settled()) Acquire(session);
     return;
   }
-  if (Hold(context)) {
-    Apply(context, completion);
-    return;
+  if (session.ownership().IsOf(*this)) {
+    session.Apply(*this, completion);
+  } else if (session.ownership().Acquire(*this)) {
+    Append(session);
+    session.Apply(*this, completion);
+  } else {
+    session.Leave(*this, completion);
   }
-  LeaveWithHolder(context, completion);
-}
-
-// Another worker holds it, and finds this before it lets go. Called while the mutex keeps it from
-// that: with the last completion of a connection its holder is free to end it.
-void Worker::LeaveWithHolder(Context& context, Completion& completion) {
-  const MutexLock lock(context.mutex);
-  context.requested.store(true, std::memory_order_release);
-  try {
-    context.mailbox.push_back(std::move(completion));
-  } catch (const std::bad_alloc&) {
-    Context::Unkept& unkept = context.unkept;
-    if (completion.operation == Operation::kSend) {
-      unkept.send = true;
-      unkept.sent = completion.bytes;
-      unkept.send_error = completion.error;
-    } else {
-      ++unkept.receives;
-      if (completion.last) unkept.receives_expected = completion.sequence + 1;
-    }
-  }
-  if (context.mailbox.size() >= Context::kMostMail) {
-    // Its holder may be in a hook for as long as the peer can send.
-    context.mailbox_paused = true;
-    shard_.port().Pause(context);
-  }
-  Activate(context);
 }
 
 // All that was in flight ends by itself. One word to the operator is enough for all workers.
@@ -257,108 +178,84 @@ void Worker::OnPosting(Posting& posting) {
     const std::unique_ptr<Newcomer> newcomer(static_cast<Newcomer*>(&posting));
     Adopt(newcomer->handle);
     shard_.newcomers.fetch_sub(1, std::memory_order_acq_rel);
-  } else if (posting.tag == Context::kPostingTag) {
-    auto& context = static_cast<Context&>(posting);
-    const MutexLock lock(context.mutex);
-    context.posted = false;
-    Activate(context);
+  } else if (posting.tag == Session::kPostingTag) {
+    static_cast<Session&>(posting).TakePosting(*this);
   } else {
     shard_.CallSeen();
   }
 }
 
 void Worker::Adopt(NativeSocket handle) {
-  CompletionPort& port = shard_.port();
-  Context* context = engine_.stopping() ? nullptr : shard_.contexts().Take();
+  Session* session = engine_.stopping() ? nullptr : shard_.sessions().Take();
+  std::unique_ptr<StageStack> stages;
   Address local;
   Address remote;
   Error error{ErrorKind::kOutOfResources, 0};
-  if (context != nullptr) error = port.Adopt(*context, handle, &local, &remote);
+  if (session != nullptr && engine_.MakeStages(&stages)) {
+    error = port().Adopt(*session, handle, &local, &remote);
+  }
   if (error) {
     // It left before it was served, or there is no room for it: its own affair.
-    counters_.accept_errors.Add(1);
-    port.Discard(handle, true);
+    counters().accept_errors.Add(1);
+    port().Discard(handle, true);
     engine_.ReleaseSlot();
-    if (context != nullptr) context->DropReference();
+    if (session != nullptr) session->DropReference();
     return;
   }
-  context->Start(shard_, engine_.options(), engine_.wanted_hooks(), now_, local, remote);
-  context->receive_in_flight = true;
-  // Held before any other worker can find it.
-  Activate(*context);
-  shard_.Insert(*context);
-  port.Receive(*context);
-  if (engine_.stopping()) context->RequestClose(CloseReason::kShutdown);
-}
-
-void Worker::Apply(Context& context, Completion& completion) {
-  if (completion.operation == Operation::kReceive) {
-    ApplyReceive(context, completion);
-  } else {
-    ApplySend(context, completion.bytes, completion.error);
-  }
-}
-
-void Worker::ApplyReceive(Context& context, Completion& completion) {
-  // Counted, for when there is no memory to put it in order.
-  CountReceives(context, 1, completion.last ? completion.sequence + 1 : 0);
-  // Also when it has to wait for what is before it in the stream.
-  if (completion.buffer.size() != 0) context.active_at = now_;
-  try {
-    context.reorder.Push({completion.sequence, std::move(completion.buffer), completion.error},
-                         [&](Received&& next) {
-                           if (next.end.kind == ErrorKind::kCancelled) return;
-                           arrivals_.push_back({&context, std::move(next.buffer), next.end});
-                         });
-  } catch (const std::bad_alloc&) {
-    RunOutOfMemory(context);
-  }
-}
-
-void Worker::CountReceives(Context& context, std::uint64_t came, std::uint64_t expected) {
-  context.receives_came += came;
-  if (expected != 0) context.receives_expected = expected;
-  // All have been applied, so none that another worker still has is of this connection.
-  if (context.receives_came == context.receives_expected) context.receive_in_flight = false;
-}
-
-void Worker::ApplySend(Context& context, std::size_t bytes, const Error& error) {
-  context.send_in_flight = false;
-  if (error) {
-    if (error.kind == ErrorKind::kOutOfResources) {
-      RunOutOfMemory(context, error);
-    } else if (error.kind != ErrorKind::kCancelled) {
-      Fail(context, error);
-    }
-    return;
-  }
-  counters_.writes.Add(1);
-  counters_.bytes_sent.Add(bytes);
-  context.sent_bytes.Add(bytes);
-  context.ended_bytes.Add(bytes);
-  context.ended_charge.Add(bytes);
-  context.active_at = now_;
-  SendQueue ended;
-  context.sending.Advance(bytes, ended);
-  CompleteSends(context, ended);
-}
-
-// True when nothing follows from the send that ended: most do not need a place in this turn.
-bool Worker::Settled(const Context& context) {
-  return context.phase == Phase::kOpen && context.sending.empty() && context.complete.empty() &&
-         context.held.empty() && !context.port_paused && !context.end_received;
+  session->Begin(*this, local, remote, std::move(stages));
+  // Owned before any other worker can find it.
+  Acquire(*session);
+  shard_.Insert(*session);
+  port().Receive(*session);
+  session->BeginStages(*this);
+  if (engine_.stopping()) session->RequestClose(CloseReason::kShutdown);
 }
 
 void Worker::StopConnections() {
-  const bool enforce = !stop_enforced_ && now_ >= engine_.stop_deadline();
+  stop_deadline_ = engine_.stop_deadline();
+  const bool enforce = !stop_enforced_ && now_ >= stop_deadline_;
   if (std::exchange(stop_seen_, true) && !enforce) return;
   stop_enforced_ = stop_enforced_ || enforce;
-  shard_.ForEach([this](Context& context) {
-    context.RequestClose(CloseReason::kShutdown);
+  shard_.ForEach([this](Session& session) {
+    session.RequestClose(CloseReason::kShutdown);
     // It may be closing already, with more time than is left now.
-    context.deadline_due.store(true, std::memory_order_relaxed);
-    Activate(context);
+    session.timeouts().MarkDue();
+    Acquire(session);
   });
+}
+
+// ---- The second step: hooks.
+
+void Worker::RunHooks() {
+  for (Arrival& arrival : arrivals()) arrival.session->Deliver(*this, arrival);
+  arrivals().clear();
+  // Hooks may send to other connections, which joins them to this list.
+  for (Session* session = first_active_; session != nullptr; session = session->next_active) {
+    session->DeliverPending(*this);
+  }
+  for (const std::string& warning : std::exchange(warnings_, {})) {
+    hooks().Enter();
+    hooks().handler().OnWarning(warning);
+  }
+  hooks().Leave();
+}
+
+// ---- The third step: what follows.
+
+void Worker::Submit() {
+  if (first_active_ == nullptr) return;
+  now_ = port().Now();  // hooks may have taken their time
+  Session* session = std::exchange(first_active_, nullptr);
+  last_active_ = nullptr;
+  while (session != nullptr) {
+    Session* const next = session->next_active;
+    if (session->finished()) {
+      session->DropReference();
+    } else if (session->Progress(*this) || !Release(*session)) {
+      Append(*session);
+    }
+    session = next;
+  }
 }
 
 bool Worker::MayLeave() {
@@ -368,7 +265,7 @@ bool Worker::MayLeave() {
     return false;
   }
   // A port with several workers wakes one for a call: the next one has to be told as well.
-  if (shared_) shard_.Call();
+  if (shared()) shard_.Call();
   return true;
 }
 

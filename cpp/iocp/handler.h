@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <string>
 
@@ -19,8 +20,12 @@ enum Hook : unsigned {
   kHookWrite = 1U << 2U,
   kHookError = 1U << 3U,
   kHookClosing = 1U << 4U,
-  kHookAll = (1U << 5U) - 1,
+  kHookEndOfStream = 1U << 5U,
+  kHookAll = (1U << 6U) - 1,
 };
+
+// What OnEndOfStream wants: see there.
+enum class EndOfStream : std::uint8_t { kClose, kKeepOpen };
 
 // Derive from it and override the hooks that you need; the others do nothing. One handler may serve
 // several servers: their hooks then run in parallel. It must stay whole until no server calls it
@@ -39,6 +44,11 @@ class Handler {
   virtual void OnReadCompleted(Connection&, Buffer&) {}
   // Once for each accepted Send, with its length, when its last byte is with the system.
   virtual void OnWriteCompleted(Connection&, std::size_t) {}
+  // The peer has finished sending, and OnReadCompleted has had all of it. kClose sends what is
+  // queued by now and closes the connection, with CloseReason::kPeerClosed. kKeepOpen leaves it
+  // open for sending until somebody closes it; a peer that goes away then is seen by the next send,
+  // or by idle_timeout. Not called for a connection that was never reported as established.
+  virtual EndOfStream OnEndOfStream(Connection&) { return EndOfStream::kClose; }
   virtual void OnConnectionError(Connection&, Error) {}
   virtual void OnConnectionClosing(Connection&, CloseReason) {}
   // An exception left a hook. The default aborts the connection with kHookError. May throw as well:

@@ -70,10 +70,15 @@ Block* BufferPool::Take() noexcept {
 
 Buffer BufferPool::Compact(Buffer buffer) noexcept {
   if (buffer.block_ == nullptr || buffer.block_->capacity() / 2 <= buffer.size()) return buffer;
-  Block* block = NewBlock(nullptr, buffer.size());
-  if (block == nullptr) return buffer;
-  std::memcpy(block->data(), buffer.data(), buffer.size());
-  return {block, block->data(), buffer.size()};
+  Buffer copy = Copy(buffer.view());
+  return copy.size() == 0 ? std::move(buffer) : std::move(copy);
+}
+
+Buffer BufferPool::Copy(std::string_view bytes) noexcept {
+  Block* block = NewBlock(nullptr, bytes.size());
+  if (block == nullptr) return {};
+  std::memcpy(block->data(), bytes.data(), bytes.size());
+  return {block, block->data(), bytes.size()};
 }
 
 Block* BufferPool::NewBlock(BufferPool* pool, std::size_t capacity) noexcept {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 #include "base/mutex.h"
@@ -66,6 +67,9 @@ class BufferPool {
   // outside any pool. The same buffer when it uses half of its block or more, or when there is no
   // memory.
   static Buffer Compact(Buffer buffer) noexcept;
+  // A copy of `bytes`, which are not none, in a block of their own outside any pool. Empty when there
+  // is no memory.
+  static Buffer Copy(std::string_view bytes) noexcept;
 
   [[nodiscard]] std::size_t block_size() const { return block_size_; }
   [[nodiscard]] std::size_t in_use() const { return in_use_.load(std::memory_order_relaxed); }

@@ -29,9 +29,20 @@ class SendQueue {
   // Takes over all of `later`, behind what is here.
   void Append(SendQueue& later);
 
+  // A place between two bytes of the queue. Good until the byte before it has left; a new one stands
+  // before the first byte that is to be sent.
+  struct Place {
+    const SendItem* item = nullptr;
+    std::size_t offset = 0;
+  };
+
   // The bytes to send next, up to kMaxPieces pieces and kMaxGather bytes. How many pieces; 0 when
   // there are only empty sends.
-  std::size_t Gather(Piece* pieces) const;
+  std::size_t Gather(Piece* pieces) const { return Gather(pieces, {}, kMaxGather); }
+  // The same for `most` bytes behind `place`.
+  std::size_t Gather(Piece* pieces, const Place& place, std::size_t most) const;
+  // The place `bytes` behind `place`; so many are there.
+  [[nodiscard]] Place Forward(const Place& place, std::size_t bytes) const;
   // `bytes` of what Gather gave are out: moves the sends that are complete, empty ones
   // at the front included, to `complete`. How many.
   std::size_t Advance(std::size_t bytes, SendQueue& complete);

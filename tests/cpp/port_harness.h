@@ -227,7 +227,12 @@ class PortDriver {
   // A connected client, in the system's backlog until the port accepts it.
   std::unique_ptr<Peer> Dial() {
     auto peer = world_.Connect(bound_);
-    if (peer == nullptr) ADD_FAILURE() << "could not connect: errno " << errno;
+    if (peer == nullptr) {
+      ADD_FAILURE() << "could not connect: errno " << errno;
+    } else {
+      // A client that has reset its connection may have had the same port.
+      strangers_.erase(peer->port());
+    }
     return peer;
   }
   // The server's end of it, once the port has accepted it.

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "engine/connection.h"
+#include "session/session.h"
 #include "memory.h"
 
 namespace iocp::sim {
@@ -78,7 +78,7 @@ void App::OnReadCompleted(Connection& connection, Buffer& buffer) {
   const FailingMemory::Scope unarmed(false);
   Known& known = Of(connection);
   const HookScope scope(*this, known, "read", buffer.size());
-  Check(!known.closed && !known.errored, "a read behind the end");
+  Check(!known.closed && !known.errored && !known.ended, "a read behind the end");
   Check(!known.ended_here, "a read after close");
   Check(!known.paused, "a read while paused");
   Check(buffer.size() > 0, "a read of nothing");
@@ -99,6 +99,23 @@ void App::OnWriteCompleted(Connection& connection, std::size_t size) {
         "a write was completed that is not the next");
   if (!known.unwritten.empty()) known.unwritten.pop_front();
   Act(known, true);
+}
+
+EndOfStream App::OnEndOfStream(Connection& connection) {
+  const FailingMemory::Scope unarmed(false);
+  Known& known = Of(connection);
+  const HookScope scope(*this, known, "end of stream", known.account->delivered);
+  Check(!known.closed && !known.errored, "an end of the stream behind the end");
+  Check(!std::exchange(known.ended, true), "the stream ends twice");
+  Check(!known.ended_here, "an end of the stream after close");
+  Check(!known.paused, "an end of the stream while paused");
+  Check(known.account->client_ended, "the stream of a peer that has not ended it");
+  Check(known.account->delivered == known.account->client_sent,
+        "the stream has ended before all of it was delivered");
+  // Towards the end of the run nobody would close it later.
+  known.kept_open = liveliness != 0 && choices().Chance(0.5);
+  Act(known, true);
+  return known.kept_open ? EndOfStream::kKeepOpen : EndOfStream::kClose;
 }
 
 void App::OnConnectionError(Connection& connection, Error error) {
@@ -125,6 +142,7 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
         "an empty send was not completed, though all before it is with the system");
   if (reason == CloseReason::kPeerClosed) {
     Check(known.account->client_ended, "a peer that has not ended its stream has closed");
+    Check(!known.kept_open, "closed for the end of the stream, and it was to stay open");
     Check(known.ended_here || known.account->delivered == known.account->client_sent,
           "the peer's stream has ended before all of it was delivered");
   }
@@ -300,12 +318,13 @@ void App::SendSome(Known& known, std::size_t size) {
 // A queue takes memory up to the limit, and the send that was accepted just below it. Of the one at
 // the front a part may be out; the heap rounds up.
 void App::CheckMemory(Connection& connection) {
-  Context& context = Context::Of(connection);
-  const MutexLock lock(context.mutex);
+  Session& session = Session::Of(connection);
+  Inbox& inbox = session.inbox();
+  const MutexLock lock(inbox.mutex());
   std::size_t taken = 0;
   std::size_t first = 0;
   std::size_t last = 0;
-  for (const SendQueue* queue : {&context.sending, &context.incoming}) {
+  for (const SendQueue* queue : {&session.outbound().queue(), &inbox.sends()}) {
     for (const SendItem* item = queue->first(); item != nullptr; item = item->next) {
       const bool copied = item->data == reinterpret_cast<const char*>(item + 1);
       last = AllocatedBytes(item) + (copied ? 0 : item->size);
@@ -324,9 +343,9 @@ void App::CheckMailboxes() {
   const auto reads = static_cast<std::size_t>(std::max(network_.settings.reads, 1));
   for (const Known* known : living_) {
     if (!known->connection) continue;
-    Context& context = Context::Of(*known->connection);
-    const MutexLock lock(context.mutex);
-    Check(context.mailbox.size() <= Context::kMostMail + 4 * reads + 2,
+    Inbox& inbox = Session::Of(*known->connection).inbox();
+    const MutexLock lock(inbox.mutex());
+    Check(inbox.mail_size() <= Inbox::kMostMail + 4 * reads + 2,
           "a mailbox grows for as long as a hook runs");
   }
 }
@@ -359,6 +378,10 @@ void App::ResumeAll() {
   for (Known* known : living_) {
     known->paused = false;
     known->connection->ResumeReading();
+    if (known->kept_open) {
+      known->ended_here = true;
+      known->connection->Close();
+    }
   }
 }
 

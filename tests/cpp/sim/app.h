@@ -67,6 +67,7 @@ class App final : public Handler {
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
   void OnWriteCompleted(Connection& connection, std::size_t size) override;
+  EndOfStream OnEndOfStream(Connection& connection) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
   void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& error) override;
@@ -82,6 +83,8 @@ class App final : public Handler {
     ConnectionPtr connection;
     Account* account = nullptr;
     bool in_hook = false;  // true exactly while a hook of it runs
+    bool ended = false;      // true exactly when the end of the peer's stream was reported
+    bool kept_open = false;  // true exactly when it was left open then
     bool errored = false;
     bool closed = false;  // true exactly when its closing hook has begun
     bool released = false;

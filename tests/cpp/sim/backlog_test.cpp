@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/connection.h"
+#include "session/session.h"
 #include "memory.h"
 #include "scenario.h"
 #include "stream/send_item.h"
@@ -198,12 +198,14 @@ TEST_F(BacklogTest, WhatComesWhileAHookRunsIsBounded) {
       sent += data.substr(0, client->Send(data));
       scenario.Step(other);
     }
-    EXPECT_LE(Context::Of(connection).mailbox.size(), Context::kMostMail + kReads);
+    Inbox& inbox = Session::Of(connection).inbox();
+    const MutexLock lock(inbox.mutex());
+    EXPECT_LE(inbox.mail_size(), Inbox::kMostMail + kReads);
   };
   sent += "begin";
   ASSERT_EQ(client->Send("begin"), 5U);
   scenario.StepAll();
-  EXPECT_LE(sent.size(), 5 + (Context::kMostMail + kReads) * 100 + setup.window);
+  EXPECT_LE(sent.size(), 5 + (Inbox::kMostMail + kReads) * 100 + setup.window);
   EXPECT_EQ(scenario.Of(client).received, sent) << "it did not go on after the hook";
   client->EndStream();
   scenario.StepAll();

@@ -143,7 +143,7 @@ TEST_F(DefectsTest, D11_OnlyItsHolderActsOnAConnectionsTimer) {
     scenario.network().AdvanceTo(scenario.network().now() + seconds(5));
     for (int i = 0; i < 5; ++i) scenario.Step(1);
     EXPECT_EQ(scenario.Of(silent).closed, CloseReason::kFirstDataTimeout);
-    EXPECT_EQ(Context::Of(connection).phase, Phase::kOpen) << "closed under its hook";
+    EXPECT_EQ(Session::Of(connection).phase(), Phase::kOpen) << "closed under its hook";
     in_time = connection.is_open();
   };
   scenario.PassTime(milliseconds(999));
@@ -270,9 +270,9 @@ TEST_F(DefectsTest, D17_NothingIsFreedBeforeItsLastCompletion) {
     });
     scenario.RequestStop(seconds(1));
     scenario.PassTime(milliseconds(999));
-    EXPECT_LT(Context::Of(*connection).phase, Phase::kCancelling) << "aborted too early";
+    EXPECT_LT(Session::Of(*connection).phase(), Phase::kCancelling) << "aborted too early";
     scenario.PassTime(milliseconds(11));
-    EXPECT_GE(Context::Of(*connection).phase, Phase::kCancelling) << "not bounded";
+    EXPECT_GE(Session::Of(*connection).phase(), Phase::kCancelling) << "not bounded";
     scenario.PassTime(hours(1));
     EXPECT_FALSE(scenario.all_left()) << "a worker has not waited";
     EXPECT_EQ(scenario.engine().connection_count(), accept_is_late ? 0U : 1U);
@@ -297,8 +297,9 @@ TEST_F(DefectsTest, D18_AClosingHookMayWaitForAnotherConnectionsClose) {
     // What another thread may want while this hook runs.
     bool free = false;
     std::thread([&] {
-      free = Context::Of(connection).mutex.try_lock();
-      if (free) Context::Of(connection).mutex.unlock();
+      Mutex& mutex = Session::Of(connection).inbox().mutex();
+      free = mutex.try_lock();
+      if (free) mutex.unlock();
       std::vector<ConnectionPtr> connections;
       scenario.engine().Snapshot(connections);
     }).join();
@@ -314,58 +315,65 @@ TEST_F(DefectsTest, D18_AClosingHookMayWaitForAnotherConnectionsClose) {
   EXPECT_EQ(hooks, 2);
 }
 
-// Nothing of a connection is ever copied; a context that is used again is made anew.
-static_assert(!std::is_copy_constructible_v<Context> && !std::is_move_constructible_v<Context>);
-static_assert(!std::is_copy_assignable_v<Context> && !std::is_move_assignable_v<Context>);
+// Nothing of a connection is ever copied; a session that is used again is made anew.
+static_assert(!std::is_copy_constructible_v<Session> && !std::is_move_constructible_v<Session>);
+static_assert(!std::is_copy_assignable_v<Session> && !std::is_move_assignable_v<Session>);
 
 TEST_F(DefectsTest, D22_AContextThatIsUsedAgainIsMadeAnew) {
-  ContextPool* const pool = ContextPool::Create(1);
-  Context* const context = pool->Take();
-  ASSERT_NE(context, nullptr);
-  context->user_data = pool;
-  context->open = false;
-  context->phase = Phase::kFinished;
-  context->finished = true;
-  context->queued_bytes.Add(7);
-  context->requested = true;
-  context->DropReference();
-  Context* const again = pool->Take();
-  EXPECT_EQ(again, context);
+  SessionPool* const pool = SessionPool::Create(1);
+  Session* const session = pool->Take();
+  ASSERT_NE(session, nullptr);
+  session->user_data = pool;
+  {
+    const MutexLock lock(session->inbox().mutex());
+    EXPECT_TRUE(session->inbox().RequestClose(CloseReason::kShutdown));
+    const std::string_view byte = "x";
+    SendItem* const item = SendItem::Copy(&byte, 1, nullptr);
+    ASSERT_TRUE(session->outbound().Accept(session->inbox().sends(), item, Options{}));
+  }
+  ASSERT_TRUE(session->inbox().Finish());
+  ASSERT_FALSE(session->is_open());
+  ASSERT_EQ(session->send_backlog(), 1U);
+  session->DropReference();
+  Session* const again = pool->Take();
+  EXPECT_EQ(again, session);
   EXPECT_EQ(again->user_data, nullptr);
   EXPECT_TRUE(again->is_open());
-  EXPECT_EQ(again->phase, Phase::kOpen);
-  EXPECT_FALSE(again->finished);
+  EXPECT_EQ(again->phase(), Phase::kOpen);
   EXPECT_EQ(again->send_backlog(), 0U);
-  EXPECT_FALSE(again->requested);
-  EXPECT_EQ(again->references, 1U);
-  ASSERT_TRUE(again->mutex.try_lock());
-  again->mutex.unlock();
+  EXPECT_FALSE(again->inbox().has_requests());
+  ASSERT_TRUE(again->inbox().mutex().try_lock());
+  EXPECT_FALSE(again->inbox().finished());
+  EXPECT_TRUE(again->inbox().sends().empty());
+  again->inbox().mutex().unlock();
+  // The caller's reference is the only one.
   again->DropReference();
+  EXPECT_EQ(pool->free(), 1U);
   pool->Close();
 }
 
-// Contexts of which each has its pages to itself, so that who touches one that is locked away is
+// Sessions of which each has its pages to itself, so that who touches one that is locked away is
 // caught.
 class LockedAway {
  public:
   explicit LockedAway(std::size_t count)
       : count_(count),
-        size_((sizeof(Context) / PageSize() + 1) * PageSize()),
+        size_((sizeof(Session) / PageSize() + 1) * PageSize()),
         memory_(static_cast<char*>(::mmap(nullptr, count_ * size_, PROT_READ | PROT_WRITE,
                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
     EXPECT_NE(memory_, MAP_FAILED);
-    for (std::size_t i = 0; i < count_; ++i) new (memory_ + i * size_) Context(nullptr);
+    for (std::size_t i = 0; i < count_; ++i) new (memory_ + i * size_) Session(nullptr);
   }
   LockedAway(const LockedAway&) = delete;
   LockedAway& operator=(const LockedAway&) = delete;
   ~LockedAway() {
     Lock(0, count_, false);
-    for (std::size_t i = 0; i < count_; ++i) (*this)[i].~Context();
+    for (std::size_t i = 0; i < count_; ++i) (*this)[i].~Session();
     ::munmap(memory_, count_ * size_);
   }
 
-  Context& operator[](std::size_t i) {
-    return *std::launder(reinterpret_cast<Context*>(memory_ + i * size_));
+  Session& operator[](std::size_t i) {
+    return *std::launder(reinterpret_cast<Session*>(memory_ + i * size_));
   }
   // Those from `first` to before `last`.
   void Lock(std::size_t first, std::size_t last, bool locked) {
@@ -388,27 +396,27 @@ TEST_F(DefectsTest, D30_RemovingAConnectionTouchesItsNeighboursOnly) {
   Choices choices{1};
   Network network(choices, {});
   Shard shard(kSimPortKind, Options{}, {});
-  LockedAway contexts(kCount);
+  LockedAway sessions(kCount);
   const TimePoint deadline = network.now() + seconds(120);
   for (std::size_t i = 0; i < kCount; ++i) {
-    shard.Insert(contexts[i]);
-    shard.ArmTimer(contexts[i], deadline);
+    shard.Insert(sessions[i]);
+    shard.ArmTimer(sessions[i], deadline);
   }
   // From the middle, and from either end of the list.
   for (const std::size_t gone : {kCount / 2, std::size_t{0}, kCount - 1}) {
     const std::size_t low = gone == 0 ? 0 : gone - 1;
     const std::size_t high = std::min(gone + 2, kCount);
-    contexts.Lock(0, low, true);
-    contexts.Lock(high, kCount, true);
-    shard.DisarmTimer(contexts[gone]);
-    shard.Remove(contexts[gone]);
-    contexts.Lock(0, kCount, false);
+    sessions.Lock(0, low, true);
+    sessions.Lock(high, kCount, true);
+    shard.DisarmTimer(sessions[gone]);
+    shard.Remove(sessions[gone]);
+    sessions.Lock(0, kCount, false);
   }
   EXPECT_EQ(shard.connection_count(), kCount - 3);
   std::size_t left = 0;
-  shard.ForEach([&](const Context&) { ++left; });
+  shard.ForEach([&](const Session&) { ++left; });
   EXPECT_EQ(left, kCount - 3);
-  for (std::size_t i = 0; i < kCount; ++i) shard.DisarmTimer(contexts[i]);
+  for (std::size_t i = 0; i < kCount; ++i) shard.DisarmTimer(sessions[i]);
 }
 
 }  // namespace

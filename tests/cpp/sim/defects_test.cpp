@@ -82,7 +82,7 @@ TEST_F(DefectsTest, D02_OneWorkerAtATimePutsReadsInOrder) {
   std::vector<std::size_t> waiting;  // for what was before them
   scenario.handler().on_read = [&](Connection& connection, Buffer&) {
     if (!waiting.empty()) return;
-    const ReorderQueue& reorder = Context::Of(connection).reorder;
+    const ReorderQueue& reorder = Session::Of(connection).inbound().reorder();
     waiting.push_back(reorder.waiting());
     // What comes to others while this worker has the connection leaves its queue alone.
     scenario.LetCome([](const Completion& c) { return IsRead(c, 3); });
@@ -147,8 +147,8 @@ TEST_F(DefectsTest, D04_ReleasedOnceByWhoeverTakesTheLastReference) {
   const std::string data = Bytes(1000);
   EXPECT_EQ(kept->Send(data.data(), data.size()), SendResult::kAccepted);
   scenario.StepAll();
-  ASSERT_TRUE(Context::Of(*kept).send_in_flight);
-  ASSERT_TRUE(Context::Of(*kept).receive_in_flight);
+  ASSERT_TRUE(Session::Of(*kept).outbound().in_flight());
+  ASSERT_TRUE(Session::Of(*kept).inbound().in_flight());
   kept->Abort();
   const auto is_send = [](const Completion& c) { return c.operation == Operation::kSend; };
   scenario.LetCome([&](const Completion& c) { return !is_send(c); });
@@ -176,18 +176,18 @@ TEST_F(DefectsTest, D05_ASendIsCountedBeforeItCanComplete) {
   Scenario scenario(Original());
   const auto client = scenario.Connect();
   Connection& connection = scenario.ConnectionOf(client);
-  const Context& context = Context::Of(connection);
+  const Outbound& outbound = Session::Of(connection).outbound();
   int sends = 0;
   // Inside the port's calls: the send is with the system, and the call has not returned.
   scenario.network().yield = [&] {
-    if (!context.send_in_flight || sends++ != 0) return;
-    EXPECT_EQ(context.backlog(), 5U);
-    EXPECT_EQ(context.pending_sends(), 1U);
+    if (!outbound.in_flight() || sends++ != 0) return;
+    EXPECT_EQ(outbound.backlog(), 5U);
+    EXPECT_EQ(outbound.pending_sends(), 1U);
     // It completes, to another worker, before the call that started it returns.
     scenario.Step(1);
     EXPECT_EQ(client->Receive(10), "hello");
-    EXPECT_LE(context.backlog(), 5U) << "below zero";
-    EXPECT_LE(context.pending_sends(), 1U) << "below zero";
+    EXPECT_LE(outbound.backlog(), 5U) << "below zero";
+    EXPECT_LE(outbound.pending_sends(), 1U) << "below zero";
   };
   EXPECT_EQ(connection.Send("hello", 5), SendResult::kAccepted);
   EXPECT_EQ(connection.send_backlog(), 5U);
@@ -195,8 +195,8 @@ TEST_F(DefectsTest, D05_ASendIsCountedBeforeItCanComplete) {
   scenario.StepAll();
   EXPECT_GE(sends, 1);
   EXPECT_EQ(connection.send_backlog(), 0U);
-  EXPECT_EQ(context.pending_sends(), 0U);
-  EXPECT_FALSE(context.send_in_flight);
+  EXPECT_EQ(outbound.pending_sends(), 0U);
+  EXPECT_FALSE(outbound.in_flight());
   EXPECT_EQ(scenario.Of(client).written, (std::vector<std::size_t>{5}));
 }
 
@@ -222,14 +222,14 @@ TEST_F(DefectsTest, D06_AConnectionWithNothingOutstandingIsReleased) {
     Scenario scenario(Original());
     scenario.handler().on_established = [](Connection& connection) { connection.PauseReading(); };
     const auto client = scenario.Connect();
-    Context& context = Context::Of(scenario.ConnectionOf(client));
+    Session& session = Session::Of(scenario.ConnectionOf(client));
     client->Send("never delivered");
     client->EndStream();
     scenario.StepAll();
-    ASSERT_FALSE(context.receive_in_flight);
-    ASSERT_FALSE(context.send_in_flight);
+    ASSERT_FALSE(session.inbound().in_flight());
+    ASSERT_FALSE(session.outbound().in_flight());
     EXPECT_FALSE(scenario.Of(client).closed);
-    abort ? context.Abort() : context.Close();
+    abort ? session.Abort() : session.Close();
     scenario.StepAll();
     EXPECT_EQ(scenario.Of(client).closed,
               abort ? CloseReason::kLocalAbort : CloseReason::kLocalClose);

@@ -1,0 +1,24 @@
+#include "session/counters.h"
+
+#include <cstddef>
+
+namespace iocp {
+
+void Counters::AddTo(Stats& stats) const {
+  stats.accepted += accepted.value();
+  stats.refused += refused.value();
+  stats.accept_errors += accept_errors.value();
+  stats.established += established.value();
+  for (std::size_t i = 0; i < kCloseReasons; ++i) stats.closed[i] += closed[i].value();
+  stats.reads += reads.value();
+  stats.writes += writes.value();
+  stats.bytes_received += bytes_received.value();
+  stats.bytes_sent += bytes_sent.value();
+  stats.hook_calls += hook_calls.value();
+  stats.hook_errors += hook_errors.value();
+  stats.hook_batches += hook_batches.value();
+  stats.gil_wait_seconds += static_cast<double>(batch_wait_nanoseconds.value()) * 1e-9;
+  stats.hook_seconds += static_cast<double>(hook_nanoseconds.value()) * 1e-9;
+}
+
+}  // namespace iocp

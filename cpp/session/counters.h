@@ -1,0 +1,23 @@
+// The counters of one worker.
+#pragma once
+
+#include <array>
+
+#include "base/counter.h"
+#include "iocp/close_reason.h"
+#include "iocp/stats.h"
+
+namespace iocp {
+
+// Written by its worker, read by any thread. On cache lines of its own, since it is written all the
+// time.
+struct alignas(64) Counters {
+  Counter accepted, refused, accept_errors, established;
+  std::array<Counter, kCloseReasons> closed;
+  Counter reads, writes, bytes_received, bytes_sent;
+  Counter hook_calls, hook_errors, hook_batches, batch_wait_nanoseconds, hook_nanoseconds;
+
+  void AddTo(Stats& stats) const;
+};
+
+}  // namespace iocp

@@ -1,0 +1,22 @@
+#include "session/inbound.h"
+
+namespace iocp {
+
+void Inbound::Count(std::uint64_t came, std::uint64_t expected) {
+  came_ += came;
+  if (expected != 0) expected_ = expected;
+  // All have been applied, so none that another worker still has is of this session.
+  if (came_ == expected_) in_flight_ = false;
+}
+
+bool Inbound::UpdateFlow(std::size_t charge, const Options& options) {
+  if (!options.flow_control) return false;
+  if (charge > options.write_high_water) {
+    over_high_water_ = true;
+  } else if (charge <= options.write_low_water) {
+    over_high_water_ = false;
+  }
+  return over_high_water_;
+}
+
+}  // namespace iocp

@@ -1,0 +1,92 @@
+// What a session receives.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "base/counter.h"
+#include "iocp/buffer.h"
+#include "iocp/error.h"
+#include "iocp/options.h"
+#include "port/completion_port.h"
+#include "stream/buffer_pool.h"
+#include "stream/reorder_queue.h"
+
+namespace iocp {
+
+// Belongs to the session's owner, but for what any thread may ask.
+class Inbound {
+ public:
+  // Bytes that came before hooks, delivered or not. Any thread.
+  [[nodiscard]] std::uint64_t bytes_received() const { return received_bytes_.value(); }
+
+  // --- The receive.
+
+  // True exactly when Receive was called and has not ended.
+  [[nodiscard]] bool in_flight() const { return in_flight_; }
+  void Begin() { in_flight_ = true; }
+  // `came` more completions of the receive. `expected`: of how many in all; 0: not known yet.
+  void Count(std::uint64_t came, std::uint64_t expected);
+  [[nodiscard]] std::uint64_t completions() const { return came_; }
+  // Puts a completion in order: see ReorderQueue::Push.
+  template <typename Deliver>
+  void Push(Received&& received, Deliver deliver) {
+    reorder_.Push(std::move(received), deliver);
+  }
+  [[nodiscard]] const ReorderQueue& reorder() const { return reorder_; }
+  // Forgets what is early; nothing is delivered any more.
+  void Clear() { reorder_.Clear(); }
+
+  // True exactly when the peer's stream has ended, in order.
+  [[nodiscard]] bool ended() const { return static_cast<bool>(end_); }
+  // How it ended: kEndOfStream, or worse.
+  [[nodiscard]] const Error& end() const { return end_; }
+  void End(const Error& how) { end_ = how; }
+  [[nodiscard]] bool ended_in_order() const { return end_.kind == ErrorKind::kEndOfStream; }
+
+  void CountBytes(std::size_t bytes) { received_bytes_.Add(bytes); }
+
+  // --- What cannot be delivered yet.
+
+  [[nodiscard]] bool has_deferred() const { return !deferred_.empty(); }
+  // May throw std::bad_alloc. A buffer that wastes its block is moved into a smaller one.
+  void Defer(Buffer buffer) { deferred_.push_back(BufferPool::Compact(std::move(buffer))); }
+  // Gives the oldest to `deliver(Buffer&)` while `deliverable()`.
+  template <typename Deliverable, typename Deliver>
+  void DeliverDeferred(Deliverable deliverable, Deliver deliver) {
+    std::size_t count = 0;
+    while (count < deferred_.size() && deliverable()) deliver(deferred_[count++]);
+    deferred_.erase(deferred_.begin(), deferred_.begin() + static_cast<std::ptrdiff_t>(count));
+    // A pause is rare; an idle connection should not carry its traces.
+    if (deferred_.empty()) deferred_.shrink_to_fit();
+  }
+  void DropDeferred() {
+    deferred_.clear();
+    deferred_.shrink_to_fit();
+  }
+
+  // --- Flow control.
+
+  // Compares what waits to be sent with the two marks. True while hooks get no data for it: from
+  // above the high mark to the low one.
+  bool UpdateFlow(std::size_t charge, const Options& options);
+  // True exactly when the port was last told to pause, as far as the owner knows: see
+  // Inbox::Contents::paused.
+  [[nodiscard]] bool port_paused() const { return port_paused_; }
+  void set_port_paused(bool paused) { port_paused_ = paused; }
+
+ private:
+  Counter received_bytes_;      // written by the owner
+  std::uint64_t came_ = 0;      // completions of the receive, in whatever order
+  std::uint64_t expected_ = 0;  // 0: the last one has not come yet
+  ReorderQueue reorder_;
+  std::vector<Buffer> deferred_;
+  Error end_;
+  bool in_flight_ = false;
+  bool port_paused_ = false;
+  bool over_high_water_ = false;  // true exactly from above the high mark to the low mark
+};
+
+}  // namespace iocp

@@ -1,0 +1,88 @@
+#include "session/outbound.h"
+
+#include <utility>
+
+namespace iocp {
+
+std::size_t Outbound::BacklogAtOneMoment() const {
+  for (;;) {
+    const std::uint64_t ended = ended_bytes_.value();
+    const std::size_t sum = backlog();
+    // Nothing has ended in between. Else it could be more than it ever was, by all that came and
+    // went while this thread did not run.
+    if (ended_bytes_.value() == ended) return sum;
+  }
+}
+
+bool Outbound::Accept(SendQueue& queue, SendItem* item, const Options& options) {
+  // Where nobody waits for the end of this send, it may become a part of the one before it.
+  if (!reports_writes_ && !item->release_in_batch) {
+    if (item->size == 0) return false;
+    if (!options.max_pending_sends && queue.Pack(*item)) {
+      // The charge stays: what was room in a block is bytes to send now.
+      queued_bytes_.Add(item->size);
+      return false;
+    }
+  }
+  queued_bytes_.Add(item->size);
+  queued_sends_.Add(1);
+  queued_charge_.Add(item->size + item->overhead);
+  queue.Push(item);
+  return true;
+}
+
+std::size_t Outbound::BeginSend(Piece* pieces, TimePoint now) {
+  const std::size_t count = stages_ == nullptr ? queue_.Gather(pieces) : stages_->Gather(pieces);
+  if (count == 0) return 0;
+  in_flight_ = true;
+  began_at_ = now;
+  return count;
+}
+
+void Outbound::CountSent(std::size_t bytes, SendMemory* memory) {
+  if (stages_ != nullptr) bytes = stages_->Sent(bytes);
+  sent_bytes_.Add(bytes);
+  ended_bytes_.Add(bytes);
+  ended_charge_.Add(bytes);
+  SendQueue ended;
+  queue_.Advance(bytes, ended);
+  Complete(ended, memory);
+}
+
+void Outbound::CountEmpty(SendMemory* memory) { CountSent(0, memory); }
+
+bool Outbound::Drop(SendMemory* memory) {
+  SendQueue ended;
+  queue_.Advance(0, ended);
+  while (SendItem* item = queue_.Pop()) {
+    item->dropped = true;
+    ended.Push(item);
+  }
+  const std::size_t unsent = backlog();
+  ended_bytes_.Add(unsent);
+  ended_charge_.Add(unsent);
+  Complete(ended, memory);
+  return unsent != 0 || (stages_ != nullptr && !stages_->empty());
+}
+
+void Outbound::Complete(SendQueue& ended, SendMemory* memory) {
+  while (SendItem* item = ended.Pop()) {
+    ended_sends_.Add(1);
+    ended_charge_.Add(item->overhead);
+    if (item->release_in_batch || (reports_writes_ && !item->dropped)) {
+      ended_.Push(item);
+    } else {
+      SendItem::Destroy(item, memory);
+    }
+  }
+}
+
+bool Outbound::TakesBytes(std::size_t unacknowledged) {
+  const std::uint64_t given = stages_ == nullptr ? sent_bytes_.value() : stages_->bytes_sent();
+  const std::uint64_t taken = given - unacknowledged;
+  const std::uint64_t before =
+      std::exchange(acknowledged_, unacknowledged != 0 ? taken : kNotLookedAt);
+  return before == kNotLookedAt ? unacknowledged != 0 : taken != before;
+}
+
+}  // namespace iocp

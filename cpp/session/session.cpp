@@ -1,0 +1,556 @@
+#include "session/session.h"
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "session/session_pool.h"
+
+namespace iocp {
+
+void Session::Begin(Owner& owner, const Address& local, const Address& remote,
+                    std::unique_ptr<StageStack> stages) {
+  static std::atomic<std::uint64_t> last_id{0};
+  id_ = last_id.fetch_add(1, std::memory_order_relaxed) + 1;
+  local_ = local;
+  remote_ = remote;
+  port_ = &owner.port();
+  options_ = &owner.options();
+  outbound_.Begin(owner.hooks().wants(kHookWrite), std::move(stages));
+  timeouts_.Begin(owner.now());
+  inbound_.Begin();
+}
+
+// ---- Any thread.
+
+SendResult Session::Enqueue(SendItem* item) {
+  {
+    const MutexLock lock(inbox_.mutex());
+    if (!inbox_.open()) return SendResult::kClosed;
+    if (outbound_.Full(*options_)) return SendResult::kBacklogFull;
+    const bool owned = Wake() != nullptr;
+    // A send from a hook needs no detour; one that follows another thread's waits behind it.
+    const bool direct = owned && inbox_.sends().empty();
+    if (outbound_.Accept(direct ? outbound_.queue() : inbox_.sends(), item, *options_)) {
+      if (!direct) inbox_.NoteRequest();
+      return SendResult::kAccepted;
+    }
+  }
+  SendItem::Destroy(item, Owner::CurrentSendMemory());
+  return SendResult::kAccepted;
+}
+
+void Session::RequestClose(CloseReason why) {
+  const MutexLock lock(inbox_.mutex());
+  if (inbox_.RequestClose(why)) Wake();
+}
+
+void Session::RequestAbort(CloseReason why) {
+  const MutexLock lock(inbox_.mutex());
+  if (inbox_.RequestAbort(why)) Wake();
+}
+
+void Session::SetUserPaused(bool paused) {
+  if (!inbox_.SetUserPaused(paused)) return;
+  const MutexLock lock(inbox_.mutex());
+  if (!inbox_.finished()) Wake();
+}
+
+bool Session::AttachUserData(void* data) {
+  const MutexLock lock(inbox_.mutex());
+  if (inbox_.finished()) return false;
+  user_data = data;
+  return true;
+}
+
+void Session::DropReference() const {
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  // The last reference: nobody else can see the object any more.
+  pool_->Return(const_cast<Session*>(this));
+}
+
+Owner* Session::Wake() {
+  Owner* const worker = Owner::Current();
+  if (worker != nullptr && &worker->port() == port_ && worker->MayAcquireInHook(ownership_)) {
+    return worker->Acquire(*this) ? worker : nullptr;
+  }
+  if (inbox_.BeginPosting()) port_->Post(*this);
+  return nullptr;
+}
+
+// ---- Any worker of its port.
+
+// While the mutex is held, the owner cannot end the session, which it is free to do with the last
+// completion.
+void Session::Leave(Owner& worker, Completion& completion) {
+  const MutexLock lock(inbox_.mutex());
+  if (inbox_.Leave(std::move(completion))) port_->Pause(*this);
+  worker.Acquire(*this);
+}
+
+void Session::TakePosting(Owner& worker) {
+  const MutexLock lock(inbox_.mutex());
+  inbox_.EndPosting();
+  worker.Acquire(*this);
+}
+
+// ---- What completions bring.
+
+// Where received bytes come out of the stages.
+class Session::ArrivalSink final : public StageStack::Sink {
+ public:
+  ArrivalSink(Session& session, Owner& owner) : session_(session), owner_(owner) {}
+
+  void Deliver(Buffer bytes) override {
+    owner_.arrivals().push_back({&session_, std::move(bytes), {}});
+  }
+  void DeliverError(const Error& error) {
+    if (error) owner_.arrivals().push_back({&session_, Buffer(), error});
+  }
+  void DeliverEnd() override {
+    owner_.arrivals().push_back({&session_, Buffer(), {ErrorKind::kEndOfStream, 0}});
+  }
+
+ private:
+  Session& session_;
+  Owner& owner_;
+};
+
+void Session::Apply(Owner& owner, Completion& completion) {
+  if (completion.operation == Operation::kReceive) {
+    ApplyReceive(owner, completion);
+  } else {
+    ApplySend(owner, completion.bytes, completion.error);
+  }
+}
+
+void Session::ApplyReceive(Owner& owner, Completion& completion) {
+  // Counted, for when there is no memory to put it in order.
+  inbound_.Count(1, completion.last ? completion.sequence + 1 : 0);
+  // Also when it has to wait for what is before it in the stream.
+  if (completion.buffer.size() != 0) timeouts_.NoteActivity(owner.now());
+  try {
+    inbound_.Push({completion.sequence, std::move(completion.buffer), completion.error},
+                  [&](Received&& in_order) { Receive(owner, std::move(in_order)); });
+  } catch (const std::bad_alloc&) {
+    RunOutOfMemory(owner);
+  }
+}
+
+// What comes next in the stream. It goes through the stages now, before a batch of hooks begins.
+void Session::Receive(Owner& owner, Received&& received) {
+  if (received.end.kind == ErrorKind::kCancelled) return;
+  StageStack* const stages = outbound_.stages();
+  // Once our stream has ended a stage has nothing more to say.
+  const bool in_order = !received.end || received.end.kind == ErrorKind::kEndOfStream;
+  if (stages == nullptr || !in_order || closing_.phase() > Phase::kFlushing) {
+    owner.arrivals().push_back({this, std::move(received.buffer), received.end});
+    return;
+  }
+  ArrivalSink sink(*this, owner);
+  sink.DeliverError(received.end ? stages->EndReceive(sink)
+                                 : stages->Receive(std::move(received.buffer), sink));
+}
+
+void Session::BeginStages(Owner& owner) {
+  StageStack* const stages = outbound_.stages();
+  if (stages == nullptr) return;
+  ArrivalSink sink(*this, owner);
+  try {
+    sink.DeliverError(stages->Begin(sink));
+  } catch (const std::bad_alloc&) {
+    RunOutOfMemory(owner);
+  }
+}
+
+void Session::ApplySend(Owner& owner, std::size_t bytes, const Error& error) {
+  outbound_.EndSend();
+  if (error) {
+    if (error.kind == ErrorKind::kOutOfResources) {
+      RunOutOfMemory(owner, error);
+    } else if (error.kind != ErrorKind::kCancelled) {
+      Fail(owner, error);
+    }
+    return;
+  }
+  owner.counters().writes.Add(1);
+  owner.counters().bytes_sent.Add(bytes);
+  timeouts_.NoteActivity(owner.now());
+  outbound_.CountSent(bytes, &owner.send_memory());
+}
+
+bool Session::settled() const {
+  return closing_.phase() == Phase::kOpen && outbound_.settled() && !inbound_.has_deferred() &&
+         !inbound_.port_paused() && !inbound_.ended();
+}
+
+// ---- Hooks.
+
+// Data is delivered until somebody closes, aborts or the stream breaks.
+bool Session::Deliverable() const {
+  return closing_.phase() <= Phase::kFailing && !inbox_.close_requested() &&
+         !inbox_.abort_requested();
+}
+
+// True while what is received has to wait: for the user, or for the peer to take what was sent.
+bool Session::Blocked() {
+  const bool flow = inbound_.UpdateFlow(outbound_.charge(), *options_);
+  return flow || inbox_.user_paused();
+}
+
+void Session::Deliver(Owner& owner, Arrival& arrival) {
+  if (arrival.end) {
+    // It waits behind the data that is deferred; Progress acts on it. A stage may still fail when
+    // the stream has ended.
+    if (!inbound_.ended() || (outbound_.stages() != nullptr && inbound_.ended_in_order())) {
+      inbound_.End(arrival.end);
+    }
+    return;
+  }
+  if (inbound_.ended()) return;  // receives behind the one that met the end
+  owner.counters().reads.Add(1);
+  owner.counters().bytes_received.Add(arrival.buffer.size());
+  inbound_.CountBytes(arrival.buffer.size());
+  if (!Deliverable()) return;
+  NotifyEstablished(owner);
+  if (inbound_.has_deferred() || Blocked()) {
+    try {
+      inbound_.Defer(std::move(arrival.buffer));
+    } catch (const std::bad_alloc&) {
+      RunOutOfMemory(owner);
+    }
+    return;
+  }
+  NotifyRead(owner, arrival.buffer);
+  // Gone before the next hook runs: unless the hook kept it, the block can be used again.
+  arrival.buffer = Buffer();
+}
+
+void Session::DeliverPending(Owner& owner) {
+  if (finished()) return;
+  if (options_->established_on == EstablishedOn::kConnect &&
+      (outbound_.stages() == nullptr || outbound_.stages()->ready())) {
+    NotifyEstablished(owner);
+  }
+  NotifyCompletedSends(owner);
+  if (inbound_.has_deferred()) {
+    inbound_.DeliverDeferred([&] { return Deliverable() && !Blocked(); },
+                             [&](Buffer& buffer) { NotifyRead(owner, buffer); });
+    if (!Deliverable()) inbound_.DropDeferred();
+  }
+  if (EndOfStreamDue(owner)) NotifyEndOfStream(owner);
+  if (closing_.phase() == Phase::kClosed) NotifyClosed(owner);
+}
+
+void Session::NotifyEstablished(Owner& owner) {
+  if (established_.load(std::memory_order_relaxed)) return;
+  established_.store(true, std::memory_order_release);
+  owner.counters().established.Add(1);
+  owner.hooks().Run(*this, kHookEstablished,
+                    [&](Handler& handler) { handler.OnConnectionEstablished(*this); });
+}
+
+void Session::NotifyRead(Owner& owner, Buffer& buffer) {
+  HookBatch& hooks = owner.hooks();
+  if (!hooks.wants(kHookRead)) return;
+  // Looked at once the batch has begun: whoever it had to wait for may have closed the connection.
+  hooks.Enter();
+  if (!Deliverable()) return;
+  hooks.Run(*this, kHookRead, [&](Handler& handler) { handler.OnReadCompleted(*this, buffer); });
+}
+
+void Session::NotifyCompletedSends(Owner& owner) {
+  HookBatch& hooks = owner.hooks();
+  while (SendItem* item = outbound_.ended().Pop()) {
+    if (!item->dropped) {
+      hooks.Run(*this, kHookWrite,
+                [&](Handler& handler) { handler.OnWriteCompleted(*this, item->size); });
+    }
+    if (item->release_in_batch) hooks.Enter();
+    SendItem::Destroy(item, &owner.send_memory());
+  }
+}
+
+// True when the peer's stream has ended, the hooks have had all before it, and nobody has been
+// asked yet what follows. A connection that was never reported has nobody to ask.
+bool Session::EndOfStreamDue(Owner& owner) {
+  return !end_notified_ && inbound_.ended_in_order() && closing_.phase() == Phase::kOpen &&
+         established() && owner.hooks().wants(kHookEndOfStream) && !inbound_.has_deferred() &&
+         !Blocked() && Deliverable();
+}
+
+void Session::NotifyEndOfStream(Owner& owner) {
+  // Looked at again once the batch has begun, as for a read.
+  owner.hooks().Enter();
+  if (!EndOfStreamDue(owner)) return;
+  end_notified_ = true;
+  owner.hooks().Run(*this, kHookEndOfStream, [&](Handler& handler) {
+    keeps_open_ = handler.OnEndOfStream(*this) == EndOfStream::kKeepOpen;
+  });
+}
+
+void Session::NotifyClosed(Owner& owner) {
+  closing_.Enter(Phase::kFinished);
+  HookBatch& hooks = owner.hooks();
+  if (established()) {
+    if (closing_.error()) {
+      hooks.Run(*this, kHookError,
+                [&](Handler& handler) { handler.OnConnectionError(*this, closing_.error()); });
+    }
+    owner.counters().closed[static_cast<std::size_t>(closing_.reason())].Add(1);
+    hooks.Run(*this, kHookClosing,
+              [&](Handler& handler) { handler.OnConnectionClosing(*this, closing_.reason()); });
+  }
+  if (user_data != nullptr) {
+    hooks.Enter();
+    hooks.handler().OnConnectionReleased(*this);
+  }
+}
+
+// ---- What follows.
+
+bool Session::Progress(Owner& owner) {
+  const std::size_t arrived = owner.arrivals().size();
+  TakeRequests(owner);
+  ActOnEnd(owner);
+  // Completions from the inbox are delivered first.
+  if (closing_.phase() != Phase::kOpen || owner.arrivals().size() == arrived) {
+    CheckDeadlines(owner);
+  }
+  Flush(owner);
+  AdvanceClose(owner);
+  if (closing_.phase() == Phase::kCancelling) Join(owner);
+  if (closing_.phase() == Phase::kClosed) return true;
+  UpdateReading();
+  const TimePoint deadline =
+      timeouts_.Earliest(*options_, closing_, inbound_, outbound_, owner.stop_deadline());
+  if (timeouts_.Arm(deadline)) owner.ArmTimer(*this, deadline);
+  // What another worker left in the inbox is delivered before anybody else can own the session.
+  return owner.arrivals().size() != arrived || !outbound_.ended().empty() ||
+         (inbound_.has_deferred() && !Blocked()) || EndOfStreamDue(owner);
+}
+
+void Session::TakeRequests(Owner& owner) {
+  if (!inbox_.has_requests()) return;
+  Inbox::Contents contents = inbox_.Take(outbound_.queue());
+  if (contents.paused) inbound_.set_port_paused(true);
+  for (Completion& completion : contents.mail) Apply(owner, completion);
+  if (contents.lost.send) ApplySend(owner, contents.lost.sent, contents.lost.send_error);
+  if (contents.lost.receives != 0) {
+    inbound_.Count(contents.lost.receives, contents.lost.receives_expected);
+    RunOutOfMemory(owner);
+  }
+  if (contents.abort && closing_.phase() < Phase::kCancelling) {
+    if (closing_.phase() <= Phase::kFailing) closing_.set_reason(contents.reason);
+    closing_.Reset();
+    BeginCancel();
+  } else if (contents.close && closing_.phase() == Phase::kOpen) {
+    BeginFlush(owner, contents.reason);
+  } else if (contents.close && closing_.phase() == Phase::kFailing) {
+    BeginCancel();  // nobody listens any more to what came before
+  }
+}
+
+// Acts on the end of the peer's stream once all data before it is delivered. When the connection is
+// broken, nothing can be sent any more, which may be what the data has been waiting for.
+void Session::ActOnEnd(Owner& owner) {
+  if (!inbound_.ended()) return;
+  const bool in_order = inbound_.ended_in_order();
+  if (closing_.phase() == Phase::kOpen && !in_order) Fail(owner, inbound_.end());
+  if (inbound_.has_deferred()) return;
+  switch (closing_.phase()) {
+    case Phase::kOpen:
+      if (!Blocked() && !keeps_open_ && !EndOfStreamDue(owner)) {
+        BeginFlush(owner, CloseReason::kPeerClosed);
+      }
+      return;
+    case Phase::kFailing:
+      // Both directions report the same accident; a reset is the clearer word for it.
+      if (inbound_.end().kind == ErrorKind::kReset) closing_.set_error(inbound_.end());
+      BeginCancel();
+      return;
+    case Phase::kFlushing:
+      if (!in_order) Fail(owner, inbound_.end());
+      return;
+    case Phase::kLingering:
+    case Phase::kCancelling:
+    case Phase::kClosed:
+    case Phase::kFinished:
+      return;
+  }
+}
+
+// Hooks may have kept this worker, or somebody the process, for longer than a deadline: what came
+// meanwhile came in time. So a deadline counts only after a look at the system. One that does not
+// count yet stays due, and is looked at again with the next tick.
+void Session::CheckDeadlines(Owner& owner) {
+  if (!timeouts_.TakeDue()) return;
+  const TimePoint deadline =
+      timeouts_.Earliest(*options_, closing_, inbound_, outbound_, owner.stop_deadline());
+  if (owner.now() < deadline) return;
+  if (closing_.phase() != Phase::kOpen) {
+    // One look, whatever it finds, or a peer that sends for ever would never be closed.
+    if (owner.looked_at() < deadline) return;
+    closing_.CutShort();
+    BeginCancel();
+    return;
+  }
+  // While a pause lasts, what the peer sends is no sign of life: it could send for ever.
+  const bool receives = inbound_.in_flight() && !(inbound_.port_paused() && ReadingBlocked()) &&
+                        port_->ReceiveAtHand(*this, inbound_.completions());
+  const bool sends = outbound_.in_flight() && port_->SendAtHand(*this);
+  if (!sends && outbound_.TakesBytes(port_->Unacknowledged(*this))) {
+    timeouts_.NoteActivity(owner.now());
+    outbound_.BeginAgain(owner.now());
+  }
+  const std::optional<CloseReason> passed =
+      timeouts_.Passed(owner.now(), *options_, inbound_, outbound_, receives, sends);
+  if (!passed) return;
+  // The stream ends without waiting for a peer that has not shown itself. One that never spoke may
+  // still be taking what hooks have sent: the system goes on with that, as CompletionPort::Close
+  // says.
+  closing_.set_reason(*passed);
+  if (*passed != CloseReason::kFirstDataTimeout) closing_.CutShort();
+  BeginCancel();
+}
+
+void Session::Flush(Owner& owner) {
+  if (outbound_.in_flight()) return;
+  if (closing_.phase() != Phase::kOpen && closing_.phase() != Phase::kFlushing) return;
+  if (outbound_.stages() != nullptr) {
+    SendThroughStages(owner);
+  } else if (outbound_.queue().empty()) {
+    return;
+  }
+  Piece pieces[kMaxPieces];
+  const std::size_t count = outbound_.BeginSend(pieces, owner.now());
+  if (count == 0) {
+    // Empty sends only: there is nothing to wait for.
+    outbound_.CountEmpty(&owner.send_memory());
+    return;
+  }
+  port_->Send(*this, pieces, count);
+}
+
+void Session::SendThroughStages(Owner& owner) {
+  StageStack& stages = *outbound_.stages();
+  ArrivalSink sink(*this, owner);
+  const Error error = closing_.phase() == Phase::kFlushing ? stages.EndSend(outbound_.queue(), sink)
+                                                           : stages.Send(outbound_.queue(), sink);
+  outbound_.CountEmpty(&owner.send_memory());
+  try {
+    sink.DeliverError(error);
+  } catch (const std::bad_alloc&) {
+    RunOutOfMemory(owner);
+  }
+}
+
+// True while the port is not to bring more.
+bool Session::ReadingBlocked() {
+  const StageStack* const stages = outbound_.stages();
+  return Blocked() || (stages != nullptr && stages->full());
+}
+
+void Session::UpdateReading() {
+  const bool stages_full = outbound_.stages() != nullptr && outbound_.stages()->full() &&
+                           closing_.phase() <= Phase::kFlushing;
+  if (!inbound_.has_deferred() && !inbound_.port_paused() && !stages_full) return;
+  if (!inbound_.in_flight()) return;
+  // Only when data came that could not be delivered: most pauses end before the peer sends more.
+  const bool listens = closing_.phase() <= Phase::kFailing;
+  const bool pause = stages_full || (listens && inbound_.has_deferred() && Blocked());
+  // From kFlushing on, what comes is discarded, so that the end of the peer's stream is seen.
+  const bool resume = !stages_full && (!listens || (!inbound_.has_deferred() && !Blocked()));
+  if (pause && !inbound_.port_paused()) {
+    inbound_.set_port_paused(true);
+    port_->Pause(*this);
+  } else if (resume && inbound_.port_paused()) {
+    inbound_.set_port_paused(false);
+    port_->Resume(*this);
+  }
+}
+
+// ---- Closing, in the order of the phases.
+
+// The connection is broken. Nothing can be sent any more; what was received is still delivered, if
+// anybody is still listening. A peer that lives gets a reset: what it has received is not the end
+// of our stream. After that has ended in order there is nothing left to fail.
+void Session::Fail(Owner& owner, const Error& error) {
+  const Phase phase = closing_.phase();
+  if (phase != Phase::kOpen && phase != Phase::kFlushing) return;
+  closing_.set_error(error);
+  closing_.set_reason(CloseReason::kError);
+  closing_.Reset();
+  if (phase == Phase::kFlushing) {
+    BeginCancel();
+    return;
+  }
+  closing_.Enter(Phase::kFailing);
+  closing_.set_deadline(owner.now() + options_->close_timeout);
+  inbox_.StopSends(outbound_.queue());
+  if (!outbound_.in_flight()) DropSends(owner);
+}
+
+// There is no memory for what was received or is to be sent. The peer still lives, so it gets its
+// reset at once; `error` is reported.
+void Session::RunOutOfMemory(Owner& owner, const Error& error) {
+  Fail(owner, error);
+  closing_.Reset();
+  if (closing_.phase() < Phase::kCancelling) BeginCancel();
+}
+
+void Session::BeginFlush(Owner& owner, CloseReason reason) {
+  closing_.Enter(Phase::kFlushing);
+  closing_.set_reason(reason);
+  closing_.set_deadline(owner.now() + options_->close_timeout);
+  inbound_.DropDeferred();
+  inbox_.StopSends(outbound_.queue());
+}
+
+void Session::AdvanceClose(Owner& owner) {
+  if (closing_.phase() == Phase::kFailing) {
+    if (!outbound_.in_flight() && !outbound_.queue().empty()) DropSends(owner);
+    // The news does not wait until who has paused the connection resumes it.
+    if (inbox_.user_paused()) BeginCancel();
+  }
+  if (closing_.phase() == Phase::kFlushing && outbound_.drained()) {
+    if (inbound_.ended()) {
+      BeginCancel();
+    } else {
+      port_->ShutdownSend(*this);
+      closing_.Enter(Phase::kLingering);
+    }
+  }
+  if (closing_.phase() == Phase::kLingering && inbound_.ended()) {
+    if (!inbound_.ended_in_order()) closing_.CutShort();
+    BeginCancel();
+  }
+}
+
+void Session::BeginCancel() {
+  closing_.Enter(Phase::kCancelling);
+  inbound_.DropDeferred();
+  inbox_.StopSends(outbound_.queue());
+  if (inbound_.in_flight() || outbound_.in_flight()) port_->Cancel(*this);
+}
+
+// The last completion of everything in flight has come: the socket is closed, nothing more follows.
+void Session::Join(Owner& owner) {
+  if (inbound_.in_flight() || outbound_.in_flight()) return;
+  // A posting that is with the port makes a worker look at the session when it comes.
+  if (!inbox_.Finish()) return;
+  DropSends(owner);
+  inbound_.Clear();
+  // The peer has not taken all, and nobody waits for it: the system is not to go on trying.
+  if (closing_.cut_short() && port_->Unacknowledged(*this) != 0) closing_.Reset();
+  port_->Close(*this, closing_.resets());
+  closing_.Enter(Phase::kClosed);
+  owner.Retire(*this);
+}
+
+// A stream that lacks what was accepted does not end in order: the peer would take it for whole.
+void Session::DropSends(Owner& owner) {
+  if (outbound_.Drop(&owner.send_memory())) closing_.Reset();
+}
+
+}  // namespace iocp

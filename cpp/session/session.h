@@ -1,0 +1,164 @@
+// One connection, from accept to its last reference: the state machine of its life.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "base/timer_wheel.h"
+#include "iocp/address.h"
+#include "iocp/buffer.h"
+#include "iocp/close_reason.h"
+#include "iocp/connection.h"
+#include "iocp/error.h"
+#include "iocp/options.h"
+#include "port/completion_port.h"
+#include "session/closing.h"
+#include "session/inbound.h"
+#include "session/inbox.h"
+#include "session/outbound.h"
+#include "session/owner.h"
+#include "session/timeouts.h"
+#include "stage/stage_stack.h"
+
+namespace iocp {
+
+class SessionPool;
+
+// What Connection is inside. Any thread may call what says so; everything else belongs to the
+// worker that owns the session, one at a time: see Owner. A completion that comes to another worker
+// waits in the inbox.
+//
+// Lives as long as it is referenced: by its shard until the closing hook has run, which is after
+// the last completion; by ConnectionPtrs; by hooks through the shard's reference.
+class Session final : public Connection, public Socket, public TimerNode, public Posting {
+ public:
+  static constexpr int kPostingTag = 1;
+
+  explicit Session(SessionPool* pool) : pool_(pool) { tag = kPostingTag; }
+  ~Session() = default;
+
+  static Session& Of(Connection& connection) { return static_cast<Session&>(connection); }
+  static const Session& Of(const Connection& connection) {
+    return static_cast<const Session&>(connection);
+  }
+
+  // Becomes a connection of the port, which has adopted its socket. Once, by its first owner.
+  // `stages` may be null. From now on the receive is in flight: the caller starts it.
+  void Begin(Owner& owner, const Address& local, const Address& remote,
+             std::unique_ptr<StageStack> stages);
+
+  // --- Any thread: what Connection does.
+
+  // Takes the item only when it answers kAccepted.
+  SendResult Enqueue(SendItem* item);
+  void RequestClose(CloseReason why);
+  void RequestAbort(CloseReason why);
+  void SetUserPaused(bool paused);
+  // False, and sets nothing, when the closing hook is due or has run.
+  bool AttachUserData(void* data);
+  // True exactly when OnConnectionEstablished was due.
+  [[nodiscard]] bool established() const { return established_.load(std::memory_order_acquire); }
+
+  void AddReference() const { references_.fetch_add(1, std::memory_order_relaxed); }
+  void DropReference() const;
+
+  // --- Any worker of its port.
+
+  // Leaves a completion with the owner, which is another worker and finds it before it lets go.
+  void Leave(Owner& worker, Completion& completion);
+  // The posting of this session has come: a worker is to look at it.
+  void TakePosting(Owner& worker);
+
+  // --- The owner. A turn calls Apply for what has completed, then Deliver for what was received,
+  // then DeliverPending, then Progress.
+
+  // Lets the stages send first. Once, when the receive has begun.
+  void BeginStages(Owner& owner);
+  void Apply(Owner& owner, Completion& completion);
+  // True when nothing follows from a send that has ended: most need no place in the turn.
+  [[nodiscard]] bool settled() const;
+  // Hands what was received in this turn to the hook.
+  void Deliver(Owner& owner, Arrival& arrival);
+  // Calls all other hooks that are due.
+  void DeliverPending(Owner& owner);
+  // Starts what follows: a send, a pause, a timer, a step of closing. True when hooks are due for
+  // it, so that it has to stay owned until the next turn, which follows at once.
+  bool Progress(Owner& owner);
+
+  // --- For the worker's and the shard's lists, and for tests.
+
+  [[nodiscard]] Phase phase() const { return closing_.phase(); }
+  [[nodiscard]] bool finished() const { return closing_.phase() == Phase::kFinished; }
+  Ownership& ownership() { return ownership_; }
+  Timeouts& timeouts() { return timeouts_; }
+  Inbox& inbox() { return inbox_; }
+  [[nodiscard]] const Inbox& inbox() const { return inbox_; }
+  [[nodiscard]] const Inbound& inbound() const { return inbound_; }
+  Outbound& outbound() { return outbound_; }
+  [[nodiscard]] const Outbound& outbound() const { return outbound_; }
+
+  Session* next_active = nullptr;    // in the owner's list
+  Session* next_in_shard = nullptr;  // under the shard's mutex, as is the next
+  Session** previous_in_shard = nullptr;
+
+ private:
+  friend class SessionPool;
+  class ArrivalSink;
+
+  // Makes a worker look at the session; returns the owner when that is this thread's worker, so
+  // that what belongs to the owner may be touched.
+  Owner* Wake() IOCP_REQUIRES(inbox_.mutex());
+
+  // What completions bring.
+  void ApplyReceive(Owner& owner, Completion& completion);
+  void ApplySend(Owner& owner, std::size_t bytes, const Error& error);
+  void Receive(Owner& owner, Received&& received);
+
+  // Hooks.
+  [[nodiscard]] bool Deliverable() const;
+  [[nodiscard]] bool Blocked();
+  [[nodiscard]] bool EndOfStreamDue(Owner& owner);
+  void NotifyEstablished(Owner& owner);
+  void NotifyRead(Owner& owner, Buffer& buffer);
+  void NotifyCompletedSends(Owner& owner);
+  void NotifyEndOfStream(Owner& owner);
+  void NotifyClosed(Owner& owner);
+
+  // What follows.
+  void TakeRequests(Owner& owner);
+  void ActOnEnd(Owner& owner);
+  void CheckDeadlines(Owner& owner);
+  void Flush(Owner& owner);
+  void SendThroughStages(Owner& owner);
+  [[nodiscard]] bool ReadingBlocked();
+  void UpdateReading();
+
+  // Closing, in the order of the phases.
+  void Fail(Owner& owner, const Error& error);
+  void RunOutOfMemory(Owner& owner, const Error& error = {ErrorKind::kOutOfResources, 0});
+  void BeginFlush(Owner& owner, CloseReason reason);
+  void AdvanceClose(Owner& owner);
+  void BeginCancel();
+  void Join(Owner& owner);
+  void DropSends(Owner& owner);
+
+  SessionPool* const pool_;
+  Session* next_free_ = nullptr;
+  mutable std::atomic<std::uint32_t> references_{1};
+  std::atomic<bool> established_{false};
+  bool end_notified_ = false;  // true exactly when OnEndOfStream was due
+  bool keeps_open_ = false;    // true exactly when it has answered kKeepOpen
+  // Constant from Begin until the session has finished.
+  CompletionPort* port_ = nullptr;
+  const Options* options_ = nullptr;
+
+  Ownership ownership_;
+  Inbox inbox_;
+  Inbound inbound_;
+  Outbound outbound_;
+  Closing closing_;
+  Timeouts timeouts_;
+};
+
+}  // namespace iocp

@@ -1,0 +1,44 @@
+#include "session/timeouts.h"
+
+#include <algorithm>
+
+namespace iocp {
+
+// In the order in which they are reported when several are up.
+template <typename Visit>
+void Timeouts::ForEach(const Options& options, const Inbound& inbound, const Outbound& outbound,
+                       Visit visit) const {
+  if (options.write_timeout && outbound.in_flight()) {
+    visit(CloseReason::kWriteTimeout, outbound.began_at() + *options.write_timeout);
+  }
+  if (options.first_data_timeout && inbound.bytes_received() == 0) {
+    visit(CloseReason::kFirstDataTimeout, accepted_at_ + *options.first_data_timeout);
+  }
+  if (options.idle_timeout) {
+    visit(CloseReason::kIdleTimeout, active_at_ + *options.idle_timeout);
+  }
+}
+
+TimePoint Timeouts::Earliest(const Options& options, const Closing& closing, const Inbound& inbound,
+                             const Outbound& outbound, TimePoint stop_deadline) const {
+  if (closing.phase() >= Phase::kCancelling) return TimePoint::max();
+  if (closing.phase() != Phase::kOpen) return std::min(closing.deadline(), stop_deadline);
+  TimePoint earliest = TimePoint::max();
+  ForEach(options, inbound, outbound,
+          [&](CloseReason, TimePoint deadline) { earliest = std::min(earliest, deadline); });
+  return earliest;
+}
+
+std::optional<CloseReason> Timeouts::Passed(TimePoint now, const Options& options,
+                                            const Inbound& inbound, const Outbound& outbound,
+                                            bool receives, bool sends) const {
+  std::optional<CloseReason> passed;
+  ForEach(options, inbound, outbound, [&](CloseReason reason, TimePoint deadline) {
+    const bool excused = (reason != CloseReason::kWriteTimeout && receives) ||
+                         (reason != CloseReason::kFirstDataTimeout && sends);
+    if (!passed && now >= deadline && !excused) passed = reason;
+  });
+  return passed;
+}
+
+}  // namespace iocp

@@ -1,0 +1,108 @@
+// The stages of one connection, one above the other, and the bytes between them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "iocp/buffer.h"
+#include "iocp/error.h"
+#include "stage/stage.h"
+#include "stream/piece.h"
+#include "stream/send_queue.h"
+
+namespace iocp {
+
+// Two queues of sends meet here. The user's belongs to the session and holds what hooks have sent;
+// the wire's belongs to the stack and holds what the port is to send. A send stays in the user's
+// queue until the system has all that was made of it, so accounting and OnWriteCompleted do not
+// know of stages.
+//
+// Belongs to the session's owner. After an error every call does nothing.
+class StageStack {
+ public:
+  // What comes out at the top.
+  class Sink {
+   public:
+    // Both may throw std::bad_alloc.
+    virtual void Deliver(Buffer bytes) = 0;
+    virtual void DeliverEnd() = 0;
+
+   protected:
+    ~Sink() = default;
+  };
+
+  // `stages`: the one next to the wire first; at least one.
+  explicit StageStack(std::vector<std::unique_ptr<Stage>> stages);
+  StageStack(const StageStack&) = delete;
+  StageStack& operator=(const StageStack&) = delete;
+  ~StageStack();
+
+  Error Begin(Sink& sink);
+  Error Receive(Buffer bytes, Sink& sink);
+  Error EndReceive(Sink& sink);
+  // Makes wire bytes of the user's sends, while little waits for the wire.
+  Error Send(const SendQueue& user, Sink& sink);
+  // The same, and adds the end of each stage's stream once the stage has taken all sends. To be
+  // called again until `ended`.
+  Error EndSend(const SendQueue& user, Sink& sink);
+
+  // True exactly when every stage is ready.
+  [[nodiscard]] bool ready() const;
+  // True exactly when every stage has added its end.
+  [[nodiscard]] bool ended() const { return layers_.front().ended_down; }
+  // True exactly when nothing waits for the wire.
+  [[nodiscard]] bool empty() const { return layers_.front().down.empty(); }
+  // True when so much of the stages' own making waits for the wire that the peer should not be read
+  // from, as what it sends may make more.
+  [[nodiscard]] bool full() const { return own_waiting_ > kMostAhead; }
+
+  // What the port is to send next: see SendQueue::Gather.
+  std::size_t Gather(Piece* pieces) const { return layers_.front().down.Gather(pieces); }
+  // The system has taken `bytes` from the wire's queue. How many bytes of the user's queue have
+  // gone out with them.
+  std::size_t Sent(std::size_t bytes);
+  // Bytes that the system has taken in all.
+  [[nodiscard]] std::uint64_t bytes_sent() const { return layers_.front().out_sent; }
+
+  // Bytes that a stage's output may hold before its stage is asked for more.
+  static constexpr std::size_t kMostAhead = std::size_t{128} * 1024;
+
+ private:
+  // What stands for the bytes of a layer's output up to `out_end`, counted from the beginning.
+  struct Mark {
+    std::uint64_t out_end;
+    std::size_t in;   // bytes of the queue above
+    std::size_t own;  // bytes that the stage has sent by itself
+  };
+  struct Layer {
+    std::unique_ptr<Stage> stage;
+    SendQueue down;              // its output, towards the wire
+    std::uint64_t out_made = 0;  // bytes ever put into `down`
+    std::uint64_t out_sent = 0;  // bytes that have left it
+    std::vector<Mark> marks;     // of bytes that have not left it
+    std::size_t taken = 0;       // bytes of the queue above that `marks` stand for
+    SendQueue::Place place;      // behind those
+    bool sending = false;        // true exactly while its Send runs
+    bool ended_up = false;       // true exactly when it has called EndUp
+    bool ended_down = false;     // true exactly when its EndSend was called
+  };
+  class LayerOutput;
+
+  // `call()`, unless there was an error before; remembers that there was one.
+  template <typename Call>
+  Error Guard(Call call);
+  template <typename Call>
+  Error CallStage(std::size_t index, Sink& sink, Call call);
+  Error SendThrough(std::size_t index, const SendQueue& above, Sink& sink);
+  Error SendEnds(const SendQueue& user, Sink& sink);
+  [[nodiscard]] const SendQueue& Above(std::size_t index, const SendQueue& user) const;
+
+  std::vector<Layer> layers_;
+  Error nested_error_;           // of a stage that was called inside another one's call
+  bool failed_ = false;          // true exactly when there was an error
+  std::size_t own_waiting_ = 0;  // bytes that stages have sent by themselves, in all layers
+};
+
+}  // namespace iocp
