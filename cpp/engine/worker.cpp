@@ -94,11 +94,16 @@ bool Worker::Acquire(Session& session) {
     while (!ownership.Acquire(*this)) {
       if (ownership.Notify()) return false;
     }
+    Append(session);
   } else {
-    ownership.AcquireAlone(*this);
+    AcquireAlone(session);
   }
-  Append(session);
   return true;
+}
+
+void Worker::AcquireAlone(Session& session) {
+  session.ownership().AcquireAlone(*this);
+  Append(session);
 }
 
 // False when somebody wants the session to be looked at again: it stays owned.
@@ -147,7 +152,8 @@ void Worker::Dispatch(Completion& completion) {
   auto& session = static_cast<Session&>(*completion.socket);
   if (!shared()) {
     session.Apply(*this, completion);
-    if (completion.operation == Operation::kReceive || !session.settled()) Acquire(session);
+    if (completion.operation == Operation::kSend && session.settled()) return;
+    if (!session.ownership().IsOf(*this)) AcquireAlone(session);
     return;
   }
   if (session.ownership().IsOf(*this)) {

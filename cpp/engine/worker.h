@@ -67,6 +67,7 @@ class Worker final : public Owner {
   void StopConnections();
   void RunHooks();
   void Submit();
+  void AcquireAlone(Session& session);
   void Append(Session& session);
   bool Release(Session& session);
   bool MayLeave();

@@ -13,8 +13,7 @@ std::uint64_t Nanoseconds(std::chrono::steady_clock::duration duration) {
 
 }  // namespace
 
-void HookBatch::Enter() {
-  if (inside_) return;
+void HookBatch::Begin() {
   const auto asked = std::chrono::steady_clock::now();
   handler_.OnBatchBegin();
   inside_ = true;

@@ -23,7 +23,9 @@ class HookBatch {
   [[nodiscard]] bool wants(Hook hook) const { return (wanted_ & hook) != 0; }
 
   // Does nothing inside a batch, and outside one respectively.
-  void Enter();
+  void Enter() {
+    if (!inside_) Begin();
+  }
   void Leave();
 
   // For calls that are no hooks of a connection; inside a batch.
@@ -43,6 +45,7 @@ class HookBatch {
   }
 
  private:
+  void Begin();
   void Fail(Connection& connection, Hook hook, const std::exception_ptr& error);
 
   Handler& handler_;

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "iocp/buffer.h"
@@ -15,11 +16,13 @@
 
 namespace iocp {
 
-class Ownership;
 class Session;
 
 // Something that a session has received in this turn and its hooks have not seen yet.
 struct Arrival {
+  Arrival(Session* of, Buffer&& bytes, const Error& how_it_ended)
+      : session(of), buffer(std::move(bytes)), end(how_it_ended) {}
+
   Session* session;
   Buffer buffer;
   Error end;  // kNone: there is data
@@ -39,14 +42,14 @@ class Owner {
   // Makes this worker own the session until the end of this turn. When another worker owns it, that
   // one looks at it again before it lets go, and the answer is false. On this worker's thread.
   virtual bool Acquire(Session& session) = 0;
-  // False when another worker should own it, as the hook that asks may be waiting for just that.
-  [[nodiscard]] bool MayAcquireInHook(const Ownership& ownership) const;
   // Makes this worker look at the session again when `deadline` has passed, or once it is late.
   virtual void ArmTimer(Session& session, TimePoint deadline) = 0;
   // The session's socket is closed: it takes no room in the server any more.
   virtual void Retire(Session& session) = 0;
 
   [[nodiscard]] CompletionPort& port() { return port_; }
+  // True exactly when other workers may own sessions of the same port.
+  [[nodiscard]] bool shared() const { return shared_; }
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] Counters& counters() { return counters_; }
   [[nodiscard]] HookBatch& hooks() { return hooks_; }
@@ -76,9 +79,6 @@ class Owner {
 
   Owner(CompletionPort& port, const Options& options, Handler& handler, unsigned wanted_hooks);
   ~Owner() = default;
-
-  // True exactly when other workers may own sessions of the same port.
-  [[nodiscard]] bool shared() const { return shared_; }
 
   TimePoint now_;
   TimePoint looked_at_;
@@ -123,9 +123,5 @@ class Ownership {
   // 0, or the owner's address, with kLookAgain when somebody wants it to look again.
   std::atomic<std::uintptr_t> word_{0};
 };
-
-inline bool Owner::MayAcquireInHook(const Ownership& ownership) const {
-  return !shared_ || ownership.IsOf(*this);
-}
 
 }  // namespace iocp

@@ -71,8 +71,12 @@ void Session::DropReference() const {
 
 Owner* Session::Wake() {
   Owner* const worker = Owner::Current();
-  if (worker != nullptr && &worker->port() == port_ && worker->MayAcquireInHook(ownership_)) {
-    return worker->Acquire(*this) ? worker : nullptr;
+  if (worker != nullptr) {
+    if (ownership_.IsOf(*worker)) return worker;
+    // On a port with several workers another one should own it: this hook may wait for just that.
+    if (&worker->port() == port_ && !worker->shared()) {
+      return worker->Acquire(*this) ? worker : nullptr;
+    }
   }
   if (inbox_.BeginPosting()) port_->Post(*this);
   return nullptr;
@@ -102,27 +106,19 @@ class Session::ArrivalSink final : public StageStack::Sink {
   ArrivalSink(Session& session, Owner& owner) : session_(session), owner_(owner) {}
 
   void Deliver(Buffer bytes) override {
-    owner_.arrivals().push_back({&session_, std::move(bytes), {}});
+    owner_.arrivals().emplace_back(&session_, std::move(bytes), Error{});
   }
   void DeliverError(const Error& error) {
-    if (error) owner_.arrivals().push_back({&session_, Buffer(), error});
+    if (error) owner_.arrivals().emplace_back(&session_, Buffer(), error);
   }
   void DeliverEnd() override {
-    owner_.arrivals().push_back({&session_, Buffer(), {ErrorKind::kEndOfStream, 0}});
+    owner_.arrivals().emplace_back(&session_, Buffer(), Error{ErrorKind::kEndOfStream, 0});
   }
 
  private:
   Session& session_;
   Owner& owner_;
 };
-
-void Session::Apply(Owner& owner, Completion& completion) {
-  if (completion.operation == Operation::kReceive) {
-    ApplyReceive(owner, completion);
-  } else {
-    ApplySend(owner, completion.bytes, completion.error);
-  }
-}
 
 void Session::ApplyReceive(Owner& owner, Completion& completion) {
   // Counted, for when there is no memory to put it in order.
@@ -131,25 +127,31 @@ void Session::ApplyReceive(Owner& owner, Completion& completion) {
   if (completion.buffer.size() != 0) timeouts_.NoteActivity(owner.now());
   try {
     inbound_.Push({completion.sequence, std::move(completion.buffer), completion.error},
-                  [&](Received&& in_order) { Receive(owner, std::move(in_order)); });
+                  [&](Received&& in_order) {
+                    if (outbound_.stages() != nullptr) {
+                      ReceiveThroughStages(owner, std::move(in_order));
+                    } else if (in_order.end.kind != ErrorKind::kCancelled) {
+                      owner.arrivals().emplace_back(this, std::move(in_order.buffer), in_order.end);
+                    }
+                  });
   } catch (const std::bad_alloc&) {
     RunOutOfMemory(owner);
   }
 }
 
-// What comes next in the stream. It goes through the stages now, before a batch of hooks begins.
-void Session::Receive(Owner& owner, Received&& received) {
+// Now, before a batch of hooks begins.
+void Session::ReceiveThroughStages(Owner& owner, Received&& received) {
   if (received.end.kind == ErrorKind::kCancelled) return;
-  StageStack* const stages = outbound_.stages();
   // Once our stream has ended a stage has nothing more to say.
   const bool in_order = !received.end || received.end.kind == ErrorKind::kEndOfStream;
-  if (stages == nullptr || !in_order || closing_.phase() > Phase::kFlushing) {
-    owner.arrivals().push_back({this, std::move(received.buffer), received.end});
-    return;
-  }
   ArrivalSink sink(*this, owner);
-  sink.DeliverError(received.end ? stages->EndReceive(sink)
-                                 : stages->Receive(std::move(received.buffer), sink));
+  if (!in_order || closing_.phase() > Phase::kFlushing) {
+    owner.arrivals().emplace_back(this, std::move(received.buffer), received.end);
+  } else if (received.end) {
+    sink.DeliverError(outbound_.stages()->EndReceive(sink));
+  } else {
+    sink.DeliverError(outbound_.stages()->Receive(std::move(received.buffer), sink));
+  }
 }
 
 void Session::BeginStages(Owner& owner) {
@@ -212,7 +214,7 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
   owner.counters().bytes_received.Add(arrival.buffer.size());
   inbound_.CountBytes(arrival.buffer.size());
   if (!Deliverable()) return;
-  NotifyEstablished(owner);
+  if (!established()) NotifyEstablished(owner);
   if (inbound_.has_deferred() || Blocked()) {
     try {
       inbound_.Defer(std::move(arrival.buffer));
@@ -228,7 +230,7 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
 
 void Session::DeliverPending(Owner& owner) {
   if (finished()) return;
-  if (options_->established_on == EstablishedOn::kConnect &&
+  if (!established() && options_->established_on == EstablishedOn::kConnect &&
       (outbound_.stages() == nullptr || outbound_.stages()->ready())) {
     NotifyEstablished(owner);
   }
@@ -238,12 +240,11 @@ void Session::DeliverPending(Owner& owner) {
                              [&](Buffer& buffer) { NotifyRead(owner, buffer); });
     if (!Deliverable()) inbound_.DropDeferred();
   }
-  if (EndOfStreamDue(owner)) NotifyEndOfStream(owner);
+  if (inbound_.ended() && EndOfStreamDue(owner)) NotifyEndOfStream(owner);
   if (closing_.phase() == Phase::kClosed) NotifyClosed(owner);
 }
 
 void Session::NotifyEstablished(Owner& owner) {
-  if (established_.load(std::memory_order_relaxed)) return;
   established_.store(true, std::memory_order_release);
   owner.counters().established.Add(1);
   owner.hooks().Run(*this, kHookEstablished,
@@ -311,8 +312,8 @@ void Session::NotifyClosed(Owner& owner) {
 
 bool Session::Progress(Owner& owner) {
   const std::size_t arrived = owner.arrivals().size();
-  TakeRequests(owner);
-  ActOnEnd(owner);
+  if (inbox_.has_requests()) TakeRequests(owner);
+  if (inbound_.ended()) ActOnEnd(owner);
   // Completions from the inbox are delivered first.
   if (closing_.phase() != Phase::kOpen || owner.arrivals().size() == arrived) {
     CheckDeadlines(owner);
@@ -327,11 +328,10 @@ bool Session::Progress(Owner& owner) {
   if (timeouts_.Arm(deadline)) owner.ArmTimer(*this, deadline);
   // What another worker left in the inbox is delivered before anybody else can own the session.
   return owner.arrivals().size() != arrived || !outbound_.ended().empty() ||
-         (inbound_.has_deferred() && !Blocked()) || EndOfStreamDue(owner);
+         (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue(owner));
 }
 
 void Session::TakeRequests(Owner& owner) {
-  if (!inbox_.has_requests()) return;
   Inbox::Contents contents = inbox_.Take(outbound_.queue());
   if (contents.paused) inbound_.set_port_paused(true);
   for (Completion& completion : contents.mail) Apply(owner, completion);
@@ -354,7 +354,6 @@ void Session::TakeRequests(Owner& owner) {
 // Acts on the end of the peer's stream once all data before it is delivered. When the connection is
 // broken, nothing can be sent any more, which may be what the data has been waiting for.
 void Session::ActOnEnd(Owner& owner) {
-  if (!inbound_.ended()) return;
   const bool in_order = inbound_.ended_in_order();
   if (closing_.phase() == Phase::kOpen && !in_order) Fail(owner, inbound_.end());
   if (inbound_.has_deferred()) return;

@@ -75,7 +75,13 @@ class Session final : public Connection, public Socket, public TimerNode, public
 
   // Lets the stages send first. Once, when the receive has begun.
   void BeginStages(Owner& owner);
-  void Apply(Owner& owner, Completion& completion);
+  void Apply(Owner& owner, Completion& completion) {
+    if (completion.operation == Operation::kReceive) {
+      ApplyReceive(owner, completion);
+    } else {
+      ApplySend(owner, completion.bytes, completion.error);
+    }
+  }
   // True when nothing follows from a send that has ended: most need no place in the turn.
   [[nodiscard]] bool settled() const;
   // Hands what was received in this turn to the hook.
@@ -113,7 +119,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // What completions bring.
   void ApplyReceive(Owner& owner, Completion& completion);
   void ApplySend(Owner& owner, std::size_t bytes, const Error& error);
-  void Receive(Owner& owner, Received&& received);
+  void ReceiveThroughStages(Owner& owner, Received&& received);
 
   // Hooks.
   [[nodiscard]] bool Deliverable() const;

@@ -9,7 +9,7 @@
 namespace iocp {
 namespace {
 
-SendItem* NewItem(std::size_t payload, SendMemory* memory) noexcept {
+inline SendItem* NewItem(std::size_t payload, SendMemory* memory) noexcept {
   std::uint8_t size_class = SendMemory::kNoClass;
   std::size_t size = sizeof(SendItem) + payload;
   void* block = nullptr;

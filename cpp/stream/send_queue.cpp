@@ -49,21 +49,6 @@ void SendQueue::Append(SendQueue& later) {
   later.first_ = nullptr;
 }
 
-std::size_t SendQueue::Gather(Piece* pieces, const Place& place, std::size_t most) const {
-  std::size_t count = 0;
-  std::size_t bytes = 0;
-  std::size_t skip = place.item == nullptr ? sent_ : place.offset;
-  for (const SendItem* item = place.item == nullptr ? first_ : place.item; item != nullptr;
-       item = item->next) {
-    const std::size_t size = std::min(item->size - skip, most - bytes);
-    if (size > 0) pieces[count++] = {item->data + skip, size};
-    bytes += size;
-    skip = 0;
-    if (count == kMaxPieces || bytes == most) break;
-  }
-  return count;
-}
-
 SendQueue::Place SendQueue::Forward(const Place& place, std::size_t bytes) const {
   Place next = place.item == nullptr ? Place{first_, sent_} : place;
   while (bytes > next.item->size - next.offset) {

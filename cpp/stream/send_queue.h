@@ -1,6 +1,7 @@
 // What is to be sent on one connection: sends in order, each told of when its last byte is out.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "stream/piece.h"
@@ -55,5 +56,21 @@ class SendQueue {
   SendItem* last_ = nullptr;
   std::size_t sent_ = 0;  // of first_
 };
+
+// Here, so that it is a part of the one function that every message comes through.
+inline std::size_t SendQueue::Gather(Piece* pieces, const Place& place, std::size_t most) const {
+  std::size_t count = 0;
+  std::size_t bytes = 0;
+  std::size_t skip = place.item == nullptr ? sent_ : place.offset;
+  for (const SendItem* item = place.item == nullptr ? first_ : place.item; item != nullptr;
+       item = item->next) {
+    const std::size_t size = std::min(item->size - skip, most - bytes);
+    if (size > 0) pieces[count++] = {item->data + skip, size};
+    bytes += size;
+    skip = 0;
+    if (count == kMaxPieces || bytes == most) break;
+  }
+  return count;
+}
 
 }  // namespace iocp
