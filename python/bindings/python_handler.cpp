@@ -69,6 +69,8 @@ const char* HookName(Hook hook) {
       return "on_read_completed";
     case kHookWrite:
       return "on_write_completed";
+    case kHookEndOfStream:
+      return "on_end_of_stream";
     case kHookError:
       return "on_connection_error";
     case kHookClosing:
@@ -99,6 +101,7 @@ unsigned PythonHandler::WantedHooks() const {
   if (hooks_->established) wanted |= kHookEstablished;
   if (hooks_->read) wanted |= kHookRead;
   if (hooks_->write) wanted |= kHookWrite;
+  if (hooks_->end_of_stream) wanted |= kHookEndOfStream;
   if (hooks_->error) wanted |= kHookError;
   if (hooks_->closing) wanted |= kHookClosing;
   return wanted;
@@ -161,6 +164,11 @@ void PythonHandler::OnReadCompleted(Connection& connection, Buffer& buffer) {
 
 void PythonHandler::OnWriteCompleted(Connection& connection, std::size_t bytes) {
   Call(hooks_->write, connection, PyLong_FromSize_t(bytes), true);
+}
+
+EndOfStream PythonHandler::OnEndOfStream(Connection& connection) {
+  Call(hooks_->end_of_stream, connection, nullptr, false);
+  return EndOfStream::kKeepOpen;
 }
 
 void PythonHandler::OnConnectionError(Connection& connection, Error error) {

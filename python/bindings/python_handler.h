@@ -20,7 +20,7 @@ struct HookTable {
     explicit operator bool() const { return static_cast<bool>(function); }
   };
 
-  Target established, read, write, error, closing;
+  Target established, read, write, end_of_stream, error, closing;
   pybind11::object hook_error;  // (connection, hook name, exception)
   pybind11::object warn;        // (message)
   pybind11::object stopped;     // ()
@@ -49,6 +49,7 @@ class PythonHandler final : public Handler {
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
   void OnWriteCompleted(Connection& connection, std::size_t bytes) override;
+  EndOfStream OnEndOfStream(Connection& connection) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
   void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& exception) override;

@@ -210,6 +210,7 @@ class Core {
     table->established = TakeApart(hooks["on_connection_established"]);
     table->read = TakeApart(hooks["on_read_completed"]);
     table->write = TakeApart(hooks["on_write_completed"]);
+    table->end_of_stream = TakeApart(hooks["on_end_of_stream"]);
     table->error = TakeApart(hooks["on_connection_error"]);
     table->closing = TakeApart(hooks["on_connection_closing"]);
     table->hook_error = hooks["on_hook_error"];

@@ -54,6 +54,7 @@ class Server:
     Hooks run on the server's native threads, in this order for each connection:
 
         on_connection_established -> (on_read_completed | on_write_completed)*
+            -> [on_end_of_stream -> on_write_completed*]
             -> [on_connection_error] -> on_connection_closing
 
     with exactly one closing, last, for each established. Hooks of one connection never
@@ -105,6 +106,15 @@ class Server:
         Args:
             conn: the client.
             nbytes: the length of that send; called once for each, in order.
+        """
+
+    def on_end_of_stream(self, conn: Connection) -> None:
+        """Called when the client has finished sending and `on_read_completed` has had all of it.
+
+        Override it to answer after that: the connection then stays open for sending until
+        somebody calls `conn.close()`. A client that goes away meanwhile is noticed by the next
+        send or by ``idle_timeout``. Without it the connection is closed, after what has been sent
+        by then. It is not called for a client for which `on_connection_established` was not.
         """
 
     def on_connection_error(self, conn: Connection, error: OSError) -> None:
