@@ -45,6 +45,9 @@ class Inbound {
   [[nodiscard]] const Error& end() const { return end_; }
   void End(const Error& how) { end_ = how; }
   [[nodiscard]] bool ended_in_order() const { return end_.kind == ErrorKind::kEndOfStream; }
+  // True exactly when the wire has ended too. A stage may end the stream before.
+  [[nodiscard]] bool wire_ended() const { return wire_ended_; }
+  void EndWire() { wire_ended_ = true; }
 
   void CountBytes(std::size_t bytes) { received_bytes_.Add(bytes); }
 
@@ -85,6 +88,7 @@ class Inbound {
   std::vector<Buffer> deferred_;
   Error end_;
   bool in_flight_ = false;
+  bool wire_ended_ = false;
   bool port_paused_ = false;
   bool over_high_water_ = false;  // true exactly from above the high mark to the low mark
 };

@@ -142,6 +142,7 @@ void Session::ApplyReceive(Owner& owner, Completion& completion) {
 // Now, before a batch of hooks begins.
 void Session::ReceiveThroughStages(Owner& owner, Received&& received) {
   if (received.end.kind == ErrorKind::kCancelled) return;
+  if (received.end) inbound_.EndWire();
   // Once our stream has ended a stage has nothing more to say.
   const bool in_order = !received.end || received.end.kind == ErrorKind::kEndOfStream;
   ArrivalSink sink(*this, owner);
@@ -207,6 +208,7 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
     if (!inbound_.ended() || (outbound_.stages() != nullptr && inbound_.ended_in_order())) {
       inbound_.End(arrival.end);
     }
+    if (outbound_.stages() == nullptr) inbound_.EndWire();
     return;
   }
   if (inbound_.ended()) return;  // receives behind the one that met the end
@@ -407,9 +409,11 @@ void Session::CheckDeadlines(Owner& owner) {
   if (!passed) return;
   // The stream ends without waiting for a peer that has not shown itself. One that never spoke may
   // still be taking what hooks have sent: the system goes on with that, as CompletionPort::Close
-  // says.
+  // says. Behind stages it spoke, or what it takes lacks their end.
   closing_.set_reason(*passed);
-  if (*passed != CloseReason::kFirstDataTimeout) closing_.CutShort();
+  if (*passed != CloseReason::kFirstDataTimeout || outbound_.stages() != nullptr) {
+    closing_.CutShort();
+  }
   BeginCancel();
 }
 
@@ -513,14 +517,14 @@ void Session::AdvanceClose(Owner& owner) {
     if (inbox_.user_paused()) BeginCancel();
   }
   if (closing_.phase() == Phase::kFlushing && outbound_.drained()) {
-    if (inbound_.ended()) {
+    if (inbound_.wire_ended()) {
       BeginCancel();
     } else {
       port_->ShutdownSend(*this);
       closing_.Enter(Phase::kLingering);
     }
   }
-  if (closing_.phase() == Phase::kLingering && inbound_.ended()) {
+  if (closing_.phase() == Phase::kLingering && inbound_.wire_ended()) {
     if (!inbound_.ended_in_order()) closing_.CutShort();
     BeginCancel();
   }

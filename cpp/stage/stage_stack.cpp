@@ -187,6 +187,12 @@ bool StageStack::ready() const {
   return true;
 }
 
+std::size_t StageStack::waiting() const {
+  std::uint64_t bytes = 0;
+  for (const Layer& layer : layers_) bytes += layer.out_made - layer.out_sent;
+  return static_cast<std::size_t>(bytes);
+}
+
 std::size_t StageStack::Sent(std::size_t bytes) {
   for (Layer& layer : layers_) {
     SendQueue ended;

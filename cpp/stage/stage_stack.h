@@ -54,6 +54,8 @@ class StageStack {
   [[nodiscard]] bool ended() const { return layers_.front().ended_down; }
   // True exactly when nothing waits for the wire.
   [[nodiscard]] bool empty() const { return layers_.front().down.empty(); }
+  // Bytes that wait in the stages' outputs.
+  [[nodiscard]] std::size_t waiting() const;
   // True when so much of the stages' own making waits for the wire that the peer should not be read
   // from, as what it sends may make more.
   [[nodiscard]] bool full() const { return own_waiting_ > kMostAhead; }

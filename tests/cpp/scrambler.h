@@ -1,6 +1,6 @@
 // A stage for tests, and the client's end of it. It does whatever a stage may do: it changes bytes
-// and their number, holds some back, sends by itself, lets OnConnectionEstablished wait, adds an end
-// of its own to the stream, and fails.
+// and their number, holds some back, sends by itself, lets OnConnectionEstablished wait, adds an
+// end of its own to the stream, and fails.
 //
 // On the wire, in both directions: a greeting; then bytes, each changed by kMask, of which the
 // escape is followed by what it means: kLiteral for itself, kEnd, kPing, kPoison.
@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "peer.h"
 #include "stage/stage.h"
@@ -162,6 +163,14 @@ class Scrambler final : public Stage {
   bool holds_back_ = false;  // true exactly when held_back_ waits
 };
 
+// So many of them, one above the other.
+inline std::vector<std::unique_ptr<Stage>> Scramblers(std::size_t count) {
+  std::vector<std::unique_ptr<Stage>> stages;
+  stages.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) stages.push_back(std::make_unique<Scrambler>());
+  return stages;
+}
+
 // The client's end: a peer that greets, and speaks as the stage does, over a peer that knows of
 // nothing.
 class ScrambledPeer final : public Peer {
@@ -174,6 +183,8 @@ class ScrambledPeer final : public Peer {
 
   [[nodiscard]] bool greeted() const { return greeted_; }
 
+  // What was taken and is not out.
+  [[nodiscard]] std::size_t waiting() const { return waiting_.size(); }
   // Takes all when what was taken before is out, else nothing.
   std::size_t Send(std::string_view data) override {
     if (!Flush()) return 0;

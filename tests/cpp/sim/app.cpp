@@ -160,7 +160,8 @@ void App::CheckTimeOut(std::uint16_t port, CloseReason reason) {
   const Options& options = engine->options();
   switch (reason) {
     case CloseReason::kFirstDataTimeout:
-      Check(!end.speaks && !end.heard, "closed as silent, and it spoke");
+      // What a stage has kept for itself is no data.
+      Check(staged || (!end.speaks && !end.heard), "closed as silent, and it spoke");
       return;
     case CloseReason::kIdleTimeout:
       Check(!end.speaks && end.at >= end.heard_at + *options.idle_timeout,
@@ -339,10 +340,13 @@ void App::CheckMemory(Connection& connection) {
 // What the port had in hand may follow: the reads of the batch that made it pause and those that
 // were posted then, twice if the holder has resumed it meanwhile; the end of the stream, and a
 // send.
-void App::CheckMailboxes() {
+void App::CheckQueues() {
   const auto reads = static_cast<std::size_t>(std::max(network_.settings.reads, 1));
   for (const Known* known : living_) {
     if (!known->connection) continue;
+    const StageStack* const stages = Session::Of(*known->connection).outbound().stages();
+    Check(stages == nullptr || stages->waiting() <= 5 * StageStack::kMostAhead,
+          "what stages have made waits without a bound");
     Inbox& inbox = Session::Of(*known->connection).inbox();
     const MutexLock lock(inbox.mutex());
     Check(inbox.mail_size() <= Inbox::kMostMail + 4 * reads + 2,

@@ -46,10 +46,11 @@ class App final : public Handler {
   Engine* engine = nullptr;
   std::function<void()> yield;  // in a hook: others may move
   double liveliness = 0.5;      // how likely a hook is to do something more
+  bool staged = false;          // true exactly when connections have stages
   bool wants_writes = true;     // true exactly when it has an OnWriteCompleted
 
   // Oracle: no queue of a connection is longer than its bound.
-  void CheckMailboxes();
+  void CheckQueues();
   // One thing that a program may do to a connection, from outside of its hooks.
   void ActFromOutside();
   void ResumeAll();

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../scrambler.h"
 #include "app.h"
 #include "engine/engine.h"
 #include "engine/options.h"
@@ -24,14 +25,23 @@ constexpr std::chrono::minutes kLongest{30};
 
 // A client: what it wants, and how far it is.
 struct Client {
-  std::unique_ptr<SimPeer> peer;
+  std::unique_ptr<Peer> peer;
+  // Its ends of the stages, the one next to the wire first; they belong to `peer`.
+  std::vector<testing::ScrambledPeer*> stages;
   Account* account;
   std::size_t to_send;  // bytes that it wants to send
   double reads;         // how likely it is to look at what has arrived, when it moves
   double ends;          // to end its stream, once all is sent or not
   double closes;
   double resets;
+  double breaks;      // to break the rules of a stage
   bool done = false;  // true exactly when it has closed, or the connection has ended for it
+  // What its ends of the stages have not got out.
+  [[nodiscard]] std::size_t Waiting() const {
+    std::size_t bytes = 0;
+    for (const testing::ScrambledPeer* stage : stages) bytes += stage->waiting();
+    return bytes;
+  }
 };
 
 class Simulation final : public FailingMemory::Source {
@@ -68,6 +78,7 @@ class Simulation final : public FailingMemory::Source {
   void MoveClient(Client& client);
   void Read(Client& client, std::size_t most);
   bool Finish(Client& client);
+  void Break(Client& client);
 
   void CheckCounters(bool at_the_end);
   [[nodiscard]] bool failed() const { return !network_.failure().empty(); }
@@ -86,8 +97,9 @@ class Simulation final : public FailingMemory::Source {
   std::vector<Seat> seats_;
   std::vector<std::unique_ptr<Client>> clients_;
   std::size_t most_clients_;
-  std::size_t depth_ = 0;  // turns inside turns
-  double interleaving_;    // how likely another worker moves inside a hook
+  std::size_t stages_ = 0;  // of each connection
+  std::size_t depth_ = 0;   // turns inside turns
+  double interleaving_;     // how likely another worker moves inside a hook
   RunResult result_;
 };
 
@@ -137,6 +149,8 @@ void Simulation::DrawOptions() {
   options_.idle_timeout = sometimes(milliseconds(choices_.Size(20'000)));
   options_.write_timeout = sometimes(milliseconds(choices_.Size(20'000)));
   options_.close_timeout = milliseconds(choices_.OneOf({0, 20, 5000}));
+  stages_ = choices_.OneOf<std::size_t>({0, 0, 0, 1, 2});
+  app_.staged = stages_ != 0;
   app_.liveliness = choices_.OneOf({0.05, 0.3, 0.6});
   app_.wants_writes = choices_.Chance(0.7);
   network_.send_error = choices_.OneOf({ErrorKind::kOther, ErrorKind::kOutOfResources});
@@ -174,7 +188,11 @@ bool Simulation::Start() {
   NativeSocket listener = kNoSocket;
   const Status status = kSimPortKind.listen({}, &listener, &bound_);
   network_.Check(status.ok(), "cannot listen");
-  engine_ = std::make_unique<Engine>(app_, options_, kSimPortKind, listener, bound_);
+  StageFactory stages;
+  if (stages_ != 0) {
+    stages = [count = stages_] { return testing::Scramblers(count); };
+  }
+  engine_ = std::make_unique<Engine>(app_, options_, kSimPortKind, listener, bound_, stages);
   app_.engine = engine_.get();
   seats_.resize(engine_->worker_count());
   for (std::size_t i = 0; i < seats_.size(); ++i) {
@@ -322,12 +340,18 @@ void Simulation::Dial() {
   const std::uint16_t port = link->client_port;
   auto client = std::make_unique<Client>();
   client->peer = std::make_unique<SimPeer>(network_, std::move(link));
+  for (std::size_t i = 0; i < stages_; ++i) {
+    auto stage = std::make_unique<testing::ScrambledPeer>(std::move(client->peer));
+    client->stages.push_back(stage.get());
+    client->peer = std::move(stage);
+  }
   client->account = &accounts_.try_emplace(port, port).first->second;
   client->to_send = choices_.Chance(0.2) ? 0 : choices_.Size(20'000);
   client->reads = choices_.OneOf({0.0, 0.3, 0.9});
   client->ends = choices_.OneOf({0.0, 0.02, 0.2});
   client->closes = choices_.OneOf({0.0, 0.0, 0.05});
   client->resets = choices_.OneOf({0.0, 0.0, 0.05});
+  client->breaks = stages_ == 0 ? 0.0 : choices_.OneOf({0.0, 0.0, 0.02});
   network_.Note("dial", port, client->to_send);
   clients_.push_back(std::move(client));
 }
@@ -341,6 +365,7 @@ void Simulation::MoveClient(Client& client) {
   }
   if (choices_.Chance(client.reads)) Read(client, choices_.Size(65'536));
   if (client.done) return;
+  if (client.breaks != 0 && choices_.Chance(client.breaks)) Break(client);
   if (choices_.Chance(client.ends)) {
     network_.Note("client ends", client.peer->port(), account.client_sent);
     account.client_ended = true;
@@ -356,6 +381,18 @@ void Simulation::MoveClient(Client& client) {
     account.client_reset = true;
     client.peer->Reset();
     client.done = true;
+  }
+}
+
+// What it sends then may never be seen.
+void Simulation::Break(Client& client) {
+  testing::ScrambledPeer& stage = *client.stages[choices_.Below(client.stages.size())];
+  network_.Note("client breaks a stage", stage.port(), 0);
+  if (choices_.Chance(0.5)) {
+    stage.Poison();
+  } else {
+    stage.Truncate();
+    client.account->client_ended = true;
   }
 }
 
@@ -385,6 +422,7 @@ bool Simulation::Finish(Client& client) {
   Account& account = *client.account;
   const std::uint64_t received = account.client_received;
   const std::uint64_t sent = account.client_sent;
+  const std::size_t waiting = client.Waiting();
   if (!account.client_ended && account.client_sent < client.to_send) {
     const std::string bytes =
         account.up.At(account.client_sent, client.to_send - account.client_sent);
@@ -392,12 +430,13 @@ bool Simulation::Finish(Client& client) {
   }
   Read(client, 1'000'000);
   if (client.done) return true;
-  if (!account.client_ended && account.client_sent == client.to_send) {
+  if (!account.client_ended && account.client_sent == client.to_send && client.Waiting() == 0) {
     account.client_ended = true;
     client.peer->EndStream();
     return true;
   }
-  return received != account.client_received || sent != account.client_sent;
+  return received != account.client_received || sent != account.client_sent ||
+         waiting != client.Waiting();
 }
 
 // ---- Oracles.
@@ -436,7 +475,7 @@ void Simulation::CheckCounters(bool at_the_end) {
   check(stats.hook_errors == app_.thrown(), "counter: hook_errors");
   check(stats.bytes_received <= told.received_bytes, "counter: bytes_received");
   check(stats.bytes_sent <= told.sent_bytes, "counter: bytes_sent");
-  app_.CheckMailboxes();
+  app_.CheckQueues();
   if (!at_the_end) return;
   check(stats.connections == 0, "a connection was left");
   check(stats.bytes_sent == told.sent_bytes, "counter: bytes_sent, at the end");
