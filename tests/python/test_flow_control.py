@@ -16,6 +16,7 @@ from support import (
     fill,
     pattern,
     recv_exact,
+    reset,
 )
 
 from iocp_bind import Connection
@@ -95,8 +96,6 @@ def test_sends_of_others_stop_reading_too(serve: Serve, connect: Connect) -> Non
 
 def test_the_end_of_a_stopped_client_is_noticed(serve: Serve, connect: Connect) -> None:
     """Not reading must not mean not noticing that the peer is gone."""
-    from support import reset
-
     server = serve(Recorder(read=echo_back), close_timeout=1.0)
     client = connect(server, receive_buffer=4096)
     fill(client, 64 << 20)

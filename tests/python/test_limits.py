@@ -334,9 +334,8 @@ def test_free_contexts_are_capped(serve: Serve, connect: Connect, most: int) -> 
     with clients_of(server, 50) as clients:
         for client in clients:
             ask(client, b"x")
-    waiting = Recorder()
-    waiting.wait_for(lambda: server.connection_count == 0)
-    waiting.wait_for(lambda: server.stats().free_contexts <= min(most, 50))
+    wait_until(lambda: server.connection_count == 0, "every connection gone")
+    wait_until(lambda: server.stats().free_contexts <= min(most, 50), "few contexts kept")
     assert ask(connect(server), b"x") == b"x"
 
 
@@ -362,4 +361,4 @@ def test_few_free_buffers_lose_nothing(serve: Serve, connect: Connect, most: int
             client.sendall(data)
         for client in clients:
             assert recv_exact(client, len(data)) == data
-    Recorder().wait_for(lambda: server.stats().buffers_in_use == 0)
+    wait_until(lambda: server.stats().buffers_in_use == 0, "every buffer given back")

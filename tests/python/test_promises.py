@@ -376,9 +376,7 @@ def test_200_starts_and_shutdowns(backend: str) -> None:
         assert after["memory"] - before["memory"] < 8 * MIB
 
 
-# "The interpreter exits with a running server" and "Ctrl-C in serve_forever" are in
-# test_lifecycle.py: test_the_interpreter_may_exit_while_a_server_runs and
-# test_a_signal_ends_serve_forever.
+# The end of the interpreter is in test_interpreter.py, and Ctrl-C in test_signals.py.
 
 
 def test_a_hook_that_raises_on_1_of_100_connections(

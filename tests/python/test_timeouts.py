@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import time
 
@@ -142,8 +143,6 @@ def test_a_half_closed_client_that_does_not_read_is_not_kept(
     serve: Serve, connect: Connect
 ) -> None:
     """What was queued at the end of the stream is flushed, for close_timeout at most."""
-    import socket
-
     server = serve(
         Recorder(read=lambda conn, data: conn.send(bytes(32 << 20))),
         close_timeout=0.4,
