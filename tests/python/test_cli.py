@@ -128,6 +128,7 @@ def test_echo_reports_events_and_ends_cleanly(backend: str, number: signal.Signa
 
 
 @linux_only
+@pytest.mark.slow
 def test_children_can_be_interrupted_when_the_tests_run_in_the_background() -> None:
     """A script's job ignores SIGINT from its beginning, and what is ignored is inherited."""
     ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]

@@ -61,7 +61,7 @@ def test_clients_can_connect_when_start_returns(serve: Serve, connect: Connect) 
     for _ in range(20):
         server = serve(Echo())
         assert ask(connect(server), b"x") == b"x"
-        server.shutdown(0.1)
+        server.shutdown(0)
 
 
 def test_start_twice(serve: Serve, connect: Connect) -> None:

@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,11 @@ ON_LINUX = sys.platform == "linux"
 ON_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 linux_only = pytest.mark.skipif(not ON_LINUX, reason="needs Linux: /proc, signals or fork")
 windows_only = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows")
+
+
+def full_load(*values: object) -> Any:
+    """Parameters of a long test: only `make test-all` runs it. A quick case stands beside it."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 # ---- What this system must have.
