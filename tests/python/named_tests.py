@@ -59,9 +59,7 @@ def _read(file: str) -> str:
 
 def read_table() -> list[Row]:
     """Read the table of defects; a row that is not in its form is not there."""
-    return [
-        row for match in _DEFECT.findall(_read(TABLES)) for row in _row(*match)
-    ]
+    return [row for match in _DEFECT.findall(_read(TABLES)) for row in _row(*match)]
 
 
 def read_promises() -> list[Row]:

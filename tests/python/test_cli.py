@@ -163,7 +163,7 @@ def test_echo_ends_while_clients_keep_it_busy(backend: str) -> None:
     assert done.seconds < 2
 
 
-# What the console does at Ctrl-C and Ctrl-Break: it runs the handler on a thread of its own.
+# At Ctrl-C and Ctrl-Break the console runs the handler on a thread of its own.
 _ECHO_WITH_A_CONSOLE = """
 import signal, sys, threading
 from iocp_bind.__main__ import main

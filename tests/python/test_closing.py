@@ -43,7 +43,7 @@ def test_close_ends_the_stream_after_all_data(serve: Serve, connect: Connect) ->
 
 
 def test_close_with_data_unread_still_ends_the_stream(serve: Serve, connect: Connect) -> None:
-    """What the client sent and nobody read must not turn the end of stream into a reset."""
+    """Data that nobody has read must not turn the end of the stream into a reset."""
 
     def read(conn: Connection, data: bytes) -> None:
         conn.send(b"enough")
@@ -231,7 +231,7 @@ def test_close_connection_needs_a_connection(serve: Serve, bad: Any) -> None:
 def test_after_a_half_close_a_send_of_another_thread_is_refused(
     backend: str, serve: Serve, connect: Connect
 ) -> None:
-    """What the hooks sent before is written; README says so."""
+    """Sends of hooks before the end are written; README says so."""
     server = serve(Recorder(read=echo_back), backend=backend)
     client = connect(server)
     client.sendall(b"question")

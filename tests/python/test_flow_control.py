@@ -22,7 +22,8 @@ from support import (
 from iocp_bind import Connection
 
 KIB = 1024
-# What may come on top of the high mark: a bounded batch that was under way when it was passed.
+# More than the high mark by this much may come: a bounded batch that was under way when it was
+# passed.
 BATCH = 256 * KIB
 
 

@@ -259,7 +259,7 @@ def test_a_failing_hook_does_not_kill_a_server_without_other_hooks(
 
 
 def test_an_exception_does_not_outlive_its_hook(serve: Serve, connect: Connect, logs: Logs) -> None:
-    """What a traceback holds is let go: frames of hooks hold connections and data."""
+    """The traceback is freed: frames of hooks hold connections and data."""
     import gc
     import weakref
 

@@ -127,7 +127,7 @@ def test_shutdown_with_a_bad_time(serve: Serve, bad: float) -> None:
 
 
 def test_shutdown_closes_gracefully(serve: Serve, connect: Connect) -> None:
-    """What is queued goes out, the stream ends in order, and who leaves too is not waited for."""
+    """Queued data is sent, the stream ends in order, and a client that has left costs no time."""
     data = pattern(4 << 20)
     server = serve(Recorder(established=lambda conn: conn.send(data)), send_backlog_limit=1 << 30)
     client = connect(server)

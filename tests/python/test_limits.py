@@ -1,4 +1,4 @@
-"""What is limited, exactly where the limit is, and what happens there."""
+"""The limits: exactly where each is, and what happens there."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_refuse_in_a_rush_never_has_more_than_allowed(
             with contextlib.suppress(ConnectionResetError):
                 clients.enter_context(open_client(server))
         server.wait_for(lambda: server.stats().accepted == 60)
-        # What was accepted counts as a connection once its worker has taken it.
+        # An accepted client counts as a connection once its worker has taken it.
         server.wait_for(lambda: server.connection_count == 5)
     server.wait_for(lambda: server.connection_count == 0)
     stats = server.stats()
@@ -203,7 +203,7 @@ def test_below_the_limit_any_size_is_taken_at_it_nothing_is(serve: Serve, connec
     conn = server.wait_connection()
     assert conn.send(b"room again")
     assert recv_exact(client, 10) == b"room again"
-    # What was refused never comes, neither as bytes nor as a completion.
+    # A refused send never comes, neither as bytes nor as a completion.
     conn.close()
     assert recv_to_end(client) == b""
     assert [e.value for e in server.of("write")] == [999, 1, 10]

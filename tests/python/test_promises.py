@@ -1,4 +1,4 @@
-"""What README promises, under load: a small one in `make test`, the full one in `make test-all`.
+"""The promises of README under load: a small one in `make test`, the full one in `make test-all`.
 
 Where memory counts, the server is a process of its own and the clients are here.
 bench/ measures the speed.
@@ -154,7 +154,7 @@ def test_a_client_that_sends_and_never_reads(backend: str) -> None:
 def test_many_small_lines_for_clients_that_do_not_read(
     backend: str, mode: str, line: bytes
 ) -> None:
-    """What a send takes beside its bytes counts too, or a thousand times the limit is taken."""
+    """The memory around the bytes counts too; else a thousand times the limit is taken."""
     count, readers, limit = 200_000, 4, 256 * 1024
     with (
         ServerChild(backend, mode, send_backlog_limit=limit) as server,

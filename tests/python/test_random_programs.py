@@ -36,7 +36,7 @@ Step = tuple[str, dict[str, Any]]
 PROGRAMS = int(os.environ.get("IOCP_BIND_PROGRAMS", "40"))
 MANY_PROGRAMS = 200 if ON_LINUX else 60
 
-# What is sent is cut out of this, at a place of its own each time.
+# Each send is cut out of this, at a place of its own.
 BYTES = pattern(1 << 20)
 UNLIMITED = 1 << 30
 
@@ -93,7 +93,7 @@ STEPS = st.sampled_from([*["connect"] * 3, *TRAFFIC * 3, *KINDS]).flatmap(KINDS.
 
 
 class Raised(Exception):
-    """What a hook raises on purpose."""
+    """The exception that a hook raises on purpose."""
 
 
 class Subject(Recorder):
@@ -462,7 +462,7 @@ class Program:
             assert self.server.connection_count == len(living)
 
     def _check(self, session: Session) -> None:
-        """What holds of a session at rest, and of one that has ended, whatever has happened."""
+        """Check what holds of every session that is at rest or has ended."""
         assert session.sent.startswith(session.delivered)
         if session.conn is None:
             assert not session.received

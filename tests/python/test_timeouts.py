@@ -66,7 +66,7 @@ def test_no_first_data_timeout(serve: Serve, connect: Connect) -> None:
     assert not select.select([client], [], [], 0.1)[0]
 
 
-def test_with_established_on_first_data_a_silent_client_is_never_told_of(
+def test_with_established_on_first_data_a_silent_client_calls_no_hook(
     serve: Serve, connect: Connect
 ) -> None:
     """D27, D12: it is closed all the same, and occupies nothing meanwhile."""
@@ -153,7 +153,7 @@ def test_nothing_to_write_is_no_write_timeout(serve: Serve, connect: Connect) ->
 def test_a_half_closed_client_that_does_not_read_is_not_kept(
     serve: Serve, connect: Connect
 ) -> None:
-    """What was queued at the end of the stream is flushed, for close_timeout at most."""
+    """Data queued at the end of the stream is flushed, for close_timeout at most."""
     server = serve(
         Recorder(read=lambda conn, data: conn.send(bytes(32 << 20))),
         close_timeout=0.4,

@@ -1,4 +1,4 @@
-"""What the tests share: a server that records its hooks, clients, child processes, measures.
+"""The shared parts of the tests: a recording server, clients, child processes, measures.
 
 Nothing here sleeps to be right: every wait is for an event and has a deadline.
 """
