@@ -31,7 +31,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_info_tells_of_every_backend() -> None:
+def test_info_lists_every_backend() -> None:
     done = _run("info")
     assert (done.returncode, done.stderr) == (0, "")
     assert iocp_bind.__version__ in done.stdout
@@ -181,7 +181,7 @@ sys.exit(main(["echo", "--port", "0"]))
 def test_echo_ends_cleanly_at_ctrl_c_and_ctrl_break(name: str) -> None:
     with Child.of_script(_ECHO_WITH_A_CONSOLE) as child, open_client(child.listening()) as client:
         assert ask(client, b"hello") == b"hello"
-        child.tell(name)
+        child.send_line(name)
         done = child.finish()
     assert (done.code, done.stderr) == (0, "")
     assert done.seconds < 2

@@ -203,7 +203,7 @@ def test_backlog_in_a_hook_counts_what_was_just_sent(serve: Serve, connect: Conn
     assert seen == [100, 200, 300]
 
 
-def test_repr_tells_who_it_is(serve: Serve, connect: Connect) -> None:
+def test_repr_names_the_connection(serve: Serve, connect: Connect) -> None:
     server = serve(Recorder())
     client = connect(server)
     conn = server.wait_connection()

@@ -64,7 +64,7 @@ print("parent ok", flush=True)
 
 
 @linux_only
-def test_a_forked_child_is_told_and_exits_cleanly(backend: str) -> None:
+def test_a_forked_child_is_refused_and_exits_cleanly(backend: str) -> None:
     done = run_script(FORK, backend)
     assert done.code == 0, done
     assert done.stderr == ""

@@ -182,7 +182,7 @@ def test_on_hook_error_may_decide_otherwise(serve: Serve, connect: Connect) -> N
 
 
 @pytest.mark.parametrize(("hook", "name"), NAMES.items())
-def test_on_hook_error_is_told_which_hook(
+def test_on_hook_error_gets_the_name_of_the_hook(
     serve: Serve, connect: Connect, hook: str, name: str
 ) -> None:
     seen: list[str] = []

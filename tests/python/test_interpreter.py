@@ -64,7 +64,7 @@ def test_the_interpreter_may_exit_while_a_server_runs(backend: str, how: str) ->
                     ask(client, b"x")
                 busy = threading.Thread(target=_keep_busy, args=(clients,))
                 busy.start()
-                child.tell("now")
+                child.send_line("now")
                 done = child.finish()
                 busy.join(DEADLINE)
         assert done.code == (7 if how == "error" else 0), (python, done)

@@ -144,7 +144,7 @@ class Child:
         return line
 
     def listening(self) -> Address:
-        """Skip to the line "... HOST:PORT ..." that tells where it listens."""
+        """Skip to the line "... HOST:PORT ..." that says where it listens."""
         for word in self.line_with("listening on ").split("listening on ")[1].split():
             host, _, port = word.rpartition(":")
             return host.strip("[]"), int(port.rstrip(";,."))
@@ -158,7 +158,7 @@ class Child:
     def errors_so_far(self) -> str:
         return "".join(self._errors)
 
-    def tell(self, text: str) -> None:
+    def send_line(self, text: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
@@ -194,12 +194,12 @@ class ServerChild(Child):
         return self
 
     def ask(self, command: str, deadline: float = DEADLINE, **arguments: Any) -> dict[str, Any]:
-        self.tell(json.dumps({"do": command, **arguments}))
+        self.send_line(json.dumps({"do": command, **arguments}))
         answer: dict[str, Any] = json.loads(self.line(deadline))
         return answer
 
     def wait_idle(self) -> dict[str, Any]:
-        """Wait until it has no connection, has told of every end, and uses no buffer.
+        """Wait until it has no connection, has reported every end, and uses no buffer.
 
         Returns its report.
         """
@@ -208,9 +208,9 @@ class ServerChild(Child):
         def idle() -> bool:
             nonlocal report
             report = self.ask("report")
-            # A connection is gone a turn before its closing is told of, and counted.
-            untold = report["established"] - sum(report["closed"].values())
-            return (report["connection_count"], report["buffers_in_use"], untold) == (0, 0, 0)
+            # A connection is gone a turn before its closing is reported and counted.
+            unreported = report["established"] - sum(report["closed"].values())
+            return (report["connection_count"], report["buffers_in_use"], unreported) == (0, 0, 0)
 
         wait_until(idle, f"the server child becoming idle ({report})")
         return report
