@@ -32,8 +32,8 @@ from iocp_bind import CloseReason, Connection
 
 # How long a hook keeps the worker, or nobody runs the process, where a second is the deadline.
 KEPT = 1.5
-# More than one turn looks at.
-CLIENTS = [300, full_load(1000)]
+# More clients than one turn looks at, and the full load.
+FEW, MANY = 300, 1000
 
 
 class Talkers:
@@ -64,7 +64,7 @@ def keep_worker(conn: Connection, data: bytes, seconds: float = KEPT) -> None:
         conn.send(b"done")
 
 
-@pytest.mark.parametrize(("count", "hooks"), [(300, 1), full_load(1000, 2)])
+@pytest.mark.parametrize(("count", "hooks"), [(FEW, 1), full_load(MANY, 2)])
 def test_who_speaks_while_a_hook_runs_is_not_idle(
     serve: Serve, connect: Connect, count: int, hooks: int
 ) -> None:
@@ -82,7 +82,7 @@ def test_who_speaks_while_a_hook_runs_is_not_idle(
             assert len(server.of("closing")) == 1
 
 
-@pytest.mark.parametrize("count", CLIENTS)
+@pytest.mark.parametrize("count", [FEW, full_load(MANY)])
 def test_whose_first_data_comes_while_a_hook_runs_is_served(
     serve: Serve, connect: Connect, count: int
 ) -> None:
@@ -152,7 +152,7 @@ def test_who_takes_a_large_send_little_by_little_gets_all_of_it(
 
 
 @linux_only
-@pytest.mark.parametrize("count", CLIENTS)
+@pytest.mark.parametrize("count", [FEW, full_load(MANY)])
 def test_who_speaks_while_the_process_is_stopped_is_not_idle(backend: str, count: int) -> None:
     with (
         ServerChild(backend, "counting", idle_timeout=1.0) as child,
