@@ -50,7 +50,7 @@ demo: $(VENV)/package.stamp ## build, serve real clients on every back-end, show
 	$(VENV)/bin/python -m iocp_bind info
 	$(VENV)/bin/python -m iocp_bind demo
 
-test: test-cpp test-python ## everything that tests the project
+test: test-cpp test-python ## the tests, without the slow ones
 
 test-cpp: bootstrap
 	cmake --preset dev
