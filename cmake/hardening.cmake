@@ -1,6 +1,7 @@
 # What makes a memory error harder to exploit, wherever the compiler and the linker have it: a guard
 # at the end of stack frames, checked calls of the C library, no jump into the middle of a function,
-# tables that are read-only once the program is linked. docs/performance.md has what it costs.
+# tables that are read-only once the program is linked. docs/evidence/performance.md says what it
+# costs.
 option(IOCP_HARDENING "Compile and link with the compiler's protections" ON)
 
 if(NOT IOCP_HARDENING)

@@ -26,7 +26,7 @@ rm -rf $build/python
 mkdir -p $build/python
 cp -r python/iocp_bind $build/python/
 cp $build/_core.*.so $build/python/iocp_bind/
-repeatable "" env "PYTHONPATH=$PWD/$build/python" "$venv/bin/python" -m pytest -q -p no:cacheprovider \
+repeatable "" env "PYTHONPATH=$PWD/$build/python" "$venv/bin/python" -m pytest -q -p no:cacheprovider -m "" \
   --ignore tests/python/test_cost.py --ignore tests/python/test_hardening.py
 
 rm -rf $build/html

@@ -2,10 +2,10 @@
 """Prove that the tests of the original's defects can fail.
 
 tests/mutants.toml plants what the original did, one mutant after the other, in a copy of the
-sources; the tests that the table of docs/testing.md names for that row, or those that the mutant
-names itself, must find it: by failing, by crashing, by not ending in time, or, where the mutant
-says so, by not compiling. The copy and what
-is built from it stay in build/mutants, so that only what a mutant changes is compiled.
+sources. The tests that the table of docs/evidence/testing.md names for that row, or those that the
+mutant names itself, must find it: by failing, by crashing, by not ending in time, or, where the
+mutant says so, by not compiling. The copy and what is built from it stay in build/mutants, so that
+only what a mutant changes is compiled.
 
 Ends with 1 when a mutant was not found, or does not fit the sources any more.
 """

@@ -4,7 +4,7 @@
 //
 // What stays: the names below, their meaning, IPv4 on all interfaces, two threads, first data with
 // OnConnectionEstablished, one of OnConnectionClosing and OnConnectionError. What is better, and
-// which names have gone: docs/coming-from-ciocpserver.md.
+// which names have gone: docs/using/coming-from-ciocpserver.md.
 //
 // Threads. Hooks run on MAX_THREAD worker threads. Those of one connection are serial and in order,
 // those of different connections run in parallel. No lock of this class is held while a hook runs,

@@ -8,7 +8,7 @@ namespace iocp {
 
 PortKinds BuiltInPortKinds() {
 #ifdef IOCP_HAVE_URING
-  // By what the bench shows: docs/performance.md has the figures.
+  // By what the bench shows: docs/evidence/performance.md has the figures.
   static constexpr const PortKind* kKinds[] = {&kUringPortKind, &kEpollPortKind};
 #else
   static constexpr const PortKind* kKinds[] = {&kEpollPortKind};

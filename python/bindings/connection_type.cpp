@@ -172,56 +172,58 @@ void Deallocate(PyObject* self) {
 PyMethodDef methods[] = {
     {"send", &Send, METH_O,
      "send($self, data, /)\n--\n\n"
-     "Queue bytes to be sent; never blocks. Any thread, in a hook or not.\n\n"
-     "`data` is a contiguous bytes-like object of any length. What is accepted is written in\n"
-     "full, in the order in which send() returned, or the connection is reported closed;\n"
-     "on_write_completed reports that its last byte is with the system. An empty send is\n"
+     "Queue bytes to be sent. Never blocks; any thread may call it, in a hook or not.\n\n"
+     "`data` is a contiguous bytes-like object of any length. Accepted data is written in full,\n"
+     "in the order in which send() returned, or the connection is reported closed.\n"
+     "on_write_completed is called when the system has taken its last byte. An empty send is\n"
      "complete as soon as everything before it is.\n\n"
      "Returns:\n    True when accepted, False when the connection is closing or closed.\n\n"
-     "Raises:\n    SendBacklogFull: the backlog is at its limit already; nothing was queued.\n"
-     "    TypeError: not a bytes-like object.\n    BufferError: not contiguous."},
+     "Raises:\n    SendBacklogFull: the backlog is at its limit; nothing was queued.\n"
+     "    TypeError: `data` is not a bytes-like object.\n"
+     "    BufferError: `data` is not contiguous."},
     {"writelines", &WriteLines, METH_O,
      "writelines($self, lines, /)\n--\n\n"
-     "Send several bytes-like objects as one send: contiguous, one on_write_completed.\n\n"
-     "Returns and raises what send() does."},
+     "Send several bytes-like objects as one send: contiguous, with one on_write_completed.\n\n"
+     "It returns and raises the same as send()."},
     {"close", &Call<&Connection::Close>, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "Send what is queued, end the stream, wait for the peer at most close_timeout, close.\n\n"
-     "A peer that has not acknowledged all bytes by then is reset. What the peer still sends is\n"
-     "discarded. Any thread, any number of times."},
+     "A peer that has not acknowledged all bytes by then is reset. Data that the peer still sends\n"
+     "is discarded. Any thread may call it, any number of times."},
     {"abort", &Call<&Connection::Abort>, METH_NOARGS,
      "abort($self, /)\n--\n\n"
-     "Reset the connection now; what is queued is dropped. Any thread, any number of times."},
+     "Reset the connection now; queued data is dropped. Any thread may call it, any number of\n"
+     "times."},
     {"pause_reading", &Call<&Connection::PauseReading>, METH_NOARGS,
      "pause_reading($self, /)\n--\n\n"
-     "Call on_read_completed no more until resume_reading(); the peer is slowed down.\n\n"
+     "Stop calling on_read_completed until resume_reading(); this slows the peer down.\n\n"
      "The end of the stream waits with the data before it. A connection that breaks is closed at\n"
-     "once: on_connection_error and on_connection_closing are called, and what had been received\n"
-     "and not delivered is dropped. Windows does not report that before resume_reading() while\n"
-     "nothing is being sent; elsewhere this may happen once the peer has ended its stream. What\n"
-     "the peer sends during the pause does not count for idle_timeout."},
+     "once: on_connection_error and on_connection_closing are called, and data that was received\n"
+     "and not delivered is dropped. Windows notices that only after resume_reading() while\n"
+     "nothing is being sent; elsewhere this may happen once the peer has ended its stream. Data\n"
+     "that the peer sends during the pause does not count for idle_timeout."},
     {"resume_reading", &Call<&Connection::ResumeReading>, METH_NOARGS,
      "resume_reading($self, /)\n--\n\n"
-     "Undo pause_reading(); what had come meanwhile is delivered."},
+     "Undo pause_reading(); data that came in the meantime is delivered."},
     {"_abort_for_hook_error", &AbortForHookError, METH_NOARGS,
      "abort() with CloseReason.HOOK_ERROR, for Server.on_hook_error."},
     {nullptr, nullptr, 0, nullptr},
 };
 
 PyGetSetDef attributes[] = {
-    {"id", &GetId, nullptr, "A number of its own, never reused in this process.", nullptr},
+    {"id", &GetId, nullptr, "A number that no other connection of this process ever has.", nullptr},
     {"remote_address", &GetRemoteAddress, nullptr, "The client's (host, port).", nullptr},
     {"local_address", &GetLocalAddress, nullptr, "The server's (host, port) for this client.",
      nullptr},
     {"is_open", &GetIsOpen, nullptr, "False once the connection is closing or closed.", nullptr},
     {"send_backlog", &GetSendBacklog, nullptr,
      "Bytes accepted by send() that the system has not taken yet. send_backlog_limit also counts\n"
-     "what they take beside, so it is reached before this equals it.",
+     "the memory around them, so it is reached before this number equals it.",
      nullptr},
     {"bytes_received", &GetBytesReceived, nullptr, "Bytes received from the client so far.",
      nullptr},
     {"bytes_sent", &GetBytesSent, nullptr, "Bytes that the system has taken so far.", nullptr},
-    {"data", &GetData, &SetData, "Yours: any object, None at first.", nullptr},
+    {"data", &GetData, &SetData, "Yours to set: any object; None at first.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
@@ -279,7 +281,7 @@ void RegisterConnection(py::module_& module) {
       {Py_tp_clear, reinterpret_cast<void*>(&Clear)},
       {Py_tp_doc, const_cast<char*>(
                       "One client. Made by the server, the same object in every hook; hashable.\n\n"
-                      "Safe to keep and to use from any thread: after the connection is closed it\n"
+                      "It may be kept and used from any thread. After the connection is closed it\n"
                       "is a dead handle, whose send() returns False.")},
       {Py_tp_repr, reinterpret_cast<void*>(&Represent)},
       {Py_tp_methods, methods},

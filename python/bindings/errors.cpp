@@ -26,7 +26,8 @@ PyObject* NewException(py::module_& module, const char* name, PyObject* base, co
   return type;  // for the life of the process
 }
 
-// A message with the system's words in it, which Windows has in its user's language and code page.
+// A message that contains words of the system; on Windows they are in its user's language and code
+// page.
 // A new reference, or null with an error set.
 PyObject* Text(const std::string& message) {
 #ifdef _WIN32
@@ -85,7 +86,7 @@ void RaiseStatus(const Status& status) {
         PyErr_SetString(PyExc_MemoryError, status.message.c_str());
         break;
       }
-      // A resolver's codes are no errno; Python has an OSError of their own for them.
+      // The codes of a resolver are not errno values; Python has a subclass of OSError for them.
       const py::object exception =
           status.problem == Status::Problem::kUnresolved
               ? py::module_::import("socket").attr("gaierror")(
@@ -115,7 +116,7 @@ void CountRunningServers(int change) { running_servers.fetch_add(change); }
 void RegisterErrors(py::module_& module) {
   backend_unavailable =
       NewException(module, "BackendUnavailable", PyExc_RuntimeError,
-                   "The backend asked for cannot run here; the message says why and what to do.");
+                   "The requested back-end cannot run here; the message says why and what to do.");
   send_backlog_full = NewException(module, "SendBacklogFull", PyExc_RuntimeError,
                                    "The connection's backlog is at send_backlog_limit or "
                                    "max_pending_sends; nothing was queued.");

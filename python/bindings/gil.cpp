@@ -12,8 +12,8 @@ namespace {
 
 }  // namespace
 
-// Python throws nothing: what is caught here is the unwinding of a thread that is to end. It must
-// not go on, and a handler that let go of it would end the process.
+// Python throws nothing: the handlers below catch the unwinding of a thread that is to end. It must
+// not go on, and a handler that returned would end the process.
 
 void TakeGil(PyThreadState* state) noexcept {
   try {

@@ -2,7 +2,7 @@
 //
 // An interpreter that is ending gives the GIL to nobody. CPython before 3.14 ends a thread that
 // asks for it by unwinding the thread's frames, and a destructor or a noexcept function among them
-// ends the process. With what is here such a thread waits for ever instead, as it does from 3.14
+// ends the process. With these classes such a thread waits forever instead, as it does from 3.14
 // on.
 #pragma once
 

@@ -19,8 +19,8 @@ PYBIND11_MODULE_EXEC(_core, module) {
 
 namespace {
 
-// Before pybind11 does anything: it may wait for ever, in a sub-interpreter, for a GIL that its own
-// thread holds.
+// Runs before pybind11 does anything: in a sub-interpreter that may wait forever for a GIL that its
+// own thread holds.
 int Execute(PyObject* module) {
   if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
     PyErr_SetString(PyExc_ImportError,
@@ -34,7 +34,7 @@ int Execute(PyObject* module) {
 PyModuleDef_Slot slots[] = {
     {Py_mod_exec, reinterpret_cast<void*>(&Execute)},
 #ifdef Py_mod_multiple_interpreters
-    // Else Python would refuse with words that do not say what to do.
+    // Without it Python refuses with a message that does not say what to do.
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif
     {0, nullptr},

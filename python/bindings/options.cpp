@@ -22,9 +22,10 @@ std::string Text(const char* name, py::handle value) {
   const char* text = PyUnicode_AsUTF8AndSize(value.ptr(), &size);
   if (text == nullptr) PyErr_Clear();
   std::string copy(text == nullptr ? "" : text, static_cast<std::size_t>(size));
-  // The system's functions would read it up to there.
+  // The system's functions would read it only up to a NUL.
   if (text == nullptr || copy.find('\0') != std::string::npos) {
-    throw py::value_error(std::string(name) + " must be text without surrogates and NULs, not " +
+    throw py::value_error(std::string(name) +
+                          " must be text without surrogates or NUL characters, not " +
                           py::cast<std::string>(py::repr(value)));
   }
   return copy;
@@ -37,7 +38,7 @@ bool Truth(const char* name, py::handle value) {
 
 template <typename Number>
 Number Integer(const char* name, py::handle value) {
-  // True is an int to Python, and a mistake to everybody else.
+  // True is an int to Python; as an option it is a mistake.
   if (PyBool_Check(value.ptr()) || !PyIndex_Check(value.ptr())) WrongType(name, "an int", value);
   const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
   if (!index) throw py::error_already_set();

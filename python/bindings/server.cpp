@@ -87,7 +87,7 @@ class Core {
     if (starting_ || native_->handler.has_hooks()) {
       RaiseStatus({Status::Problem::kAlreadyRunning,
                    {},
-                   "the server is running already; call shutdown() first"});
+                   "the server is already running; call shutdown() first"});
     }
     if (starts_refused) {
       PyErr_SetString(PyExc_RuntimeError, "the interpreter is ending: no server can be started");

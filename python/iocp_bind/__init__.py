@@ -1,7 +1,7 @@
 """TCP servers on completion ports: subclass `Server`, override `on_*` hooks, start.
 
-Native threads do the I/O without the GIL, on I/O completion ports (Windows), io_uring or
-epoll (Linux); the GIL is taken only around hooks, once for a whole batch of them.
+Native threads do the I/O without the GIL, through I/O completion ports on Windows and io_uring or
+epoll on Linux. They take the GIL only to call hooks, once for a whole batch of them.
 
     import contextlib
     import iocp_bind

@@ -1,4 +1,4 @@
-"""Types of the native part. A `Core` is what is native in an `iocp_bind.Server`."""
+"""Types of the native part. Each `iocp_bind.Server` has one `Core`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, final

@@ -1,4 +1,4 @@
-"""What a subclass of Server defines: its hooks, looked up and checked once, by `start`."""
+"""The hooks that a subclass of Server defines: `start` looks them up and checks them, once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-# The hooks that cost something when they are called, with what they are called with.
+# The hooks, and the arguments they are called with.
 HOOK_ARGUMENTS = {
     "on_connection_established": ("conn",),
     "on_read_completed": ("conn", "data"),
@@ -20,7 +20,7 @@ HOOK_ARGUMENTS = {
 
 Hook = Callable[..., object]
 
-# What other packages call them.
+# The names that other packages give them.
 _OTHER_NAMES = {
     "on_accept": "on_connection_established",
     "on_close": "on_connection_closing",
@@ -63,7 +63,7 @@ def check_hook(name: str, hook: object) -> Hook:
     try:
         signature = inspect.signature(hook)
     except (TypeError, ValueError):
-        return hook  # some built-in functions do not tell
+        return hook  # some built-in functions have no signature
     try:
         signature.bind(*arguments)
     except TypeError as error:
@@ -88,7 +88,7 @@ def _is_method(attribute: object) -> bool:
 def refuse_hidden_methods(server: object, base: type) -> None:
     """Raise TypeError if an attribute of `server` hides a public method or property of `base`.
 
-    A method may be overridden by another one, and a property by another one.
+    A method may be overridden by a method, and a property by a property.
     """
     for name, ours in vars(base).items():
         if name.startswith(("_", "on_")):
@@ -101,8 +101,8 @@ def refuse_hidden_methods(server: object, base: type) -> None:
         if not fits:
             kind = "property" if isinstance(ours, property) else "method"
             raise TypeError(
-                f"{type(server).__name__}.{name} hides a {kind} of Server, which is needed; "
-                f"give the attribute another name"
+                f"{type(server).__name__}.{name} hides a {kind} of Server that is needed; "
+                "give the attribute another name"
             )
 
 
@@ -118,8 +118,8 @@ def refuse_unknown_hooks(server: object, base: type) -> None:
             continue
         near = difflib.get_close_matches(name, HOOK_ARGUMENTS, n=1)
         likely = _OTHER_NAMES.get(name) or (near[0] if near else None)
-        meant = f"did you mean {likely}?" if likely else f"There are {', '.join(HOOK_ARGUMENTS)}."
+        meant = f"did you mean {likely}?" if likely else f"hooks are {', '.join(HOOK_ARGUMENTS)}."
         raise TypeError(
-            f"{type(server).__name__}.{name} is no hook: {meant} "
-            "The name of a method of your own must not begin with on_"
+            f"{type(server).__name__}.{name} is not a hook: {meant} "
+            "A method of your own needs a name that does not begin with on_"
         )

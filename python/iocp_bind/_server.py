@@ -27,18 +27,18 @@ logger = logging.getLogger("iocp_bind")
 
 
 class _Core(_core.Core):
-    """The native part of a server, and what `serve_forever` waits for."""
+    """The native part of a server, and the event that `serve_forever` waits for."""
 
     stopped: Stopped | None = None
 
 
-# Of the servers that run, or are being started. The servers themselves may be neither hashable nor
-# comparable.
+# The cores of the servers that run, or are being started. A server itself may be neither hashable
+# nor comparable.
 _running: set[_Core] = set()
 
 _BUFFER_SIZE = 16 * 1024 if sys.platform == "win32" else 64 * 1024
 
-# What clients get to take their leave when the user is impatient enough to press Ctrl-C.
+# Seconds that clients get to end their side when the user has pressed Ctrl-C.
 _INTERRUPTED_TIMEOUT = 0.5
 
 
@@ -47,9 +47,9 @@ class Server:
 
     A subclass with an `__init__` of its own calls `super().__init__()`. A dataclass does so in
     its `__post_init__`; one with ``slots=True`` calls `iocp_bind.Server.__init__(self)` there.
-    Any attribute is the subclass's to set but one that hides a method of `Server`, and any
-    method is its own to define but one whose name begins with ``on_``: it would be a misspelt
-    hook. `start` refuses both.
+    A subclass may have any attributes and methods, with two exceptions, which `start` refuses: an
+    attribute that hides a method of `Server`, and a method whose name begins with ``on_`` and is
+    not a hook, since it would be a misspelt one.
 
     Hooks run on the server's native threads, in this order for each connection:
 
@@ -57,10 +57,10 @@ class Server:
             -> [on_end_of_stream -> on_write_completed*]
             -> [on_connection_error] -> on_connection_closing
 
-    with exactly one closing, last, for each established. Hooks of one connection never
-    overlap. A hook that is not overridden costs nothing, not even the GIL. Keep hooks
-    short: while one runs, other clients of the same worker wait. A hook may call anything
-    here, `shutdown` included.
+    There is exactly one closing, last, for each established. Hooks of one connection never
+    overlap. A hook that is not overridden costs nothing, not even the GIL. Keep hooks short:
+    while one runs, other clients of the same worker wait. A hook may call every method here,
+    `shutdown` included.
 
     Every method may be called from any thread at any time.
     """
@@ -83,29 +83,34 @@ class Server:
                 raise RuntimeError("the server is running; __init__ must not be called again")
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be copied and pickled: threads and sockets cannot be."""
-        raise TypeError(f"a server cannot be copied or pickled, and so not {type(self).__name__}")
+        """Refuse: threads and sockets can be neither copied nor pickled."""
+        raise TypeError(f"{type(self).__name__} is a server, and cannot be copied or pickled")
 
     # ---- Hooks, to be overridden.
 
     def on_connection_established(self, conn: Connection) -> None:
-        """Report a new client. With ``established_on="first_data"``, when its first data comes."""
+        """Called when a client has connected.
+
+        With ``established_on="first_data"`` it is called when the client's first data comes.
+        """
 
     def on_read_completed(self, conn: Connection, data: Any) -> None:
-        """Report received bytes: any number, wherever the network cut the stream.
+        """Called when bytes have been received: any number, wherever the network cut the stream.
 
         Args:
             conn: the client.
             data: `bytes`; with ``zero_copy=True`` a read-only `memoryview` of the receive
-                buffer, released when the hook returns.
+                buffer, which is released when the hook returns.
         """
 
     def on_write_completed(self, conn: Connection, nbytes: int) -> None:
-        """Report that the last byte of an accepted send is with the system.
+        """Called when the system has taken the last byte of an accepted send.
+
+        It is called once for each send, in order.
 
         Args:
             conn: the client.
-            nbytes: the length of that send; called once for each, in order.
+            nbytes: the length of that send.
         """
 
     def on_end_of_stream(self, conn: Connection) -> None:
@@ -118,19 +123,19 @@ class Server:
         """
 
     def on_connection_error(self, conn: Connection, error: OSError) -> None:
-        """Report what broke the connection; `on_connection_closing` follows.
+        """Called when something broke the connection; `on_connection_closing` follows.
 
-        Out of memory is an `OSError` with `errno.ENOMEM`.
+        When memory ran out, `error` is an `OSError` with `errno.ENOMEM`.
         """
 
     def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
-        """Report that the connection has ended: the last hook of `conn`.
+        """Called when the connection has ended. It is the last hook of `conn`.
 
-        It no longer counts in `connection_count`; its `data` is still there.
+        The connection no longer counts in `connection_count`; its `data` is still there.
         """
 
     def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
-        """Decide what follows when an exception leaves a hook; it never ends a worker.
+        """Called when an exception has left a hook. The exception never ends a worker.
 
         The default logs it with its traceback (logger ``iocp_bind``, level ERROR) and aborts
         the connection, which is then closed with `CloseReason.HOOK_ERROR`.
@@ -172,64 +177,67 @@ class Server:
         dual_stack: bool = True,
         zero_copy: bool = False,
     ) -> None:
-        """Start serving; returns when clients can connect. Durations are seconds, None is off.
+        """Start serving; returns when clients can connect.
+
+        Durations are in seconds. A timeout of None is off.
 
         Args:
             host: a name or an address of this machine. ``""`` and ``"0.0.0.0"`` are all of
-                IPv4, ``"::"`` is all of IPv6 and, with `dual_stack`, of IPv4.
-            port: 0 to 65535; 0 lets the system pick one, which `address` tells.
-            backend: ``"auto"`` takes the environment variable ``IOCP_BIND_BACKEND``, else
-                the best one that can run here; see `iocp_bind.backends`.
-            workers: native threads; None is 1. More help only when hooks give the GIL up.
-            max_connections: clients at once.
-            at_capacity: what happens to the next one: ``"refuse"`` resets it, and the log says
-                so once a minute at most; ``"wait"`` leaves it in the system's backlog until
-                there is room.
-            listen_backlog: clients the system queues before they are accepted.
+                IPv4; ``"::"`` is all of IPv6 and, with `dual_stack`, of IPv4.
+            port: 0 to 65535. With 0 the system picks one; `address` has it.
+            backend: ``"auto"`` takes the environment variable ``IOCP_BIND_BACKEND`` if it is
+                set, else the best one that can run here; see `iocp_bind.backends`.
+            workers: native threads; None is 1. More of them help only when hooks give the GIL
+                up.
+            max_connections: the most clients at once.
+            at_capacity: how the next client is treated. ``"refuse"`` resets it, and the log
+                says so once a minute at most; ``"wait"`` leaves it in the system's backlog
+                until there is room.
+            listen_backlog: how many clients the system queues before they are accepted.
             initial_accepts: accepts posted ahead (Windows).
             max_accepts: the most accepts posted (Windows), or taken in one turn (Linux).
-            initial_reads: reads posted for a connection at first and after one was filled;
-                otherwise one (Windows). 0 waits with a read that has no buffer.
-            buffer_size: bytes of a receive buffer: the most one hook gets. The default is
-                64 KiB; 16 KiB on Windows, where an idle connection has up to `initial_reads`
-                of them.
+            initial_reads: reads posted for a new connection, and after one was filled; one at
+                other times (Windows). 0 waits with a read that has no buffer.
+            buffer_size: bytes of a receive buffer, and so the most that one hook gets. The
+                default is 64 KiB; 16 KiB on Windows, where an idle connection has up to
+                `initial_reads` of them.
             max_free_buffers: receive buffers kept for reuse.
             max_free_contexts: connection objects kept for reuse.
             send_backlog_limit: bytes of memory; at or above it `Connection.send` raises. A
-                send counts as the memory it takes. Up to 4048 bytes that is a block of 256,
-                512, 1024, 2048 or 4096 which holds them and 48 bytes of record; above, its
-                unsent bytes and 48, and 256 for a `bytes` of 16 KiB or more.
-                Without `on_write_completed` an empty send counts nothing, and without
-                `max_pending_sends` too small sends share a block.
-            max_pending_sends: sends queued at once; at it `Connection.send` raises.
+                send counts with the memory it takes. Up to 4048 bytes, that is a block of 256,
+                512, 1024, 2048 or 4096 bytes, which holds the data and 48 bytes of record.
+                Above, it is the unsent bytes and 48, and 256 more for a `bytes` of 16 KiB or
+                more. Without `on_write_completed` an empty send counts nothing, and if
+                `max_pending_sends` is None as well, small sends share a block.
+            max_pending_sends: sends queued at once; at this number `Connection.send` raises.
             write_high_water: bytes, counted in the same way. Above this many unsent bytes the
                 server stops reading from the client.
-            write_low_water: bytes. At or below this many, reading goes on.
+            write_low_water: bytes. At or below this many, the server reads again.
             flow_control: whether the two marks count.
             established_on: when `on_connection_established` is called. With ``"first_data"``
                 no hook is ever called for a client that sends nothing.
             first_data_timeout: how long a client may be silent after connecting. Turn it
                 off for protocols in which clients only listen.
             idle_timeout: how long nothing may be received, and nothing sent or taken by the
-                client. While reading is paused, what the client sends does not count.
-            write_timeout: how long a client may take no byte of what was sent. One that has
-                taken a part, and then no more, is closed after at most twice this time, and
-                likewise by `idle_timeout`.
-            close_timeout: how long a graceful close waits for the client. One that has not
-                acknowledged all bytes by then is reset.
+                client. While reading is paused, data that the client sends does not count.
+            write_timeout: how long a client may take no byte of what was sent. A client that
+                takes a part, and then no more, is closed after at most twice this time; the
+                same holds for `idle_timeout`.
+            close_timeout: how long a graceful close waits for the client. A client that has
+                not acknowledged all bytes by then is reset.
             keepalive: (idle, interval) of TCP keep-alive probes.
             no_delay: TCP_NODELAY.
             reuse_port: SO_REUSEPORT: several processes share the port.
-            dual_stack: whether ``"::"`` takes IPv4 clients.
+            dual_stack: whether ``"::"`` accepts IPv4 clients.
             zero_copy: whether `on_read_completed` gets a memoryview instead of bytes.
 
         Raises:
-            OSError: with errno, and a message that names the step and the address.
-            MemoryError: there is no memory for it.
+            OSError: the system refused; the message names the step and the address.
+            MemoryError: memory ran out.
             ValueError: an option is out of its range.
             TypeError: an option or a hook is of the wrong kind.
             RuntimeError: the server is running, or this is a forked child.
-            BackendUnavailable: the back-end cannot run here, and why.
+            BackendUnavailable: the back-end cannot run here; the message says why.
         """
         options = {name: value for name, value in locals().items() if name in _OPTION_NAMES}
         core = _core_of(self)
@@ -249,17 +257,17 @@ class Server:
         core.stopped = stopped
 
     def serve_forever(self) -> None:
-        """Block until `shutdown`. Signals get through at once: Ctrl-C raises KeyboardInterrupt.
+        """Block until `shutdown`. Signals are handled at once: Ctrl-C raises KeyboardInterrupt.
 
         Raises:
-            RuntimeError: the server was never started, this is a hook, or a forked child.
+            RuntimeError: the server was never started, or this is a hook or a forked child.
         """
         core = _core_of(self)
         core.check_usable()
         if _core._on_worker_thread():
             raise RuntimeError(
                 "serve_forever() was called in a hook: the server cannot stop before the hook "
-                "returns, so it would wait for ever"
+                "returns, so it would wait forever"
             )
         if core.stopped is None:
             raise RuntimeError("the server was never started; call start() first")
@@ -268,9 +276,9 @@ class Server:
     def shutdown(self, timeout: float = 5.0) -> None:
         """Stop: accept no more, close all gracefully, abort what is left after `timeout`.
 
-        After it no hook runs, and `start` works again. Idempotent. From a hook, of this server
-        or of another one, it returns at once, and the shutdown goes on behind it. It waits for
-        hooks that are running.
+        When it has returned, no hook runs, and `start` works again. It may be called any number
+        of times. It waits for hooks that are running. In a hook, of this server or of another
+        one, it returns at once, and the shutdown goes on after the hook.
 
         Args:
             timeout: seconds; 0 aborts at once.
@@ -292,7 +300,7 @@ class Server:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Shut down; quickly when the block is left by Ctrl-C or sys.exit."""
+        """Shut down; clients get less time when the block is left by Ctrl-C or sys.exit."""
         hurry = kind is not None and not issubclass(kind, Exception)
         self.shutdown(_INTERRUPTED_TIMEOUT if hurry else 5.0)
 
@@ -307,23 +315,23 @@ class Server:
         _core_of(self).close_all_connections()
 
     def broadcast(self, data: Buffer, exclude: Connection | None = None) -> int:
-        """Send `data` to every open connection but `exclude`; copied once for all.
+        """Send `data` to every open connection but `exclude`; it is copied once for all.
 
         Returns:
-            How many accepted it: a connection that is closing, or whose backlog is full,
+            How many connections accepted it. One that is closing, or whose backlog is full,
             does not.
         """
         return _core_of(self).broadcast(data, exclude)
 
     def connections(self) -> list[Connection]:
-        """Return the established connections: a snapshot."""
+        """Return a snapshot of the established connections."""
         return _core_of(self).connections()
 
-    # ---- What can be seen.
+    # ---- State.
 
     @property
     def address(self) -> tuple[str, int]:
-        """The (host, port) really bound; that of the last run when not running.
+        """The (host, port) that is bound; when the server does not run, that of the last run.
 
         Raises:
             RuntimeError: the server was never started.
@@ -345,7 +353,7 @@ class Server:
 
     @property
     def connection_count(self) -> int:
-        """Connections now."""
+        """How many connections there are now."""
         return _core_of(self).connection_count()
 
     def stats(self) -> Stats:
@@ -355,7 +363,7 @@ class Server:
         return Stats(closed=closed, **values)
 
 
-# A descriptor, by which no __getattr__, __setattr__ or attribute of a subclass is asked.
+# A descriptor: access through it asks no __getattr__, __setattr__ or attribute of a subclass.
 _core_slot: Any = Server.__dict__["_Server__iocp_bind_core"]
 
 
@@ -372,7 +380,7 @@ def _core_of(server: Server) -> _Core:
 
 
 def _on_stopped(_server: Server, core: _Core, stopped: Stopped) -> None:
-    """Note that a run is over. This call, which is to come, keeps the server alive until then."""
+    """Note that a run is over. The pending call keeps the server alive until then."""
     _running.discard(core)
     stopped.set()
 
@@ -381,7 +389,7 @@ _OPTION_NAMES = frozenset(inspect.signature(Server.start).parameters) - {"self",
 
 
 def _chosen_backend(backend: str) -> str:
-    """Resolve ``"auto"`` with the environment, and refuse what the environment misspells."""
+    """Resolve ``"auto"`` with the environment, and refuse a misspelt name from there."""
     from_environment = os.environ.get("IOCP_BIND_BACKEND", "")
     if backend != "auto" or not from_environment:
         return backend
@@ -395,7 +403,7 @@ def _chosen_backend(backend: str) -> str:
 
 
 def _stop_all() -> None:
-    """Stop every server before the interpreter goes: no thread may ask for its GIL then."""
+    """Stop every server before the interpreter ends: no thread may ask for the GIL then."""
     _core._refuse_starts()
     for core in list(_running):
         if core.running():

@@ -1,4 +1,4 @@
-"""The package's values: why a connection closed, what a server counted, which back-ends exist."""
+"""Values of the package: why a connection closed, counters of a server, back-ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from iocp_bind import _core
 
 
 class CloseReason(enum.IntEnum):
-    """Why a connection was closed, as told to `Server.on_connection_closing`."""
+    """Why a connection was closed; `Server.on_connection_closing` gets it."""
 
     PEER_CLOSED = 0
     """The client ended its stream."""
@@ -33,43 +33,43 @@ class CloseReason(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """What a server has counted since `start`. Taken without stopping anything."""
+    """The counters of a server since `start`. Nothing stops while they are read."""
 
     accepted: int
     """Connections taken from the system."""
     refused: int
-    """Of those, reset because the server was full or stopping."""
+    """Accepted connections that were reset because the server was full or stopping."""
     accept_errors: int
-    """Accepts that failed, for whatever reason."""
+    """Accepts that failed, for any reason."""
     established: int
-    """Connections for which `on_connection_established` was due."""
+    """Connections that were established, whether or not the hook is overridden."""
     closed: dict[CloseReason, int]
-    """Of those, the ones that have ended, by reason."""
+    """Established connections that have ended, by reason."""
     connections: int
-    """Connections now."""
+    """Connections that exist now."""
     reads: int
     """Receives that brought data."""
     writes: int
-    """Sends given to the system of which it took bytes."""
+    """Send operations of which the system took bytes."""
     bytes_received: int
     bytes_sent: int
     hook_calls: int
     hook_errors: int
     """Exceptions that left a hook."""
     hook_batches: int
-    """How often the GIL was taken; each time for all hooks that were due."""
+    """How often the GIL was taken, each time for all hooks that were due."""
     gil_wait_seconds: float
     """Time spent waiting for the GIL."""
     hook_seconds: float
-    """Time spent in hooks, the GIL held."""
+    """Time spent in hooks, with the GIL held."""
     buffers_in_use: int
-    """Receive buffers that hold data which somebody has not let go."""
+    """Receive buffers whose data is still in use."""
     free_buffers: int
-    """Receive buffers kept for reuse, or given to the system ahead of data."""
+    """Receive buffers that are kept for reuse, or that the system has for data to come."""
     free_contexts: int
-    """Connection objects kept for reuse."""
+    """Connection objects that are kept for reuse."""
     pending_accepts: int
-    """Accept operations with the system now."""
+    """Accept operations that the system has now."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class BackendInfo:
 
     available: bool
     reason: str
-    """Why not, in words to act on; empty when available."""
+    """Why it cannot run here, and what to do; empty when it can."""
 
 
 def backends() -> dict[str, BackendInfo]:

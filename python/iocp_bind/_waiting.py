@@ -1,4 +1,4 @@
-"""Waiting that signals get through to, on every system."""
+"""Waiting that a signal can end, on every system."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import threading
 
 
 class Stopped:
-    """Set once, when a server has stopped; waited for by any thread.
+    """An event that is set once, when a server has stopped. Any thread may wait for it.
 
-    On Linux a signal gets through to a thread that waits for a lock. On Windows it does not, so the
-    main thread waits for a socket there, to which Python itself writes when a signal has come.
+    On Linux a signal interrupts a thread that waits for a lock. On Windows it does not, so the main
+    thread waits for a socket there, to which Python itself writes when a signal has come.
     """
 
     def __init__(self) -> None:
@@ -23,16 +23,16 @@ class Stopped:
         self._wakers: set[socket.socket] = set()
 
     def set(self) -> None:
-        """Let every wait return. Any thread."""
+        """Let every wait return. Any thread may call it."""
         with self._lock:
             self._event.set()
             for waker in self._wakers:
-                # Full: then there is enough to wake it.
+                # A full socket has enough in it to wake its reader.
                 with contextlib.suppress(BlockingIOError):
                     waker.send(b"\0")
 
     def wait(self) -> None:
-        """Block until `set`; what a signal's handler raises, KeyboardInterrupt say, ends it."""
+        """Block until `set`, or until a signal's handler raises, as Ctrl-C does."""
         if sys.platform == "win32" and threading.current_thread() is threading.main_thread():
             self._wait_for_signals_too()
         else:

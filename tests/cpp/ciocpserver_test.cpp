@@ -1,5 +1,5 @@
 // Programs as they are written for the classic CIOCPServer, on cpp/compat/ciocpserver.h. Ids such
-// as D07 are rows of the original's list of defects; see docs/coming-from-ciocpserver.md.
+// as D07 are rows of the original's list of defects; see docs/using/coming-from-ciocpserver.md.
 #if defined(_WIN32) && !defined(NOMINMAX)
 #define NOMINMAX  // for the harness; the header is the programs' and leaves such things to them
 #endif

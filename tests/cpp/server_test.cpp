@@ -1,5 +1,5 @@
 // The server on the real ports of this system. Ids such as D01 are rows of the original's list of
-// defects; see docs/testing.md.
+// defects; see docs/evidence/testing.md.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-"""Fixtures. What they hand out is in support.py."""
+"""Fixtures. They return the types of `support`."""
 
 from __future__ import annotations
 

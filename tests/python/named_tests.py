@@ -1,4 +1,4 @@
-"""The tables of docs/testing.md: which tests hold which defect, and attack which promise."""
+"""The tables of documents: which tests hold which defect, and which attack which promise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TABLES = "docs/evidence/testing.md"
 
 _DEFECT = re.compile(r"^\| (D\d\d) \| (.+) \| (.+) \|$", re.MULTILINE)
 _PROMISE = re.compile(r"^\| \*\*(.+)\*\* \| (.+) \|$", re.MULTILINE)
@@ -58,12 +59,12 @@ def _read(file: str) -> str:
 
 def read_table() -> list[Row]:
     """Read the table of defects; a row that is not in its form is not there."""
-    return [row for match in _DEFECT.findall(_read("docs/testing.md")) for row in _row(*match)]
+    return [row for match in _DEFECT.findall(_read(TABLES)) for row in _row(*match)]
 
 
 def read_promises() -> list[Row]:
     """Read the table of promises; a row that is not in its form is not there."""
-    found = _PROMISE.findall(_read("docs/testing.md"))
+    found = _PROMISE.findall(_read(TABLES))
     return [row for title, cell in found for row in _row(title, "", cell)]
 
 

@@ -89,7 +89,7 @@ MODES: dict[str, type[iocp_bind.Server]] = {
 
 
 def counters(server: iocp_bind.Server) -> dict[str, Any]:
-    """What can be told without a descriptor to spare."""
+    """The counters that can be read without a descriptor to spare."""
     stats = server.stats()
     return {
         "cpu": time.process_time(),

@@ -31,7 +31,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_info_tells_of_every_backend() -> None:
+def test_info_lists_every_backend() -> None:
     done = _run("info")
     assert (done.returncode, done.stderr) == (0, "")
     assert iocp_bind.__version__ in done.stdout
@@ -128,6 +128,7 @@ def test_echo_reports_events_and_ends_cleanly(backend: str, number: signal.Signa
 
 
 @linux_only
+@pytest.mark.slow
 def test_children_can_be_interrupted_when_the_tests_run_in_the_background() -> None:
     """A script's job ignores SIGINT from its beginning, and what is ignored is inherited."""
     ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
@@ -162,7 +163,7 @@ def test_echo_ends_while_clients_keep_it_busy(backend: str) -> None:
     assert done.seconds < 2
 
 
-# What the console does at Ctrl-C and Ctrl-Break: it runs the handler on a thread of its own.
+# At Ctrl-C and Ctrl-Break the console runs the handler on a thread of its own.
 _ECHO_WITH_A_CONSOLE = """
 import signal, sys, threading
 from iocp_bind.__main__ import main
@@ -180,7 +181,7 @@ sys.exit(main(["echo", "--port", "0"]))
 def test_echo_ends_cleanly_at_ctrl_c_and_ctrl_break(name: str) -> None:
     with Child.of_script(_ECHO_WITH_A_CONSOLE) as child, open_client(child.listening()) as client:
         assert ask(client, b"hello") == b"hello"
-        child.tell(name)
+        child.send_line(name)
         done = child.finish()
     assert (done.code, done.stderr) == (0, "")
     assert done.seconds < 2

@@ -1,4 +1,4 @@
-"""What an echoed message costs a Python hook's worker, in instructions.
+"""The cost of an echoed message with a Python hook, in instructions of the worker.
 
 Counted by callgrind, so the figure does not depend on the machine's mood; the test fails when
 somebody doubles it.

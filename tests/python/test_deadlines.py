@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from support import (
     Serve,
     ServerChild,
     ask,
+    full_load,
     linux_only,
     open_client,
     recv_exact,
@@ -30,8 +32,8 @@ from iocp_bind import CloseReason, Connection
 
 # How long a hook keeps the worker, or nobody runs the process, where a second is the deadline.
 KEPT = 1.5
-# More than one turn looks at. IOCP_BIND_TEST_CLIENTS=1000 is the long form.
-CLIENTS = int(os.environ.get("IOCP_BIND_TEST_CLIENTS", "400"))
+# More clients than one turn looks at, and the full load.
+FEW, MANY = 300, 1000
 
 
 class Talkers:
@@ -55,48 +57,57 @@ class Talkers:
         self._thread.join()
 
 
-def keep_worker(conn: Connection, data: bytes) -> None:
+def keep_worker(conn: Connection, data: bytes, seconds: float = KEPT) -> None:
     """As the `read` of a `Recorder`: the client that says "wait" keeps the worker."""
     if data == b"wait":
-        threading.Event().wait(KEPT)
+        threading.Event().wait(seconds)
         conn.send(b"done")
 
 
-def test_who_speaks_while_a_hook_runs_is_not_idle(serve: Serve, connect: Connect) -> None:
+@pytest.mark.parametrize(("count", "hooks"), [(FEW, 1), full_load(MANY, 2)])
+def test_who_speaks_while_a_hook_runs_is_not_idle(
+    serve: Serve, connect: Connect, count: int, hooks: int
+) -> None:
     server = serve(Recorder(read=keep_worker), idle_timeout=1.0)
     busy = connect(server)
-    talkers = [connect(server) for _ in range(CLIENTS)]
+    talkers = [connect(server) for _ in range(count)]
     silent = connect(server)
-    conns = server.wait_count("established", CLIENTS + 2)
+    conns = server.wait_count("established", count + 2)
     with Talkers(talkers):
-        busy.sendall(b"wait")
-        assert recv_exact(busy, 4) == b"done"
-        quiet = next(e.conn for e in conns if e.conn.remote_address == silent.getsockname())
-        assert server.wait_closed(quiet) is CloseReason.IDLE_TIMEOUT
-        assert len(server.of("closing")) == 1
-        busy.sendall(b"wait")
-        assert recv_exact(busy, 4) == b"done"
-        assert len(server.of("closing")) == 1
+        for _ in range(hooks):
+            busy.sendall(b"wait")
+            assert recv_exact(busy, 4) == b"done"
+            quiet = next(e.conn for e in conns if e.conn.remote_address == silent.getsockname())
+            assert server.wait_closed(quiet) is CloseReason.IDLE_TIMEOUT
+            assert len(server.of("closing")) == 1
 
 
-def test_whose_first_data_comes_while_a_hook_runs_is_served(serve: Serve, connect: Connect) -> None:
+@pytest.mark.parametrize("count", [FEW, full_load(MANY)])
+def test_whose_first_data_comes_while_a_hook_runs_is_served(
+    serve: Serve, connect: Connect, count: int
+) -> None:
     server = serve(Recorder(read=keep_worker), first_data_timeout=1.0)
     busy = connect(server)
-    late = [connect(server) for _ in range(CLIENTS)]
-    server.wait_count("established", CLIENTS + 1)
+    late = [connect(server) for _ in range(count)]
+    server.wait_count("established", count + 1)
     busy.sendall(b"wait")
     server.wait_count("read")
     for client in late:
         client.sendall(b"here")
     assert recv_exact(busy, 4) == b"done"
-    server.wait_count("read", CLIENTS + 1)
+    server.wait_count("read", count + 1)
     assert server.of("closing") == []
 
 
+@pytest.mark.parametrize(("timeout", "kept"), [(0.6, 0.9), full_load(1.0, KEPT)])
 def test_who_takes_bytes_while_a_hook_runs_is_not_cut_by_the_write_timeout(
-    serve: Serve, connect: Connect
+    serve: Serve, connect: Connect, timeout: float, kept: float
 ) -> None:
-    server = serve(Recorder(read=keep_worker), write_timeout=1.0, send_backlog_limit=1 << 30)
+    server = serve(
+        Recorder(read=partial(keep_worker, seconds=kept)),
+        write_timeout=timeout,
+        send_backlog_limit=1 << 30,
+    )
     readers = [connect(server, receive_buffer=65536) for _ in range(20)]
     size = 12 << 20
     for event in server.wait_count("established", 20):
@@ -141,23 +152,24 @@ def test_who_takes_a_large_send_little_by_little_gets_all_of_it(
 
 
 @linux_only
-def test_who_speaks_while_the_process_is_stopped_is_not_idle(backend: str) -> None:
+@pytest.mark.parametrize("count", [FEW, full_load(MANY)])
+def test_who_speaks_while_the_process_is_stopped_is_not_idle(backend: str, count: int) -> None:
     with (
         ServerChild(backend, "counting", idle_timeout=1.0) as child,
         contextlib.ExitStack() as opened,
     ):
-        clients = [opened.enter_context(open_client(child.address)) for _ in range(CLIENTS)]
-        assert [ask(client, b"x") for client in clients] == [b"x"] * CLIENTS
+        clients = [opened.enter_context(open_client(child.address)) for _ in range(count)]
+        assert [ask(client, b"x") for client in clients] == [b"x"] * count
         with Talkers(clients):
             os.kill(child.pid, signal.SIGSTOP)
             threading.Event().wait(KEPT)
             os.kill(child.pid, signal.SIGCONT)
             received = child.ask("counters")["bytes_received"]
             wait_until(
-                lambda: child.ask("counters")["bytes_received"] > received + 8 * CLIENTS,
+                lambda: child.ask("counters")["bytes_received"] > received + 8 * count,
                 "some more rounds of talk",
             )
-            assert child.ask("counters")["connection_count"] == CLIENTS
+            assert child.ask("counters")["connection_count"] == count
 
 
 def test_a_talker_that_is_not_read_is_idle(serve: Serve, connect: Connect) -> None:

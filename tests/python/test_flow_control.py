@@ -16,12 +16,14 @@ from support import (
     fill,
     pattern,
     recv_exact,
+    reset,
 )
 
 from iocp_bind import Connection
 
 KIB = 1024
-# What may come on top of the high mark: a bounded batch that was under way when it was passed.
+# More than the high mark by this much may come: a bounded batch that was under way when it was
+# passed.
 BATCH = 256 * KIB
 
 
@@ -95,8 +97,6 @@ def test_sends_of_others_stop_reading_too(serve: Serve, connect: Connect) -> Non
 
 def test_the_end_of_a_stopped_client_is_noticed(serve: Serve, connect: Connect) -> None:
     """Not reading must not mean not noticing that the peer is gone."""
-    from support import reset
-
     server = serve(Recorder(read=echo_back), close_timeout=1.0)
     client = connect(server, receive_buffer=4096)
     fill(client, 64 << 20)

@@ -1,4 +1,4 @@
-"""What the compiled module is protected by, read from its file."""
+"""The protections of the compiled module, read from its file."""
 
 from __future__ import annotations
 

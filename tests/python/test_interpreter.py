@@ -2,11 +2,111 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from support import Child, Finished, linux_only, pythons
+from support import DEADLINE, Child, Finished, ask, clients_of, linux_only, pythons, run_script
+
+# ---- The end of the interpreter.
+
+LEFT_RUNNING = """
+import sys, socket, threading, iocp_bind
+class Echo(iocp_bind.Server):
+    def on_connection_established(self, conn):
+        conn.data = self
+    def on_read_completed(self, conn, data):
+        conn.send(data)
+    def on_write_completed(self, conn, nbytes):
+        pass
+    def on_connection_closing(self, conn, reason):
+        pass
+def main():
+    server = Echo()
+    server.start(port=0, backend=sys.argv[1], workers=2)
+    print("listening on {}:{}".format(*server.address), flush=True)
+    sys.stdin.readline()
+    return server
+how = sys.argv[2]
+if how == "global":
+    kept = main()
+elif how == "dropped":
+    main()
+elif how == "cycle":
+    kept = main()
+    kept.itself = kept
+elif how == "exit":
+    kept = main()
+    sys.exit(0)
+elif how == "thread":
+    kept = main()
+    threading.Thread(target=kept.serve_forever, daemon=True).start()
+elif how == "error":
+    kept = main()
+    raise SystemExit(7)
+"""
+HOWS = ["global", "dropped", "cycle", "exit", "thread", "error"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_the_interpreter_may_exit_while_a_server_runs(backend: str, how: str) -> None:
+    """Under full traffic from clients that stay."""
+    for python in pythons():
+        with Child.of_script(LEFT_RUNNING, backend, how, python=python) as child:
+            address = child.listening()
+            with clients_of(address, 10) as clients:
+                for client in clients:
+                    ask(client, b"x")
+                busy = threading.Thread(target=_keep_busy, args=(clients,))
+                busy.start()
+                child.send_line("now")
+                done = child.finish()
+                busy.join(DEADLINE)
+        assert done.code == (7 if how == "error" else 0), (python, done)
+        assert done.stderr == "", python
+        assert done.seconds < 2, python
+
+
+def _keep_busy(clients: list[Any]) -> None:
+    """Send without pause until the server is gone."""
+    for client in clients:
+        client.setblocking(False)
+    left = list(clients)
+    end = time.monotonic() + DEADLINE
+    while left and time.monotonic() < end:
+        readable, writable, _ = select.select(left, left, [], 1.0)
+        for client in {*readable, *writable}:
+            try:
+                with contextlib.suppress(BlockingIOError):
+                    if client in readable and not client.recv(65536):
+                        left.remove(client)
+                        continue
+                with contextlib.suppress(BlockingIOError):
+                    if client in writable:
+                        client.send(b"busy" * 1000)
+            except OSError:
+                left.remove(client)
+
+
+def test_the_interpreter_may_exit_during_many_starts_and_stops(backend: str) -> None:
+    script = """
+import sys, iocp_bind
+servers = []
+for turn in range(20):
+    server = iocp_bind.Server()
+    server.start(port=0, backend=sys.argv[1])
+    if turn % 2:
+        server.shutdown()
+    servers.append(server)
+"""
+    done = run_script(script, backend)
+    assert (done.code, done.stdout, done.stderr) == (0, "", "")
+
 
 # ---- The end, with threads in every call.
 

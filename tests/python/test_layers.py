@@ -9,8 +9,8 @@ import pytest
 
 CPP = Path(__file__).resolve().parents[2] / "cpp"
 
-# What the files of a room may include besides their own room. Of the public headers (`iocp/`) the
-# ports and all below know only what operations, addresses and buffers are.
+# The rooms and headers that the files of a room may include. The ports and all below may include
+# only these of the public headers (`iocp/`): operations, addresses and buffers.
 FOR_PORTS = {
     "iocp/address.h",
     "iocp/backend.h",

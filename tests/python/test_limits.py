@@ -1,4 +1,4 @@
-"""What is limited, exactly where the limit is, and what happens there."""
+"""The limits: exactly where each is, and what happens there."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_refuse_in_a_rush_never_has_more_than_allowed(
             with contextlib.suppress(ConnectionResetError):
                 clients.enter_context(open_client(server))
         server.wait_for(lambda: server.stats().accepted == 60)
-        # What was accepted counts as a connection once its worker has taken it.
+        # An accepted client counts as a connection once its worker has taken it.
         server.wait_for(lambda: server.connection_count == 5)
     server.wait_for(lambda: server.connection_count == 0)
     stats = server.stats()
@@ -203,7 +203,7 @@ def test_below_the_limit_any_size_is_taken_at_it_nothing_is(serve: Serve, connec
     conn = server.wait_connection()
     assert conn.send(b"room again")
     assert recv_exact(client, 10) == b"room again"
-    # What was refused never comes, neither as bytes nor as a completion.
+    # A refused send never comes, neither as bytes nor as a completion.
     conn.close()
     assert recv_to_end(client) == b""
     assert [e.value for e in server.of("write")] == [999, 1, 10]
@@ -334,9 +334,8 @@ def test_free_contexts_are_capped(serve: Serve, connect: Connect, most: int) -> 
     with clients_of(server, 50) as clients:
         for client in clients:
             ask(client, b"x")
-    waiting = Recorder()
-    waiting.wait_for(lambda: server.connection_count == 0)
-    waiting.wait_for(lambda: server.stats().free_contexts <= min(most, 50))
+    wait_until(lambda: server.connection_count == 0, "every connection gone")
+    wait_until(lambda: server.stats().free_contexts <= min(most, 50), "few contexts kept")
     assert ask(connect(server), b"x") == b"x"
 
 
@@ -362,4 +361,4 @@ def test_few_free_buffers_lose_nothing(serve: Serve, connect: Connect, most: int
             client.sendall(data)
         for client in clients:
             assert recv_exact(client, len(data)) == data
-    Recorder().wait_for(lambda: server.stats().buffers_in_use == 0)
+    wait_until(lambda: server.stats().buffers_in_use == 0, "every buffer given back")

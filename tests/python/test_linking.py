@@ -1,4 +1,4 @@
-"""What the native module needs of the machine it runs on."""
+"""The libraries that the native module needs where it runs."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _IDS = re.compile(r"\b((?:D\d\d_)+)\w+")
 
 
 def test_what_the_guide_for_users_of_the_original_names_exists() -> None:
-    guide = (REPOSITORY / "docs" / "coming-from-ciocpserver.md").read_text("utf-8")
+    guide = (REPOSITORY / "docs" / "using" / "coming-from-ciocpserver.md").read_text("utf-8")
     sources = [*(REPOSITORY / "cpp").rglob("*.h"), *(REPOSITORY / "cpp").rglob("*.cpp")]
     code = set(re.findall(r"\w+", "\n".join(path.read_text("utf-8") for path in sources)))
     answers = "".join(line.rsplit("|", 2)[1] for line in guide.splitlines() if "|" in line)

@@ -281,7 +281,7 @@ def test_a_backend_of_another_system() -> None:
 # ---- Back-ends.
 
 
-def test_backends_tells_of_each() -> None:
+def test_backends_lists_each() -> None:
     backends = iocp_bind.backends()
     assert set(backends) == {"iocp", "io_uring", "epoll"}
     for info in backends.values():
@@ -291,7 +291,7 @@ def test_backends_tells_of_each() -> None:
     assert available <= set(backends_of_this_system())
 
 
-def test_a_server_tells_which_it_uses(serve: Serve, backend: str) -> None:
+def test_a_server_names_the_backend_it_uses(serve: Serve, backend: str) -> None:
     assert iocp_bind.Server().backend == ""
     assert serve(Echo()).backend == backend
 

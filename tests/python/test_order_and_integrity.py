@@ -19,6 +19,7 @@ from support import (
     Echo,
     Recorder,
     Serve,
+    ask,
     echo_back,
     in_threads,
     open_client,
@@ -309,3 +310,11 @@ def test_a_reset_after_data_is_noticed_and_loses_nothing(
         assert received == pattern(20_000)[: len(received)]
         assert len(received) == event.conn.bytes_received
     server.check_grammar()
+
+
+def test_echo_is_an_echo(serve: Serve, connect: Connect) -> None:
+    server = serve(Echo())
+    client = connect(server)
+    for size in (1, 100, 50_000):
+        data = pattern(size)
+        assert ask(client, data) == data

@@ -1,7 +1,7 @@
-"""Memory that runs out: what the package raises and reports then.
+"""Memory runs out: the exceptions that the package raises and reports then.
 
 The heap is a library that is loaded before all others, in a process of its own: it fails when told
-to. That no memory and no descriptor is left behind is tests/cpp/out_of_memory_test.cpp's part.
+to. tests/cpp/out_of_memory_test.cpp checks that no memory and no descriptor is left behind.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ refused = sum(not start(number) for number in range(400))
 print("refused", refused)
 """
 
-# What a paused connection receives is kept, which takes memory.
+# A paused connection keeps what it receives, which takes memory.
 RECEIVE = """
 server = Server()
 server.start(port=0, backend=backend)

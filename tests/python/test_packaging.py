@@ -1,4 +1,4 @@
-"""What building the package asks for."""
+"""The tools that a build of the package needs."""
 
 from __future__ import annotations
 

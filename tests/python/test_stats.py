@@ -220,7 +220,7 @@ def test_free_buffers_and_contexts_are_kept(serve: Serve, connect: Connect) -> N
 
 
 def test_backlog_of_hooks_is_one_batch(serve: Serve, connect: Connect) -> None:
-    """What came while a hook ran is delivered in few batches: the GIL is taken once for many."""
+    """Data that came while a hook ran is delivered in few batches: one GIL for many hooks."""
     go = threading.Event()
     first: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""What users make of Server: no attribute or special method of theirs breaks it unawares."""
+"""Subclasses of Server: none of their attributes and special methods breaks it unnoticed."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Mixed(UserDict[str, int], Echo):
 
 class Named:
     class Server(Echo):
-        """Of the same name, so private names of both become the same."""
+        """Has the same name as the base, so Python makes the private names of both the same."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -293,7 +293,7 @@ MISSPELT = {
     "on_hook_errors": "did you mean on_hook_error?",
     "on_data": "did you mean on_read_completed?",
     "on_close": "did you mean on_connection_closing?",
-    "on_line": "There are on_connection_established, on_read_completed,",
+    "on_line": "hooks are on_connection_established, on_read_completed,",
 }
 
 
@@ -315,7 +315,7 @@ def test_a_misspelt_hook_is_refused(backend: str, name: str, where: str) -> None
         server = type("Mine", (Echo,), mine)()
     with pytest.raises(TypeError) as caught:
         server.start(port=0, backend=backend)
-    assert f"Mine.{name} is no hook: {MISSPELT[name]}" in str(caught.value)
+    assert f"Mine.{name} is not a hook: {MISSPELT[name]}" in str(caught.value)
     assert not server.running
 
 

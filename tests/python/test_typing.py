@@ -116,7 +116,7 @@ def test_a_user_sees_the_right_types(tmp_path: Path) -> None:
 
 
 @needs_mypy
-def test_a_user_is_told_of_mistakes(tmp_path: Path) -> None:
+def test_the_mistakes_of_a_user_are_found(tmp_path: Path) -> None:
     program = tmp_path / "mistakes.py"
     program.write_text(MISTAKES)
     done = _mypy(tmp_path, str(program))
@@ -125,7 +125,7 @@ def test_a_user_is_told_of_mistakes(tmp_path: Path) -> None:
 
 
 @needs_mypy
-def test_the_stub_tells_the_truth(tmp_path: Path) -> None:
+def test_the_stub_matches_the_module(tmp_path: Path) -> None:
     """stubtest compares _core.pyi with the module itself."""
     allowed = tmp_path / "allowed"
     allowed.write_text("iocp_bind._core.Core\n")  # only for its metaclass, which is pybind11's

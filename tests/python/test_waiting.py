@@ -122,7 +122,7 @@ def test_a_start_in_the_hook_that_shut_down_is_refused(
     connect(server).sendall(b"x")
     error = server.result()
     assert isinstance(error, RuntimeError)
-    assert "running already" in str(error)
+    assert "already running" in str(error)
     server.serve_forever()
     assert ask(connect(serve(Echo())), b"x") == b"x"
 

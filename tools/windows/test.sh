@@ -24,7 +24,11 @@ install_package --target _core
 start_wine
 # What takes minutes under Wine, and is proven on every change on this system's own ports.
 loads=(--label-exclude '^load$')
-[ -z "${FULL:-}" ] || loads=()
+slow=()
+[ -z "${FULL:-}" ] || {
+  loads=()
+  slow=(-m "slow or not slow")
+}
 repeatable --rerun-failed env "WINEPREFIX=$WINEPREFIX" ctest --preset windows "${loads[@]}"
 repeatable "" env "WINEPREFIX=$WINEPREFIX" tools/windows/run.sh "$folder/python/python.exe" \
-  -m pytest -p no:cacheprovider ${PYTEST_ARGS:-}
+  -m pytest -p no:cacheprovider "${slow[@]}" ${PYTEST_ARGS:-}

@@ -1,4 +1,4 @@
-"""What the commands print, which nobody may be reading any more."""
+"""The output of the commands, which may have lost its reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m iocp_bind demo``: real clients against a real server, and what happened."""
+"""``python -m iocp_bind demo``: real clients against a real server, with a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Address = tuple[str, int]
 
 
 class DemoServer(iocp_bind.Server):
-    """Echoes, and counts what its hooks were told."""
+    """Echoes, and counts the calls of its hooks."""
 
     def __init__(self) -> None:
         """Start with nothing seen."""
@@ -135,7 +135,7 @@ def _show(backend: str) -> None:
             text = scene(server.address)
             say(f"  {text} ({time.perf_counter() - began:.2f} s)")
         with server.changed:
-            # A connection that was reset before it could be accepted is never told of.
+            # No hook is called for a connection that was reset before it could be accepted.
             gone = server.changed.wait_for(
                 lambda: (
                     server.connection_count == 0

@@ -95,8 +95,8 @@ def run(
         with server:
             server.start(host, port, backend=backend, workers=workers)  # type: ignore[arg-type]
             if shutdown_event is not None:
-                # Not before: an event that is set already would be used up on a server that is not
-                # there to be stopped.
+                # Not earlier: an event that is already set would stop a server that does not run
+                # yet, and be used up.
                 _stop_at_event(shutdown_event, server)
             bound_host, bound_port = server.address
             say(

@@ -1,6 +1,6 @@
 // The rows of the original's list of defects that are about the server as a whole: accepting,
 // timers, workers, stopping, what is shared. The others, about one connection, are in
-// defects_test.cpp; the table of all rows is in docs/testing.md.
+// defects_test.cpp; the table of all rows is in docs/evidence/testing.md.
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -1,6 +1,6 @@
 // The rows of the original's list of defects that are about one connection: its data, its hooks and
 // its end. Each test forces the order of events in which the original went wrong. The table of all
-// rows is in docs/testing.md.
+// rows is in docs/evidence/testing.md.
 #include <chrono>
 #include <string>
 #include <utility>
