@@ -21,7 +21,8 @@ FOR_PORTS = {
 }
 STREAM = {"base", "stream"} | FOR_PORTS
 PORT = {*STREAM, "port"}
-ENGINE = {*PORT, "stage", "engine", "iocp"}
+SESSION = {*PORT, "stage", "session", "iocp"}
+ENGINE = {*SESSION, "engine"}
 MAY_INCLUDE = {
     "iocp": {"iocp"},
     "base": {"base"},
@@ -32,6 +33,7 @@ MAY_INCLUDE = {
     "port/readiness": {*PORT, "port/common", "port/readiness"},
     "port/uring": {*PORT, "port/common", "port/uring"},
     "stage": {*STREAM, "stage"},
+    "session": SESSION,
     "engine": ENGINE,
     "compat": {"iocp", "compat"},
 }
