@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "base/fifo.h"
 #include "stream/piece.h"
 #include "stream/send_item.h"
 
@@ -16,10 +17,10 @@ class SendQueue {
   SendQueue& operator=(const SendQueue&) = delete;
   ~SendQueue();
 
-  [[nodiscard]] bool empty() const { return first_ == nullptr; }
+  [[nodiscard]] bool empty() const { return items_.empty(); }
   // The oldest, which leads to the others; null when empty.
-  [[nodiscard]] const SendItem* first() const { return first_; }
-  void Push(SendItem* item);
+  [[nodiscard]] const SendItem* first() const { return items_.first(); }
+  void Push(SendItem* item) { items_.Push(*item); }
   // Adds the bytes of `item` to the last send, where that has room for them: one send of both. They
   // are copied, also while the system has what was there before. Otherwise returns false and
   // changes nothing.
@@ -40,9 +41,8 @@ class SendQueue {
   static constexpr std::size_t kMaxGather = 1024 * 1024;
 
  private:
-  SendItem* first_ = nullptr;
-  SendItem* last_ = nullptr;
-  std::size_t sent_ = 0;  // of first_
+  Fifo<SendItem, &SendItem::next> items_;
+  std::size_t sent_ = 0;  // bytes of the first item that are out
 };
 
 }  // namespace iocp

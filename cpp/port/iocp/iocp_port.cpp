@@ -34,7 +34,7 @@ IocpPort::IocpPort(const PortOptions& options) : options_(options) {
 }
 
 IocpPort::~IocpPort() {
-  assert(first_result_ == nullptr && "results were never handed out");
+  assert(results_.empty() && "results were never handed out");
   assert(listener_ == nullptr && "the listener was never closed");
   if (port_ != nullptr) ::CloseHandle(port_);
 }
@@ -120,15 +120,9 @@ void IocpPort::Discard(NativeSocket handle, bool reset) {
 // ---- The way in from other threads.
 
 void IocpPort::Post(Posting& posting) {
-  posting.next = nullptr;
   {
     const MutexLock lock(at_hand_lock_);
-    if (first_posting_ == nullptr) {
-      first_posting_ = &posting;
-    } else {
-      last_posting_->next = &posting;
-    }
-    last_posting_ = &posting;
+    postings_.Push(posting);
     at_hand_.fetch_add(1, std::memory_order_seq_cst);
   }
   Wake();
@@ -138,14 +132,8 @@ void IocpPort::Post(Posting& posting) {
 void IocpPort::PushResult(IocpOperation& operation, int code, DWORD bytes) {
   operation.code = code;
   operation.bytes = bytes;
-  operation.next = nullptr;
   const MutexLock lock(at_hand_lock_);
-  if (first_result_ == nullptr) {
-    first_result_ = &operation;
-  } else {
-    last_result_->next = &operation;
-  }
-  last_result_ = &operation;
+  results_.Push(operation);
   at_hand_.fetch_add(1, std::memory_order_seq_cst);
 }
 
@@ -189,12 +177,10 @@ bool IocpPort::TakePosting(Batch& batch) {
   Posting* posting = nullptr;
   {
     const MutexLock lock(at_hand_lock_);
-    posting = first_posting_;
+    posting = postings_.Pop();
     if (posting == nullptr) return false;
-    first_posting_ = posting->next;
     at_hand_.fetch_sub(1, std::memory_order_relaxed);
   }
-  posting->next = nullptr;
   batch.Add(Operation::kPost, nullptr).posting = posting;
   return true;
 }
@@ -203,9 +189,9 @@ bool IocpPort::TakeResult(Batch& batch) {
   IocpOperation* operation = nullptr;
   {
     const MutexLock lock(at_hand_lock_);
-    operation = first_result_;
+    operation = results_.first();
     if (operation == nullptr || !batch.HasRoomFor(*operation, operation->bytes)) return false;
-    first_result_ = operation->next;
+    results_.Pop();
     at_hand_.fetch_sub(1, std::memory_order_relaxed);
   }
   Complete(*operation, operation->code, operation->bytes, batch);

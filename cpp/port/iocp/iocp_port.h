@@ -12,6 +12,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "base/fifo.h"
 #include "port/completion_port.h"
 #include "port/iocp/iocp_operation.h"
 
@@ -108,14 +109,11 @@ class IocpPort final : public CompletionPort {
 
   // At hand: results that the system has no packet for, and postings. Oldest first.
   Mutex at_hand_lock_;
-  IocpOperation* first_result_ = nullptr;
-  IocpOperation* last_result_ = nullptr;
-  Posting* first_posting_ = nullptr;
-  Posting* last_posting_ = nullptr;
+  Fifo<IocpOperation, &IocpOperation::next> results_;
+  Fifo<Posting, &Posting::next> postings_;
   std::atomic<std::size_t> at_hand_{0};  // of both; written under the lock
   // `reads_due` of streams, for the next Wait. Oldest first.
-  IocpOperation* first_due_ = nullptr;
-  IocpOperation* last_due_ = nullptr;
+  Fifo<IocpOperation, &IocpOperation::next> due_;
   std::atomic<int> sleepers_{0};     // workers that sleep, or are about to
   std::atomic<bool> waking_{false};  // true exactly when a packet to wake one is in the queue
 };

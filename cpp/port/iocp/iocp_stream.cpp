@@ -46,25 +46,18 @@ void IocpPort::PostReads(IocpStream& stream) {
 // read that ends at once is the cheapest. Under the stream's lock.
 void IocpPort::PostReadsLater(IocpStream& stream) {
   if (std::exchange(stream.due, true)) return;
-  stream.reads_due.next = nullptr;
   const MutexLock lock(at_hand_lock_);
-  if (first_due_ == nullptr) {
-    first_due_ = &stream.reads_due;
-  } else {
-    last_due_->next = &stream.reads_due;
-  }
-  last_due_ = &stream.reads_due;
+  due_.Push(stream.reads_due);
 }
 
 void IocpPort::PostReadsDue() {
-  IocpOperation* due = nullptr;
+  Fifo<IocpOperation, &IocpOperation::next> due;
   {
     const MutexLock lock(at_hand_lock_);
-    due = std::exchange(first_due_, nullptr);
+    due.Append(due_);
   }
-  while (due != nullptr) {
-    IocpStream& stream = static_cast<IocpStreamOperation*>(due)->stream;
-    due = due->next;
+  while (IocpOperation* const operation = due.Pop()) {
+    IocpStream& stream = static_cast<IocpStreamOperation*>(operation)->stream;
     const MutexLock lock(stream.lock);
     stream.due = false;
     PostReads(stream);

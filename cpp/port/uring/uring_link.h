@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/fifo.h"
 #include "port/common/kernel_access.h"
 #include "port/uring/uring_port.h"
 
@@ -38,35 +39,6 @@ inline constexpr unsigned char kUringTurns = 8;
 inline constexpr unsigned char kUringLongRun = 16;
 
 inline int DescriptorOf(const Socket& socket) { return static_cast<int>(socket.handle); }
-
-// First in, first out, through the objects themselves; an object is in it at most once.
-template <class T, T* T::* kNext, bool T::* kListed>
-class UringFifo {
- public:
-  void Push(T& item) {
-    if (item.*kListed) return;
-    item.*kListed = true;
-    item.*kNext = nullptr;
-    if (first_ == nullptr) {
-      first_ = &item;
-    } else {
-      last_->*kNext = &item;
-    }
-    last_ = &item;
-  }
-  T& Pop() {
-    T& item = *first_;
-    first_ = item.*kNext;
-    item.*kListed = false;
-    return item;
-  }
-  [[nodiscard]] T& front() const { return *first_; }
-  [[nodiscard]] bool empty() const { return first_ == nullptr; }
-
- private:
-  T* first_ = nullptr;
-  T* last_ = nullptr;
-};
 
 // The pieces of a gathered send, which the kernel may look at until it has ended.
 struct UringPort::Gather {
@@ -139,9 +111,9 @@ struct UringPort::Link {
 };
 
 struct UringPort::Lists {
-  UringFifo<Link, &Link::next_changed, &Link::changed> changed;  // to be settled
-  UringFifo<Link, &Link::next_starved, &Link::starved> starved;  // found no buffer
-  UringFifo<Link, &Link::next_delayed, &Link::delayed> delayed;  // the kernel had no memory
+  Fifo<Link, &Link::next_changed, &Link::changed> changed;  // to be settled
+  Fifo<Link, &Link::next_starved, &Link::starved> starved;  // found no buffer
+  Fifo<Link, &Link::next_delayed, &Link::delayed> delayed;  // the kernel had no memory
 };
 
 // What one Wait hands out.

@@ -263,8 +263,8 @@ void UringPort::SettleChanges(Batch& batch) {
     if (!wake_watched_) SubmitWakeUp();
   }
   // What cannot be settled now keeps its place, and keeps Wait from sleeping.
-  while (!lists_->changed.empty() && Settle(lists_->changed.front(), batch)) {
-    ReleaseIfUnused(lists_->changed.Pop());
+  while (!lists_->changed.empty() && Settle(*lists_->changed.first(), batch)) {
+    ReleaseIfUnused(*lists_->changed.Pop());
   }
 }
 
@@ -274,12 +274,13 @@ void UringPort::ReleaseStarved() {
   if (!lists_->starved.empty()) {
     const std::size_t taken = io_uring_cq_ready(&ring_);
     for (std::size_t left = buffers_.ReceivesLeft(); left > taken; --left) {
-      if (lists_->starved.empty()) break;
-      MarkChanged(lists_->starved.Pop());
+      Link* const link = lists_->starved.Pop();
+      if (link == nullptr) break;
+      MarkChanged(*link);
     }
   }
   if (lists_->delayed.empty() || Now() < delayed_until_) return;
-  while (!lists_->delayed.empty()) MarkChanged(lists_->delayed.Pop());
+  while (Link* const link = lists_->delayed.Pop()) MarkChanged(*link);
 }
 
 // False when it has to be tried again: no room in the batch, or in the submission queue.
@@ -516,8 +517,8 @@ void UringPort::Break() {
   has_ring_ = false;
   operations_in_flight_ = 0;
   accepting_.store(0, std::memory_order_relaxed);
-  while (!lists_->starved.empty()) MarkChanged(lists_->starved.Pop());
-  while (!lists_->delayed.empty()) MarkChanged(lists_->delayed.Pop());
+  while (Link* const link = lists_->starved.Pop()) MarkChanged(*link);
+  while (Link* const link = lists_->delayed.Pop()) MarkChanged(*link);
   for (Link* link = all_links_; link != nullptr; link = link->next_in_all) {
     const bool was_due = std::exchange(link->answers_due, 0U) != 0;
     link->watched = link->unwatching = false;
