@@ -5,7 +5,8 @@
 #include <memory>
 #include <new>
 
-#include "port/iocp/iocp_batch.h"
+#include "port/common/deadline.h"
+#include "port/common/system_net.h"
 
 namespace iocp {
 namespace {
@@ -14,23 +15,17 @@ namespace {
 constexpr ULONG_PTR kKeyOperation = 0;
 constexpr ULONG_PTR kKeyWake = 1;
 
-DWORD MillisecondsUntil(TimePoint deadline) {
-  if (deadline == TimePoint::max()) return INFINITE;
-  const TimePoint now = std::chrono::steady_clock::now();
-  // Compared, not subtracted: TimePoint::min() stands for a deadline that has long passed.
-  if (deadline <= now) return 0;
-  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count();
-  return static_cast<DWORD>(std::min<std::int64_t>(milliseconds, 3'600'000));
-}
+// What MillisecondsUntil gives for no deadline.
+static_assert(INFINITE == static_cast<DWORD>(-1));
 
 }  // namespace
 
 IocpPort::IocpPort(const PortOptions& options) : options_(options) {
-  open_error_ = OpenWinsock();
+  open_error_ = OpenNetwork();
   if (open_error_) return;
   // 0: as many threads run at once as there are processors; one that blocks lets another run.
   port_ = ::CreateIoCompletionPort(INVALID_HANDLE_VALUE, nullptr, 0, 0);
-  if (port_ == nullptr) open_error_ = ErrorFromWindows(static_cast<int>(::GetLastError()));
+  if (port_ == nullptr) open_error_ = ErrorFromCode(static_cast<int>(::GetLastError()));
 }
 
 IocpPort::~IocpPort() {
@@ -60,42 +55,31 @@ Error IocpPort::EndpointsOf(NativeSocket handle, Endpoints* endpoints) {
       return {};
     }
   }
-  const auto native = static_cast<SOCKET>(handle);
-  sockaddr_storage local{};
-  sockaddr_storage remote{};
-  int local_length = sizeof(local);
-  int remote_length = sizeof(remote);
-  if (::getsockname(native, reinterpret_cast<sockaddr*>(&local), &local_length) != 0 ||
-      ::getpeername(native, reinterpret_cast<sockaddr*>(&remote), &remote_length) != 0) {
-    return ErrorFromWindows(::WSAGetLastError());
-  }
-  *endpoints = {AddressFromWindows(reinterpret_cast<const sockaddr*>(&local), local_length),
-                AddressFromWindows(reinterpret_cast<const sockaddr*>(&remote), remote_length)};
-  return {};
+  return ReadEndpoints(handle, Address{}, &endpoints->local, &endpoints->remote);
 }
 
 Error IocpPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
   const auto native = static_cast<SOCKET>(handle);
   Endpoints endpoints;
   Error error = EndpointsOf(handle, &endpoints);
-  if (!error) error = ConfigureWindows(native, options_.no_delay, options_.keepalive);
+  if (!error) error = ConfigureWindows(handle, options_.no_delay, options_.keepalive);
   if (error) return error;
   if (::CreateIoCompletionPort(reinterpret_cast<HANDLE>(native), port_, kKeyOperation, 0) ==
       nullptr) {
-    return ErrorFromWindows(static_cast<int>(::GetLastError()));
+    return ErrorFromCode(static_cast<int>(::GetLastError()));
   }
   std::unique_ptr<IocpStream> stream;
   try {
     const auto reads = static_cast<std::size_t>(std::max(options_.initial_reads, 1));
     stream = std::make_unique<IocpStream>(socket, reads);
   } catch (const std::bad_alloc&) {
-    return ErrorFromWindows(WSA_NOT_ENOUGH_MEMORY);
+    return ErrorFromCode(WSA_NOT_ENOUGH_MEMORY);
   }
   if (skips_packets_.load(std::memory_order_relaxed) &&
       !::SetFileCompletionNotificationModes(
           reinterpret_cast<HANDLE>(native),
           FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)) {
-    return ErrorFromWindows(static_cast<int>(::GetLastError()));
+    return ErrorFromCode(static_cast<int>(::GetLastError()));
   }
   {
     const MutexLock lock(accepted_lock_);
@@ -114,7 +98,7 @@ void IocpPort::Discard(NativeSocket handle, bool reset) {
     const MutexLock lock(accepted_lock_);
     accepted_.erase(handle);
   }
-  CloseWindows(handle, reset);
+  CloseSocket(handle, reset);
 }
 
 // ---- The way in from other threads.
@@ -173,6 +157,11 @@ void IocpPort::TakeAtHand(Batch& batch, std::size_t limit) {
   }
 }
 
+bool IocpPort::HasRoomFor(const IocpOperation& operation, DWORD bytes, const Batch& batch) {
+  if (batch.full()) return false;
+  return operation.kind != IocpOperation::Kind::kRead || batch.HasRoomFor(bytes);
+}
+
 bool IocpPort::TakePosting(Batch& batch) {
   Posting* posting = nullptr;
   {
@@ -190,7 +179,7 @@ bool IocpPort::TakeResult(Batch& batch) {
   {
     const MutexLock lock(at_hand_lock_);
     operation = results_.first();
-    if (operation == nullptr || !batch.HasRoomFor(*operation, operation->bytes)) return false;
+    if (operation == nullptr || !HasRoomFor(*operation, operation->bytes, batch)) return false;
     results_.Pop();
     at_hand_.fetch_sub(1, std::memory_order_relaxed);
   }
@@ -201,7 +190,7 @@ bool IocpPort::TakeResult(Batch& batch) {
 void IocpPort::PollSystem(Batch& batch, TimePoint deadline, bool may_sleep) {
   OVERLAPPED_ENTRY entries[kBatchCompletions];
   const auto room = static_cast<ULONG>(std::min(batch.capacity - batch.count, kBatchCompletions));
-  DWORD timeout = may_sleep ? MillisecondsUntil(deadline) : 0;
+  DWORD timeout = may_sleep ? static_cast<DWORD>(MillisecondsUntil(deadline)) : 0;
   const bool sleeps = timeout != 0;
   if (sleeps) {
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
@@ -227,10 +216,11 @@ void IocpPort::HandleEntry(const OVERLAPPED_ENTRY& entry, Batch& batch) {
   }
   IocpOperation& operation = *IocpOperation::Of(entry.lpOverlapped);
   const int code = ResultCode(operation);
-  if (batch.HasRoomFor(operation, entry.dwNumberOfBytesTransferred)) {
-    Complete(operation, code, entry.dwNumberOfBytesTransferred, batch);
+  const DWORD bytes = entry.dwNumberOfBytesTransferred;
+  if (HasRoomFor(operation, bytes, batch)) {
+    Complete(operation, code, bytes, batch);
   } else {
-    PushResult(operation, code, entry.dwNumberOfBytesTransferred);
+    PushResult(operation, code, bytes);
   }
 }
 
@@ -275,7 +265,7 @@ void IocpPort::Complete(IocpOperation& operation, int code, DWORD bytes, Batch& 
 namespace {
 
 std::string IocpAvailable() {
-  const Error error = OpenWinsock();
+  const Error error = OpenNetwork();
   if (!error) return "";
   return "Winsock could not be started (error " + std::to_string(error.code) + ")";
 }
@@ -286,7 +276,7 @@ std::unique_ptr<CompletionPort> CreateIocpPort(const PortOptions& options) {
 
 }  // namespace
 
-constinit const PortKind kIocpPortKind = {"iocp", &IocpAvailable, &CreateIocpPort, &ListenWindows,
-                                          &CloseListenerWindows};
+constinit const PortKind kIocpPortKind = {"iocp", &IocpAvailable, &CreateIocpPort, &Listen,
+                                          &CloseListener};
 
 }  // namespace iocp

@@ -13,6 +13,7 @@
 #include <unordered_map>
 
 #include "base/fifo.h"
+#include "port/common/batch.h"
 #include "port/completion_port.h"
 #include "port/iocp/iocp_operation.h"
 
@@ -49,7 +50,6 @@ class IocpPort final : public CompletionPort {
   }
 
  private:
-  struct Batch;
   struct Endpoints {
     Address local;
     Address remote;
@@ -60,6 +60,7 @@ class IocpPort final : public CompletionPort {
   Error EndpointsOf(NativeSocket handle, Endpoints* endpoints);
   void PushResult(IocpOperation& operation, int code, DWORD bytes);
   void Wake();
+  static bool HasRoomFor(const IocpOperation& operation, DWORD bytes, const Batch& batch);
   void TakeAtHand(Batch& batch, std::size_t limit);
   bool TakeResult(Batch& batch);
   bool TakePosting(Batch& batch);

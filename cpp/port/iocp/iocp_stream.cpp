@@ -3,7 +3,6 @@
 #include <chrono>
 #include <thread>
 
-#include "port/iocp/iocp_batch.h"
 #include "port/iocp/iocp_port.h"
 
 namespace iocp {
@@ -124,10 +123,10 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
     }
   }
   if (code == WSA_OPERATION_ABORTED && !stream.cancelled) code = WSAECONNABORTED;
-  if (code != 0) completion.error = ErrorFromWindows(code);
+  if (code != 0) completion.error = ErrorFromCode(code);
   if (code == 0 && bytes == 0) {
     completion.error =
-        stream.reset ? ErrorFromWindows(WSAECONNRESET) : Error{ErrorKind::kEndOfStream, 0};
+        stream.reset ? ErrorFromCode(WSAECONNRESET) : Error{ErrorKind::kEndOfStream, 0};
   }
   if (completion.error) {
     if (!stream.broken()) WithdrawReads(stream);
@@ -168,7 +167,7 @@ void IocpPort::CompleteReadEnd(IocpStream& stream, Batch& batch) {
   ++stream.brought;
   completion.sequence = stream.socket.next_sequence++;
   // Behind the end it is no more than those reads are that were posted behind it.
-  completion.error = ErrorFromWindows(stream.cancelled ? WSA_OPERATION_ABORTED : WSAECONNABORTED);
+  completion.error = ErrorFromCode(stream.cancelled ? WSA_OPERATION_ABORTED : WSAECONNABORTED);
 }
 
 void IocpPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
@@ -202,7 +201,7 @@ void IocpPort::CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& ba
   }
   const MutexLock lock(stream.lock);
   if (code == WSA_OPERATION_ABORTED && !stream.cancelled) code = WSAECONNABORTED;
-  completion.error = ErrorFromWindows(code);
+  completion.error = ErrorFromCode(code);
   stream.reset = stream.reset || completion.error.kind == ErrorKind::kReset;
 }
 
@@ -274,7 +273,7 @@ void IocpPort::Close(Socket& socket, bool reset) {
     CloseListener(ListenerOf(socket));
     return;
   }
-  CloseWindows(std::exchange(socket.handle, kNoSocket), reset);
+  CloseSocket(std::exchange(socket.handle, kNoSocket), reset);
   delete &StreamOf(socket);
 }
 

@@ -1,13 +1,11 @@
 // Inside of UringPort: what it remembers. For uring_port.cpp and uring_results.cpp only.
 #pragma once
 
-#include <sys/socket.h>
-#include <sys/uio.h>
-
 #include <cstddef>
 #include <cstdint>
 
 #include "base/fifo.h"
+#include "port/common/gather.h"
 #include "port/common/kernel_access.h"
 #include "port/uring/uring_port.h"
 
@@ -39,13 +37,6 @@ inline constexpr unsigned char kUringTurns = 8;
 inline constexpr unsigned char kUringLongRun = 16;
 
 inline int DescriptorOf(const Socket& socket) { return static_cast<int>(socket.handle); }
-
-// The pieces of a gathered send, which the kernel may look at until it has ended.
-struct UringPort::Gather {
-  Gather* next = nullptr;
-  msghdr message{};
-  iovec pieces[kMaxPieces];
-};
 
 // What the port knows of a socket. Completions name the link, not the socket: the answer to a
 // cancellation may come when the socket is long closed and freed, and the link stays until then.
@@ -86,17 +77,12 @@ struct UringPort::Link {
   // send, untaken.
   std::uint64_t receive_left_by = 0;
   std::uint64_t send_left_by = 0;
-  Gather* gather = nullptr;  // of a send with several pieces
-  iovec piece{};             // of a send with one
+  KeptPieces pieces;  // of the send
 
   // At the beginning and at the end of a send: in between the kernel may look at any time.
   void TellWhatIsRead() const {
-    if (gather == nullptr) {
-      KernelReads(piece.iov_base, piece.iov_len);
-      return;
-    }
-    for (std::size_t i = 0; i < gather->message.msg_iovlen; ++i) {
-      KernelReads(gather->pieces[i].iov_base, gather->pieces[i].iov_len);
+    for (std::size_t i = 0; i < pieces.count(); ++i) {
+      KernelReads(pieces.first()[i].data, pieces.first()[i].size);
     }
   }
 
@@ -114,25 +100,6 @@ struct UringPort::Lists {
   Fifo<Link, &Link::next_changed, &Link::changed> changed;  // to be settled
   Fifo<Link, &Link::next_starved, &Link::starved> starved;  // found no buffer
   Fifo<Link, &Link::next_delayed, &Link::delayed> delayed;  // the kernel had no memory
-};
-
-// What one Wait hands out.
-struct UringPort::Batch {
-  Completion* completions;
-  std::size_t capacity;
-  std::size_t max_bytes;
-  std::size_t count = 0;
-  std::size_t bytes = 0;
-
-  [[nodiscard]] bool full() const { return count == capacity; }
-  // An empty completion of the caller's, to be filled in.
-  Completion& Add(Operation operation, Socket* socket) {
-    Completion& completion = completions[count++];
-    completion = Completion{};
-    completion.operation = operation;
-    completion.socket = socket;
-    return completion;
-  }
 };
 
 }  // namespace iocp

@@ -1,14 +1,12 @@
 #include "port/uring/uring_port.h"
 
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
-#include <cstddef>
 #include <cstdlib>
 #include <new>
 #include <thread>
@@ -36,24 +34,21 @@ UringPort::~UringPort() {
   // What the ring still has touches no memory of ours: the watch on wake_, answers to
   // cancellations.
   if (has_ring_) io_uring_queue_exit(&ring_);
-  if (wake_ >= 0) ::close(wake_);
   while (all_links_ != nullptr) delete std::exchange(all_links_, all_links_->next_in_all);
-  while (free_gathers_ != nullptr) delete std::exchange(free_gathers_, free_gathers_->next);
 }
 
 Error UringPort::Open() {
   const int refused = SetUpRing(&ring_, tuning_.set_up);
-  if (refused < 0) return ErrorFromErrno(-refused);
+  if (refused < 0) return ErrorFromCode(-refused);
   has_ring_ = true;
   accepts_need_a_look_ = AcceptsNeedALook(KernelRelease());
   const int no_buffers =
       buffers_.Register(&ring_, options_.pool, tuning_.incremental_buffers, tuning_.blocks);
-  if (no_buffers < 0) return ErrorFromErrno(-no_buffers);
-  wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (wake_ < 0) return ErrorFromErrno(errno);
+  if (no_buffers < 0) return ErrorFromCode(-no_buffers);
+  if (const Error error = wake_.Open()) return error;
   // The listener's, because Accept cannot fail.
   Link* link = TakeLink();
-  if (link == nullptr) return ErrorFromErrno(ENOMEM);
+  if (link == nullptr) return ErrorFromCode(ENOMEM);
   ReleaseIfUnused(*link);
   return {};
 }
@@ -98,10 +93,10 @@ void UringPort::Accept(Socket& listener) {
 }
 
 Error UringPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
-  const Error error = EndpointsPosix(handle, options_.listening, local, remote);
+  const Error error = ReadEndpoints(handle, options_.listening, local, remote);
   if (error) return error;
   Link* link = TakeLink();
-  if (link == nullptr) return ErrorFromErrno(ENOMEM);
+  if (link == nullptr) return ErrorFromCode(ENOMEM);
   socket = Socket{};
   socket.handle = handle;
   socket.port_data = link;
@@ -127,26 +122,10 @@ void UringPort::Resume(Socket& socket) {
 }
 
 void UringPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
-  static_assert(sizeof(Piece) == sizeof(iovec) &&
-                offsetof(Piece, size) == offsetof(iovec, iov_len));
   Link& link = LinkOf(socket);
   link.sending = true;
   MarkChanged(link);
-  if (count > 1) {
-    link.gather = free_gathers_ != nullptr ? std::exchange(free_gathers_, free_gathers_->next)
-                                           : new (std::nothrow) Gather;
-  }
-  if (link.gather == nullptr) {
-    // Without memory for the rest of them, the first piece is a short send.
-    link.piece = {const_cast<void*>(pieces->data), std::min(pieces->size, kMostPerSend)};
-    return;
-  }
-  std::transform(pieces, pieces + count, link.gather->pieces, [](const Piece& piece) {
-    return iovec{const_cast<void*>(piece.data), piece.size};
-  });
-  link.gather->message = msghdr{};
-  link.gather->message.msg_iov = link.gather->pieces;
-  link.gather->message.msg_iovlen = count;
+  link.pieces.Keep(pieces, count, free_gathers_);
 }
 
 void UringPort::ShutdownSend(Socket& socket) {
@@ -176,13 +155,13 @@ void UringPort::Close(Socket& socket, bool reset) {
   }
   const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
   if (reset || listener) {
-    ClosePosix(handle, reset);
+    CloseSocket(handle, reset);
   } else {
     CloseInOrderPosix(handle, options_.close_timeout);
   }
 }
 
-void UringPort::Discard(NativeSocket handle, bool reset) { ClosePosix(handle, reset); }
+void UringPort::Discard(NativeSocket handle, bool reset) { CloseSocket(handle, reset); }
 
 // The socket first: what it no longer has is among the results by then. Without a ring the next
 // Wait ends everything.
@@ -217,10 +196,7 @@ std::size_t UringPort::Unacknowledged(Socket& socket) {
 }
 
 void UringPort::Post(Posting& posting) {
-  if (!posted_.Push(posting)) return;
-  const std::uint64_t one = 1;
-  // It cannot fail: the counter would have to overflow.
-  [[maybe_unused]] const auto written = ::write(wake_, &one, sizeof(one));
+  if (posted_.Push(posting)) wake_.Signal();
 }
 
 std::size_t UringPort::Wait(Completion* completions, std::size_t capacity, std::size_t max_bytes,
@@ -302,7 +278,7 @@ bool UringPort::SettleReceive(Link& link, Batch& batch) {
     // The watch keeps the socket open.
     if (link.watched) return true;
     if (batch.full()) return false;
-    EndReceive(link, ErrorFromErrno(ECANCELED), batch);
+    EndReceive(link, ErrorFromCode(ECANCELED), batch);
     return true;
   }
   if (link.broke_while_paused && !link.watched) {
@@ -334,7 +310,7 @@ bool UringPort::SettleSend(Link& link, Batch& batch) {
   }
   if (link.cancel_send) {
     if (batch.full()) return false;
-    EndSend(link, ErrorFromErrno(ECANCELED), 0, batch);
+    EndSend(link, ErrorFromCode(ECANCELED), 0, batch);
     return true;
   }
   return link.delayed || SubmitSend(link);
@@ -344,11 +320,11 @@ bool UringPort::SettleSend(Link& link, Batch& batch) {
 bool UringPort::SettleWithoutRing(Link& link, Batch& batch) {
   if (link.receiving) {
     if (batch.full()) return false;
-    EndReceive(link, link.cancel_receive ? ErrorFromErrno(ECANCELED) : refused_, batch);
+    EndReceive(link, link.cancel_receive ? ErrorFromCode(ECANCELED) : refused_, batch);
   }
   if (link.sending) {
     if (batch.full()) return false;
-    EndSend(link, link.cancel_send ? ErrorFromErrno(ECANCELED) : refused_, 0, batch);
+    EndSend(link, link.cancel_send ? ErrorFromCode(ECANCELED) : refused_, 0, batch);
   }
   return true;
 }
@@ -395,10 +371,11 @@ bool UringPort::SubmitSend(Link& link) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
   const int fd = DescriptorOf(*link.socket);
-  if (link.gather != nullptr) {
-    io_uring_prep_sendmsg(entry, fd, &link.gather->message, MSG_NOSIGNAL);
+  if (link.pieces.gather != nullptr) {
+    io_uring_prep_sendmsg(entry, fd, &link.pieces.gather->message, MSG_NOSIGNAL);
   } else {
-    io_uring_prep_send(entry, fd, link.piece.iov_base, link.piece.iov_len, MSG_NOSIGNAL);
+    const Piece& piece = link.pieces.piece;
+    io_uring_prep_send(entry, fd, piece.data, std::min(piece.size, kMostPerSend), MSG_NOSIGNAL);
   }
   io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kSendTag);
   link.TellWhatIsRead();
@@ -435,7 +412,7 @@ bool UringPort::SubmitWatch(Link& link) {
 bool UringPort::SubmitWakeUp() {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
-  io_uring_prep_poll_multishot(entry, wake_, POLLIN);
+  io_uring_prep_poll_multishot(entry, wake_.descriptor(), POLLIN);
   io_uring_sqe_set_data64(entry, kWakeTag);
   wake_watched_ = true;
   return true;
@@ -471,8 +448,8 @@ void UringPort::SleepWithoutRing(const Batch& batch, TimePoint deadline) {
   __kernel_timespec timeout{};
   if (batch.count != 0 || !PrepareToSleep(deadline, &timeout)) return;
   constexpr long long kMillisecond = 1'000'000;
-  SleepUntilWritten(wake_, static_cast<int>(timeout.tv_sec * 1000 +
-                                            (timeout.tv_nsec + kMillisecond - 1) / kMillisecond));
+  wake_.SleepUntilSignalled(static_cast<int>(timeout.tv_sec * 1000 +
+                                             (timeout.tv_nsec + kMillisecond - 1) / kMillisecond));
   posted_.Awake();
 }
 
@@ -501,7 +478,7 @@ void UringPort::NoteSubmission(int result) {
   ++(result == -EBADR ? counters_.dropped : counters_.refused_submits);
   const bool passes =
       result == -EBADR || result == -EBUSY || result == -EAGAIN || result == -ENOMEM;
-  if (!passes) refused_ = ErrorFromErrno(-result);
+  if (!passes) refused_ = ErrorFromCode(-result);
 }
 
 // The port is broken (R11). First the ring goes, then all that was in flight ends.
@@ -538,8 +515,8 @@ constinit const PortKind kUringPortKind = {
     [](const PortOptions& options) -> std::unique_ptr<CompletionPort> {
       return std::make_unique<UringPort>(options);
     },
-    ListenPosix,
-    CloseListenerPosix,
+    Listen,
+    CloseListener,
 };
 
 }  // namespace iocp

@@ -12,7 +12,10 @@
 #include <cstdint>
 #include <memory>
 
+#include "port/common/batch.h"
+#include "port/common/gather.h"
 #include "port/common/posting_queue.h"
+#include "port/common/wake_event.h"
 #include "port/completion_port.h"
 #include "port/uring/uring_buffers.h"
 #include "port/uring/uring_setup.h"
@@ -73,8 +76,6 @@ class UringPort final : public CompletionPort {
 
  private:
   struct Link;
-  struct Gather;
-  struct Batch;
   struct Lists;
 
   Link* TakeLink();
@@ -125,7 +126,7 @@ class UringPort final : public CompletionPort {
   UringBuffers buffers_;
   io_uring ring_{};
   bool has_ring_ = false;  // true exactly when ring_ was created and not yet destroyed
-  int wake_ = -1;          // an eventfd, only ever written to: each write is an event, read or not
+  WakeEvent wake_;
   // True exactly when the ring watches wake_, or will from the next submission on; or there is no
   // ring any more.
   bool wake_watched_ = false;
@@ -153,7 +154,7 @@ class UringPort final : public CompletionPort {
   TimePoint delayed_until_{};
   Link* all_links_ = nullptr;
   Link* free_links_ = nullptr;
-  Gather* free_gathers_ = nullptr;
+  FreeGathers free_gathers_;
   UringCounters counters_;
 
   PostingQueue posted_;

@@ -48,8 +48,8 @@ bool UringPort::TakeResult(const io_uring_cqe& cqe, Batch& batch) {
     return true;
   }
   auto& link = *reinterpret_cast<Link*>(cqe.user_data & ~std::uint64_t{kTagMask});
-  if (tag == kReceiveTag && !link.listener && cqe.res > 0 && batch.bytes > 0 &&
-      batch.bytes + static_cast<std::size_t>(cqe.res) > batch.max_bytes) {
+  if (tag == kReceiveTag && !link.listener && cqe.res > 0 &&
+      !batch.HasRoomFor(static_cast<std::size_t>(cqe.res))) {
     return false;
   }
   if (!more) --link.answers_due;
@@ -85,11 +85,7 @@ void UringPort::OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batc
   Buffer buffer;
   if ((cqe.flags & IORING_CQE_F_BUFFER) != 0) buffer = buffers_.Consume(cqe.flags, size);
   if (size > 0) {
-    Completion& completion = batch.Add(Operation::kReceive, link.socket);
-    completion.last = false;
-    completion.sequence = link.socket->next_sequence++;
-    completion.buffer = std::move(buffer);
-    batch.bytes += size;
+    batch.AddReceived(*link.socket, std::move(buffer));
     if ((cqe.flags & IORING_CQE_F_SOCK_NONEMPTY) != 0) {
       if (link.run < kUringLongRun) ++link.run;
     } else if (std::exchange(link.run, 0) == kUringLongRun && link.armed) {
@@ -106,13 +102,13 @@ void UringPort::OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batc
       MarkChanged(link);
     }
   } else if (cqe.res == 0) {
-    EndReceive(link, link.broken ? ErrorFromErrno(ECONNRESET) : Error{ErrorKind::kEndOfStream, 0},
+    EndReceive(link, link.broken ? ErrorFromCode(ECONNRESET) : Error{ErrorKind::kEndOfStream, 0},
                batch);
   } else if (cqe.res == -ENOBUFS) {
     ++counters_.starved;
     lists_->starved.Push(link);
   } else if (!TryAgain(link, -cqe.res, link.cancel_receive)) {
-    EndReceive(link, ErrorFromErrno(-cqe.res), batch);
+    EndReceive(link, ErrorFromCode(-cqe.res), batch);
   }
 }
 
@@ -143,7 +139,7 @@ void UringPort::OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch
   if (cqe.res < 0) {
     const int error_number = -cqe.res;
     if (error_number == ECANCELED && link.cancel_receive) {
-      EndReceive(link, ErrorFromErrno(ECANCELED), batch);
+      EndReceive(link, ErrorFromCode(ECANCELED), batch);
     } else if (IsExhaustion(error_number) || !TryAgain(link, error_number, false)) {
       // Out of memory is for the server to wait for, like out of descriptors.
       OnAcceptError(link, error_number, batch);
@@ -182,7 +178,7 @@ void UringPort::OnSendResult(Link& link, int result, Batch& batch) {
     EndSend(link, {}, static_cast<std::size_t>(result), batch);
   } else if (!TryAgain(link, -result, link.cancel_send)) {
     link.broken = link.broken || result != -ECANCELED;
-    EndSend(link, ErrorFromErrno(-result), 0, batch);
+    EndSend(link, ErrorFromCode(-result), 0, batch);
   }
 }
 
@@ -222,22 +218,18 @@ void UringPort::SetArmed(Link& link, bool armed) {
 }
 
 void UringPort::EndReceive(Link& link, Error error, Batch& batch) {
-  const Operation operation = link.listener ? Operation::kAccept : Operation::kReceive;
-  Completion& completion = batch.Add(operation, link.socket);
-  completion.error = error;
-  if (!link.listener) completion.sequence = link.socket->next_sequence++;
+  if (link.listener) {
+    batch.Add(Operation::kAccept, link.socket).error = error;
+  } else {
+    batch.AddReceiveEnd(*link.socket, error);
+  }
   link.receiving = false;
   link.cancel_receive = false;
 }
 
 void UringPort::EndSend(Link& link, Error error, std::size_t bytes, Batch& batch) {
-  if (link.gather != nullptr) {
-    link.gather->next = std::exchange(free_gathers_, link.gather);
-    link.gather = nullptr;
-  }
-  Completion& completion = batch.Add(Operation::kSend, link.socket);
-  completion.error = error;
-  completion.bytes = bytes;
+  link.pieces.Drop(free_gathers_);
+  batch.AddSent(*link.socket, error, bytes);
   link.sending = false;
   link.cancel_send = false;
 }
