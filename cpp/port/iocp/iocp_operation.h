@@ -21,8 +21,8 @@ struct IocpOperation {
     kAcceptEnd,      // the listener's: Cancel has ended the last accept
     kAcceptTrouble,  // the listener's: accepting has paused itself
     kRead,
-    kReadEnd,   // a stream's: the reads have ended, and none of them could say so
-    kReadsDue,  // a stream's, never a result: what has ended is to be posted anew
+    kReadEnd,   // a channel's: the reads have ended, and none of them could say so
+    kReadsDue,  // a channel's, never a result: what has ended is to be posted anew
     kSend,
   };
 
@@ -41,7 +41,7 @@ struct IocpOperation {
 };
 
 struct IocpListener;
-struct IocpStream;
+struct IocpChannel;
 
 struct IocpAccept : IocpOperation {
   // AcceptEx wants 16 bytes beside each address.
@@ -91,24 +91,24 @@ struct IocpListener {
   }
 };
 
-struct IocpStreamOperation : IocpOperation {
-  IocpStreamOperation(Kind kind_of, IocpStream& of) : IocpOperation(kind_of), stream(of) {}
+struct IocpChannelOperation : IocpOperation {
+  IocpChannelOperation(Kind kind_of, IocpChannel& of) : IocpOperation(kind_of), channel(of) {}
 
-  IocpStream& stream;
+  IocpChannel& channel;
 };
 
-struct IocpRead : IocpStreamOperation {
-  explicit IocpRead(IocpStream& of) : IocpStreamOperation(Kind::kRead, of) {}
+struct IocpRead : IocpChannelOperation {
+  explicit IocpRead(IocpChannel& of) : IocpChannelOperation(Kind::kRead, of) {}
 
   Block* block = nullptr;      // null: of no bytes, to hear that there are some
   std::uint64_t sequence = 0;  // of one with a block
 };
 
 // The port's part of a connection; its Socket::port_data.
-struct IocpStream {
+struct IocpChannel {
   static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
 
-  IocpStream(Socket& of, std::size_t read_count) : socket(of), wanted(read_count) {
+  IocpChannel(Socket& of, std::size_t read_count) : socket(of), wanted(read_count) {
     for (std::size_t i = 0; i < read_count; ++i) {
       reads.push_back(std::make_unique<IocpRead>(*this));
       idle_reads.push_back(reads.back().get());
@@ -117,7 +117,7 @@ struct IocpStream {
 
   Socket& socket;
   // Only who holds the connection sends, so the lock is not for it.
-  IocpStreamOperation send{IocpOperation::Kind::kSend, *this};
+  IocpChannelOperation send{IocpOperation::Kind::kSend, *this};
 
   Mutex lock;  // for what follows, and Socket::next_sequence
   std::vector<std::unique_ptr<IocpRead>> reads;
@@ -135,8 +135,8 @@ struct IocpStream {
   // True exactly when a send found the connection reset; a receive that saw an end of stream then
   // would be wrong (R7).
   bool reset = false;
-  IocpStreamOperation read_end{IocpOperation::Kind::kReadEnd, *this};
-  IocpStreamOperation reads_due{IocpOperation::Kind::kReadsDue, *this};
+  IocpChannelOperation read_end{IocpOperation::Kind::kReadEnd, *this};
+  IocpChannelOperation reads_due{IocpOperation::Kind::kReadsDue, *this};
 
   [[nodiscard]] std::size_t outstanding() const { return reads.size() - idle_reads.size(); }
   [[nodiscard]] bool broken() const { return broken_at != kNowhere; }

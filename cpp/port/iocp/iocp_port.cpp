@@ -68,10 +68,10 @@ Error IocpPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addre
       nullptr) {
     return ErrorFromCode(static_cast<int>(::GetLastError()));
   }
-  std::unique_ptr<IocpStream> stream;
+  std::unique_ptr<IocpChannel> channel;
   try {
     const auto reads = static_cast<std::size_t>(std::max(options_.initial_reads, 1));
-    stream = std::make_unique<IocpStream>(socket, reads);
+    channel = std::make_unique<IocpChannel>(socket, reads);
   } catch (const std::bad_alloc&) {
     return ErrorFromCode(WSA_NOT_ENOUGH_MEMORY);
   }
@@ -87,7 +87,7 @@ Error IocpPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addre
   }
   socket = Socket{};
   socket.handle = handle;
-  socket.port_data = stream.release();
+  socket.port_data = channel.release();
   *local = endpoints.local;
   *remote = endpoints.remote;
   return {};
@@ -230,7 +230,7 @@ int IocpPort::ResultCode(IocpOperation& operation) {
   if (static_cast<LONG>(operation.overlapped.Internal) >= 0) return 0;
   const Socket& socket = operation.kind == IocpOperation::Kind::kAccept
                              ? static_cast<IocpAccept&>(operation).listener.socket
-                             : static_cast<IocpStreamOperation&>(operation).stream.socket;
+                             : static_cast<IocpChannelOperation&>(operation).channel.socket;
   DWORD bytes = 0;
   DWORD flags = 0;
   if (::WSAGetOverlappedResult(static_cast<SOCKET>(socket.handle), &operation.overlapped, &bytes,
@@ -252,12 +252,12 @@ void IocpPort::Complete(IocpOperation& operation, int code, DWORD bytes, Batch& 
       CompleteRead(static_cast<IocpRead&>(operation), code, bytes, batch);
       return;
     case IocpOperation::Kind::kReadEnd:
-      CompleteReadEnd(static_cast<IocpStreamOperation&>(operation).stream, batch);
+      CompleteReadEnd(static_cast<IocpChannelOperation&>(operation).channel, batch);
       return;
     case IocpOperation::Kind::kReadsDue:
       return;
     case IocpOperation::Kind::kSend:
-      CompleteSend(static_cast<IocpStreamOperation&>(operation).stream, code, bytes, batch);
+      CompleteSend(static_cast<IocpChannelOperation&>(operation).channel, code, bytes, batch);
       return;
   }
 }

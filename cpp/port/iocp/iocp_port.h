@@ -83,16 +83,16 @@ class IocpPort final : public CompletionPort {
   void ResumeAccepting(IocpListener& listener);
   void CancelAccepting(IocpListener& listener);
 
-  // iocp_stream.cpp
-  void PostReads(IocpStream& stream);
-  void PostReadsLater(IocpStream& stream);
+  // iocp_channel.cpp
+  void PostReads(IocpChannel& channel);
+  void PostReadsLater(IocpChannel& channel);
   void PostReadsDue();
-  void EndReads(IocpStream& stream, Completion* last);
-  void PostRead(IocpStream& stream, IocpRead& read, Block* block);
-  static void WithdrawReads(IocpStream& stream);
+  void EndReads(IocpChannel& channel, Completion* last);
+  void PostRead(IocpChannel& channel, IocpRead& read, Block* block);
+  static void WithdrawReads(IocpChannel& channel);
   void CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch);
-  void CompleteReadEnd(IocpStream& stream, Batch& batch);
-  void CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& batch);
+  void CompleteReadEnd(IocpChannel& channel, Batch& batch);
+  void CompleteSend(IocpChannel& channel, int code, DWORD bytes, Batch& batch);
 
   const PortOptions options_;
   Error open_error_;
@@ -113,7 +113,7 @@ class IocpPort final : public CompletionPort {
   Fifo<IocpOperation, &IocpOperation::next> results_;
   Fifo<Posting, &Posting::next> postings_;
   std::atomic<std::size_t> at_hand_{0};  // of both; written under the lock
-  // `reads_due` of streams, for the next Wait. Oldest first.
+  // `reads_due` of channels, for the next Wait. Oldest first.
   Fifo<IocpOperation, &IocpOperation::next> due_;
   std::atomic<int> sleepers_{0};     // workers that sleep, or are about to
   std::atomic<bool> waking_{false};  // true exactly when a packet to wake one is in the queue

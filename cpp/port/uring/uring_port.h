@@ -75,13 +75,13 @@ class UringPort final : public CompletionPort {
   [[nodiscard]] unsigned setup_flags() const { return ring_.flags; }
 
  private:
-  struct Link;
+  struct Channel;
   struct Lists;
 
-  Link* TakeLink();
-  void ReleaseIfUnused(Link& link);
-  static Link& LinkOf(const Socket& socket);
-  void MarkChanged(Link& link);
+  Channel* TakeChannel();
+  void ReleaseIfUnused(Channel& channel);
+  static Channel& ChannelOf(const Socket& socket);
+  void MarkChanged(Channel& channel);
 
   // Wait, step by step.
   void TakePostings(Batch& batch);
@@ -91,16 +91,16 @@ class UringPort final : public CompletionPort {
   void TakeResults(Batch& batch);
 
   void ReleaseStarved();
-  bool Settle(Link& link, Batch& batch);
+  bool Settle(Channel& channel, Batch& batch);
   void NoteLeftResults();
-  bool SettleReceive(Link& link, Batch& batch);
-  bool SettleWatch(Link& link);
-  bool SettleSend(Link& link, Batch& batch);
-  bool SettleWithoutRing(Link& link, Batch& batch);
-  bool SubmitReceive(Link& link);
-  bool SubmitSend(Link& link);
-  bool SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target);
-  bool SubmitWatch(Link& link);
+  bool SettleReceive(Channel& channel, Batch& batch);
+  bool SettleWatch(Channel& channel);
+  bool SettleSend(Channel& channel, Batch& batch);
+  bool SettleWithoutRing(Channel& channel, Batch& batch);
+  bool SubmitReceive(Channel& channel);
+  bool SubmitSend(Channel& channel);
+  bool SubmitCancel(Channel& channel, std::uint64_t tag, std::uint64_t target);
+  bool SubmitWatch(Channel& channel);
   bool SubmitWakeUp();
   io_uring_sqe* NextEntry();
   bool PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout);
@@ -108,17 +108,17 @@ class UringPort final : public CompletionPort {
   void Break();
 
   bool TakeResult(const io_uring_cqe& cqe, Batch& batch);
-  void OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
-  void OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
-  void OnAcceptError(Link& link, int error_number, Batch& batch);
-  void OnSendResult(Link& link, int result, Batch& batch);
-  void OnWatchResult(Link& link, int result, bool more);
-  void OnCancelResult(Link& link, int result, std::uint64_t tag);
+  void OnReceiveResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch);
+  void OnAcceptResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch);
+  void OnAcceptError(Channel& channel, int error_number, Batch& batch);
+  void OnSendResult(Channel& channel, int result, Batch& batch);
+  void OnWatchResult(Channel& channel, int result, bool more);
+  void OnCancelResult(Channel& channel, int result, std::uint64_t tag);
   // True when the operation is to be tried again, and has been put where that happens.
-  bool TryAgain(Link& link, int error_number, bool cancelled);
-  void SetArmed(Link& link, bool armed);
-  void EndReceive(Link& link, Error error, Batch& batch);
-  void EndSend(Link& link, Error error, std::size_t bytes, Batch& batch);
+  bool TryAgain(Channel& channel, int error_number, bool cancelled);
+  void SetArmed(Channel& channel, bool armed);
+  void EndReceive(Channel& channel, Error error, Batch& batch);
+  void EndSend(Channel& channel, Error error, std::size_t bytes, Batch& batch);
 
   const PortOptions options_;
   const UringTuning tuning_;
@@ -152,8 +152,8 @@ class UringPort final : public CompletionPort {
   std::unique_ptr<Lists> lists_;
   // When the operations that the kernel had no memory for are tried again.
   TimePoint delayed_until_{};
-  Link* all_links_ = nullptr;
-  Link* free_links_ = nullptr;
+  Channel* all_channels_ = nullptr;
+  Channel* free_channels_ = nullptr;
   FreeGathers free_gathers_;
   UringCounters counters_;
 

@@ -11,13 +11,13 @@
 
 namespace iocp {
 
-// What a completion is about: the low bits of its user_data; the rest is the address of a Link.
+// What a completion is about: the low bits of its user_data; the rest is the address of a Channel.
 enum UringTag : std::uint64_t {
   kReceiveTag,  // an accept or a receive
   kSendTag,
   kCancelReceiveTag,
   kCancelSendTag,
-  kWakeTag,  // without a link
+  kWakeTag,  // without a channel
   kWatchTag,
   kCancelWatchTag,
   kTagMask = 7,
@@ -38,9 +38,9 @@ inline constexpr unsigned char kUringLongRun = 16;
 
 inline int DescriptorOf(const Socket& socket) { return static_cast<int>(socket.handle); }
 
-// What the port knows of a socket. Completions name the link, not the socket: the answer to a
-// cancellation may come when the socket is long closed and freed, and the link stays until then.
-struct UringPort::Link {
+// What the port knows of a socket. Completions name the channel, not the socket: the answer to a
+// cancellation may come when the socket is long closed and freed, and the channel stays until then.
+struct UringPort::Channel {
   Socket* socket = nullptr;  // null exactly when closed
   unsigned answers_due = 0;  // submissions whose last completion has not been seen
 
@@ -89,17 +89,17 @@ struct UringPort::Link {
   bool changed = false;  // true exactly when in Lists::changed
   bool starved = false;  // true exactly when in Lists::starved: not to be armed
   bool delayed = false;  // true exactly when in Lists::delayed: nothing to be submitted
-  Link* next_changed = nullptr;
-  Link* next_starved = nullptr;
-  Link* next_delayed = nullptr;
-  Link* next_free = nullptr;
-  Link* next_in_all = nullptr;
+  Channel* next_changed = nullptr;
+  Channel* next_starved = nullptr;
+  Channel* next_delayed = nullptr;
+  Channel* next_free = nullptr;
+  Channel* next_in_all = nullptr;
 };
 
 struct UringPort::Lists {
-  Fifo<Link, &Link::next_changed, &Link::changed> changed;  // to be settled
-  Fifo<Link, &Link::next_starved, &Link::starved> starved;  // found no buffer
-  Fifo<Link, &Link::next_delayed, &Link::delayed> delayed;  // the kernel had no memory
+  Fifo<Channel, &Channel::next_changed, &Channel::changed> changed;  // to be settled
+  Fifo<Channel, &Channel::next_starved, &Channel::starved> starved;  // found no buffer
+  Fifo<Channel, &Channel::next_delayed, &Channel::delayed> delayed;  // the kernel had no memory
 };
 
 }  // namespace iocp
