@@ -1,4 +1,4 @@
-// What is to be sent on one connection: sends in order, each told of when its last byte is out.
+// The sends of one connection, in order, each until its last byte is with the system.
 #pragma once
 
 #include <cstddef>
@@ -18,26 +18,26 @@ class SendQueue {
   ~SendQueue();
 
   [[nodiscard]] bool empty() const { return items_.empty(); }
-  // The oldest, which leads to the others; null when empty.
+  // The oldest, which leads to the others. Null when empty.
   [[nodiscard]] const SendItem* first() const { return items_.first(); }
   void Push(SendItem* item) { items_.Push(*item); }
-  // Adds the bytes of `item` to the last send, where that has room for them: one send of both. They
-  // are copied, also while the system has what was there before. Otherwise returns false and
-  // changes nothing.
+  // Adds the bytes of `item` to the last send if that has room for them, so that both are one send.
+  // They are copied behind the bytes that are there, which the system may have already. Otherwise
+  // returns false and changes nothing.
   bool Pack(const SendItem& item);
   // Null when empty.
   SendItem* Pop();
-  // Takes over all of `later`, behind what is here.
+  // Moves all of `later` behind the sends that are here.
   void Append(SendQueue& later);
 
-  // The bytes to send next, up to kMaxPieces pieces and kMaxGather bytes. How many pieces; 0 when
-  // there are only empty sends.
+  // Fills `pieces` with the bytes to send next, up to kMaxPieces pieces and kMaxGather bytes.
+  // Returns how many pieces; 0 when there are only empty sends.
   std::size_t Gather(Piece* pieces) const;
-  // `bytes` of what Gather gave are out: moves the sends that are complete, empty ones
-  // at the front included, to `complete`. How many.
+  // The system has taken `bytes` of what Gather gave. Moves the sends that are complete, empty ones
+  // at the front included, to `complete`. Returns how many.
   std::size_t Advance(std::size_t bytes, SendQueue& complete);
 
-  // Large enough that the system call does not count, small enough that progress is seen.
+  // Large enough that the system call costs little, small enough that progress shows.
   static constexpr std::size_t kMaxGather = 1024 * 1024;
 
  private:

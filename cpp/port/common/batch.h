@@ -1,4 +1,4 @@
-// What one Wait hands out.
+// The completions that one Wait hands out.
 #pragma once
 
 #include <cstddef>

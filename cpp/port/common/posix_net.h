@@ -1,4 +1,4 @@
-// What the ports of Linux need of sockets beside net.h.
+// Sockets as the ports of Linux need them, beyond net.h.
 #pragma once
 
 #include "port/common/net.h"

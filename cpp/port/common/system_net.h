@@ -1,5 +1,5 @@
-// Where the sockets of POSIX and of Windows differ: what net.cpp needs, which is the same text for
-// both. posix_net.cpp and windows_net.cpp define it.
+// Where the sockets of POSIX and of Windows differ. net.cpp is the same text for both and calls
+// these functions; posix_net.cpp and windows_net.cpp define them.
 #pragma once
 
 #include <string>
@@ -26,7 +26,7 @@ Error OpenNetwork();
 
 // The code of the socket call that has just failed on this thread.
 int LastSocketError();
-// What the system says a code means.
+// The system's own words for a code.
 std::string ErrorMessage(int code);
 
 // Why getaddrinfo failed. `system_error` is the code where a system call failed in it, else 0.
@@ -47,7 +47,7 @@ bool SetListeningOptions(NativeSocket handle, const ListenOptions& options);
 bool SetSocketOption(NativeSocket handle, int level, int name, int value);
 // The argument of listen(2) for so many connections that wait.
 int SystemBacklog(int connections);
-// What a user can do about an address that is refused; "" when the code says it all.
+// A hint for the user about an address that the system refuses; "" when the code says it all.
 const char* BindAdvice(int code);
 
 // How an IPv6 address names its zone.

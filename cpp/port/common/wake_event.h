@@ -1,12 +1,12 @@
-// What wakes a worker that waits in its port: an eventfd of Linux.
+// Wakes a worker that waits in its port: an eventfd, on Linux.
 #pragma once
 
 #include "iocp/error.h"
 
 namespace iocp {
 
-// Each Signal is an event of its own for whatever watches the descriptor edge-triggered, or with a
-// poll that reports it again and again. So nobody has to read it.
+// Each Signal is an event of its own for a ring's poll and for edge-triggered epoll, whether or not
+// anybody reads the descriptor. So nobody has to read it.
 class WakeEvent {
  public:
   WakeEvent() = default;

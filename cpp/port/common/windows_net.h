@@ -1,4 +1,4 @@
-// What the Windows port needs of sockets beside net.h.
+// Sockets as the Windows port needs them, beyond net.h.
 #pragma once
 
 #include "port/common/net.h"

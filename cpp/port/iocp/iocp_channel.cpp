@@ -8,8 +8,8 @@
 namespace iocp {
 namespace {
 
-// What one WSASend is given at most: it ends only when the peer's window had room for all of it,
-// and a slow reader is told from a dead one by sends that end.
+// The most that one WSASend is given. It ends only when the peer's window had room for all of it,
+// and sends that end show that a peer is slow and not dead.
 constexpr std::size_t kMostSent = 256 * 1024;
 
 IocpListener& ListenerOf(Socket& socket) { return *static_cast<IocpListener*>(socket.port_data); }
@@ -26,23 +26,23 @@ void IocpPort::Receive(Socket& socket) {
   PostReads(channel);
 }
 
-// Keeps as many reads with the system as there are to be. Under the channel's lock.
+// Keeps as many reads with the system as are wanted. Under the channel's lock.
 void IocpPort::PostReads(IocpChannel& channel) {
   while (channel.receiving && !channel.paused && !channel.cancelled && !channel.broken() &&
          channel.outstanding() < channel.wanted) {
     Block* const block = options_.initial_reads == 0 ? nullptr : options_.pool->Take();
-    // Out of memory with others under way: the next that ends tries again.
+    // There is no memory, but other reads are under way: the next that ends tries again.
     if (block == nullptr && channel.outstanding() != 0) return;
     IocpRead& read = *channel.idle_reads.back();
     channel.idle_reads.pop_back();
     PostRead(channel, read, block);
-    // One of no bytes must be alone: it has no place in the stream.
+    // A read of no bytes must be alone: it has no place in the stream.
     if (block == nullptr) return;
   }
 }
 
-// Not before the next Wait: what the peer answers to this turn's sends is then there already, and a
-// read that ends at once is the cheapest. Under the channel's lock.
+// Leaves it to the next Wait to post reads. By then the peer's answer to this turn's sends is often
+// there, and a read that ends at once is the cheapest. Under the channel's lock.
 void IocpPort::PostReadsLater(IocpChannel& channel) {
   if (std::exchange(channel.due, true)) return;
   const MutexLock lock(at_hand_lock_);
@@ -64,7 +64,8 @@ void IocpPort::PostReadsDue() {
   }
 }
 
-// Into `block`, or without one to hear that there is something. Under the channel's lock.
+// Posts a read into `block`, or without one a read that ends when there are bytes. Under the
+// channel's lock.
 void IocpPort::PostRead(IocpChannel& channel, IocpRead& read, Block* block) {
   read.overlapped = OVERLAPPED{};
   read.block = block;
@@ -85,8 +86,8 @@ void IocpPort::PostRead(IocpChannel& channel, IocpRead& read, Block* block) {
 
 void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch) {
   IocpChannel& channel = read.channel;
-  Buffer unused;  // given back without the lock: a block's owner may have to wait for a lock of its
-                  // own
+  // Given back without the lock: a block's owner may have to wait for a lock of its own.
+  Buffer unused;
   const MutexLock lock(channel.lock);
   Block* block = std::exchange(read.block, nullptr);
   if (block == nullptr && code == 0 && !channel.cancelled) {
@@ -96,7 +97,7 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
       return;
     }
     block = options_.pool->Take();
-    // No memory: the bytes stay where they are, and asking again at once would only burn the
+    // Without memory the bytes stay where they are. Asking again at once would only burn the
     // processor.
     if (block == nullptr) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     PostRead(channel, read, block);
@@ -112,7 +113,7 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
   } else {
     options_.pool->CountPosted(-1);
     completion.sequence = read.sequence;
-    // What comes behind the end is no part of the stream.
+    // Bytes behind the end are no part of the stream.
     if (code == 0 && read.sequence > channel.broken_at) code = WSA_OPERATION_ABORTED;
     channel.wanted = bytes == block->capacity() ? channel.reads.size() : 1;
     if (code == 0 && bytes != 0) {
@@ -139,8 +140,8 @@ void IocpPort::CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch)
   }
 }
 
-// Once nothing is with the system and nothing will be: the last completion. That is `last`, if it
-// is the last in order; else something behind it. Under the channel's lock.
+// Ends the receive once no read is with the system and none will be. `last` becomes the last
+// completion if it has the highest number; otherwise one more follows. Under the channel's lock.
 void IocpPort::EndReads(IocpChannel& channel, Completion* last) {
   if (!channel.receiving || channel.due || channel.outstanding() != 0) return;
   if (!channel.broken() && !channel.cancelled) return;
@@ -152,8 +153,8 @@ void IocpPort::EndReads(IocpChannel& channel, Completion* last) {
   }
 }
 
-// Those behind the one that met the end: most have ended with it, but not every system ends them
-// all. Under the channel's lock.
+// Cancels the reads behind the one that met the end. Most have ended with it, but not every system
+// ends them all. Under the channel's lock.
 void IocpPort::WithdrawReads(IocpChannel& channel) {
   if (channel.outstanding() == 0) return;
   for (const auto& read : channel.reads) {
@@ -166,7 +167,7 @@ void IocpPort::CompleteReadEnd(IocpChannel& channel, Batch& batch) {
   Completion& completion = batch.Add(Operation::kReceive, &channel.socket);
   ++channel.brought;
   completion.sequence = channel.socket.next_sequence++;
-  // Behind the end it is no more than those reads are that were posted behind it.
+  // Behind the end it reports the same as the reads that were posted behind the end.
   completion.error = ErrorFromCode(channel.cancelled ? WSA_OPERATION_ABORTED : WSAECONNABORTED);
 }
 
@@ -207,15 +208,15 @@ void IocpPort::CompleteSend(IocpChannel& channel, int code, DWORD bytes, Batch& 
 
 void IocpPort::ShutdownSend(Socket& socket) { ::shutdown(Handle(ChannelOf(socket)), SD_SEND); }
 
-// A read is with the system until its result is taken out of a queue, and is reported under the
-// lock: between the two nothing can be missed, whichever worker does it.
+// A read is with the system until its result is taken out of a queue, and that is reported under
+// the lock. So nothing between the two is missed, whichever worker takes it.
 bool IocpPort::ReceiveAtHand(Socket& socket, std::uint64_t seen) {
   IocpChannel& channel = ChannelOf(socket);
   const MutexLock lock(channel.lock);
   if (channel.brought != seen) return true;
-  // Nobody has looked since the last one ended; the next Wait will.
+  // Nobody has looked since the last read ended. The next Wait will.
   if (channel.due) return true;
-  // Nothing is posted then, so the system has what came.
+  // While the receive is paused no read is posted, so the system has what came.
   u_long size = 0;
   if (channel.paused && ::ioctlsocket(Handle(channel), FIONREAD, &size) == 0 && size != 0) {
     return true;
@@ -263,7 +264,7 @@ void IocpPort::Cancel(Socket& socket) {
   IocpChannel& channel = ChannelOf(socket);
   const MutexLock lock(channel.lock);
   channel.cancelled = true;
-  // Nothing with the system is nothing to cancel, and no error.
+  // It is no error when nothing is with the system.
   ::CancelIoEx(reinterpret_cast<HANDLE>(socket.handle), nullptr);
   EndReads(channel, nullptr);
 }

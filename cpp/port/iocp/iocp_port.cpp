@@ -11,11 +11,11 @@
 namespace iocp {
 namespace {
 
-// The keys of what is in the system's queue.
+// The completion keys of the packets in the system's queue.
 constexpr ULONG_PTR kKeyOperation = 0;
 constexpr ULONG_PTR kKeyWake = 1;
 
-// What MillisecondsUntil gives for no deadline.
+// MillisecondsUntil gives -1 where there is no deadline.
 static_assert(INFINITE == static_cast<DWORD>(-1));
 
 }  // namespace
@@ -112,7 +112,7 @@ void IocpPort::Post(Posting& posting) {
   Wake();
 }
 
-// For a result that is known without a packet, or of a packet that Wait had no room for.
+// Keeps a result that has no packet, or one whose packet Wait had no room for.
 void IocpPort::PushResult(IocpOperation& operation, int code, DWORD bytes) {
   operation.code = code;
   operation.bytes = bytes;
@@ -122,7 +122,7 @@ void IocpPort::PushResult(IocpOperation& operation, int code, DWORD bytes) {
 }
 
 // Wakes a worker if one sleeps and none is being woken. Either this sees the sleeper, or the
-// sleeper, which counts itself first, sees what is at hand.
+// sleeper, which counts itself first, sees the results and postings at hand.
 void IocpPort::Wake() {
   if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
   if (waking_.exchange(true, std::memory_order_seq_cst)) return;
@@ -136,18 +136,18 @@ std::size_t IocpPort::Wait(Completion* completions, std::size_t capacity, std::s
                            TimePoint deadline) {
   Batch batch{completions, capacity, max_bytes};
   PostReadsDue();
-  // What is at hand leaves room for what the system has: or what posts all the time could keep the
-  // sockets from being looked at.
+  // Half of the batch is left for the system's packets. Otherwise somebody who posts all the time
+  // could keep the sockets from being looked at.
   TakeAtHand(batch, std::max<std::size_t>(capacity / 2, 1));
   if (!batch.full()) PollSystem(batch, deadline, batch.count == 0);
   TakeAtHand(batch, capacity);
-  // While this worker is busy with hooks another can take what had no room.
+  // While this worker is busy with hooks, another can take what had no room.
   if (at_hand_.load(std::memory_order_seq_cst) != 0) Wake();
   return batch.count;
 }
 
-// Postings and results, turn about, until the batch has `limit` entries. What comes meanwhile is
-// for the next Wait: a read that finds no memory for its bytes is at hand again at once.
+// Adds postings and results, in turns, until the batch has `limit` entries. The next Wait takes
+// what comes meanwhile: a read that finds no memory for its bytes is at hand again at once.
 void IocpPort::TakeAtHand(Batch& batch, std::size_t limit) {
   // In one order with `waking_`: who found that still set has counted here before, see Wake.
   std::size_t left = at_hand_.load(std::memory_order_seq_cst);
@@ -199,14 +199,14 @@ void IocpPort::PollSystem(Batch& batch, TimePoint deadline, bool may_sleep) {
   ULONG count = 0;
   const BOOL good = ::GetQueuedCompletionStatusEx(port_, entries, room, &count, timeout, FALSE);
   if (sleeps) sleepers_.fetch_sub(1, std::memory_order_seq_cst);
-  // Nothing came in time: that is all that can go wrong with a port that is open.
+  // Nothing came in time. Nothing else can go wrong with a port that is open.
   if (!good) return;
   for (ULONG i = 0; i < count; ++i) HandleEntry(entries[i], batch);
 }
 
 void IocpPort::HandleEntry(const OVERLAPPED_ENTRY& entry, Batch& batch) {
   if (entry.lpCompletionKey == kKeyWake) {
-    // Before what is at hand is looked at: what comes after that is told of by another packet.
+    // This is before the results at hand are looked at: another packet reports what comes later.
     waking_.store(false, std::memory_order_seq_cst);
     return;
   }
@@ -224,9 +224,9 @@ void IocpPort::HandleEntry(const OVERLAPPED_ENTRY& entry, Batch& batch) {
   }
 }
 
-// Winsock's code for how the operation ended; 0 for well.
+// Winsock's code for how the operation ended; 0 for success.
 int IocpPort::ResultCode(IocpOperation& operation) {
-  // An NTSTATUS, of which only Winsock knows what it means for a socket.
+  // This is an NTSTATUS. Only Winsock knows what it means for a socket.
   if (static_cast<LONG>(operation.overlapped.Internal) >= 0) return 0;
   const Socket& socket = operation.kind == IocpOperation::Kind::kAccept
                              ? static_cast<IocpAccept&>(operation).listener.socket

@@ -1,4 +1,4 @@
-// What a readiness port and its poller tell each other about sockets.
+// How the readiness port and its poller talk about sockets.
 #pragma once
 
 #include <cassert>
@@ -9,8 +9,8 @@
 
 namespace iocp {
 
-// What a socket is watched for, in Socket::interest, and what the system reports about it: bits,
-// with the values that poll(2) gives them everywhere.
+// Bits: for what a socket is watched, in Socket::interest, and what the poller reports about it.
+// They have the values that poll(2) gives them everywhere.
 inline constexpr std::uint8_t kReadable = 1;  // receiving or accepting would not block
 inline constexpr std::uint8_t kWritable = 4;  // sending would not block
 inline constexpr std::uint8_t kFailed = 8;    // the connection broke
@@ -21,8 +21,8 @@ struct Ready {
   std::uint8_t what = 0;
 };
 
-// What one look at the system found, until it is handled. It may be kept over several turns, so
-// that a full batch does not starve the sockets at the end.
+// The sockets that one look at the system has found, until they are handled. That may take several
+// turns, so that a full batch does not starve the sockets at the end.
 class ReadySockets {
  public:
   static constexpr std::size_t kCapacity = kBatchCompletions;

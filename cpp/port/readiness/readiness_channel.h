@@ -1,4 +1,4 @@
-// What the readiness port remembers of one socket.
+// The readiness port's record of one socket.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace iocp {
 
-// From Adopt to Close, and for the listener. What has ended is noted here, so that no call needs
-// memory to end an operation, however many end at once.
+// It lives from Adopt to Close; the listener has one too. Results are noted here, so no call needs
+// memory to end an operation, however many operations end at once.
 struct ReadinessChannel {
   Socket* socket = nullptr;
   ReadinessChannel* next_open = nullptr;  // in the list of all

@@ -21,8 +21,8 @@ constexpr std::uint8_t kReceiving = 1;  // true exactly when Accept or Receive h
 constexpr std::uint8_t kListener = 2;   // true exactly when it is a listener
 constexpr std::uint8_t kPaused = 4;     // true exactly from Pause to Resume
 constexpr std::uint8_t kSending = 8;    // true exactly when a send waits until it can be written
-// True exactly when a send found the connection broken. That took the error off the socket, so that
-// a receive would see an end of stream where there was none (R7).
+// True exactly when a send, or the poller, found the connection broken. The error is then no longer
+// on the socket, and a receive would see an end of stream where there was none (R7).
 constexpr std::uint8_t kBroken = 16;
 constexpr std::uint8_t kSendShut = 32;  // true exactly when ShutdownSend was called
 
@@ -33,7 +33,7 @@ constexpr std::uint8_t kAcceptFailed = 4;  // accepting failed and is paused
 
 int Descriptor(const Socket& socket) { return static_cast<int>(socket.handle); }
 
-// What the socket's operations wait for.
+// The bits that the socket's operations wait for.
 std::uint8_t Wanted(const Socket& socket) {
   std::uint8_t wanted = 0;
   if ((socket.state & kReceiving) != 0) {
@@ -87,8 +87,8 @@ void ReadinessPort::Receive(Socket& socket) {
 }
 
 void ReadinessPort::Pause(Socket& socket) {
-  // The system goes on watching: it is told otherwise only when an event comes that nobody
-  // wants, so that a short pause costs nothing.
+  // The poller goes on watching. It stops only when it reports something that nobody wants, so a
+  // short pause costs nothing.
   socket.state |= kPaused;
   if ((socket.state & kListener) != 0) accepting_.store(0, std::memory_order_relaxed);
 }
@@ -124,7 +124,7 @@ void ReadinessPort::Cancel(Socket& socket) {
   EndSend(socket, cancelled);
 }
 
-// Without a completion of the system's: cancelled, or it cannot be served.
+// Ends a receive or an accept that was cancelled or cannot be served.
 void ReadinessPort::EndReceive(Socket& socket, Error error) {
   if ((socket.state & kReceiving) == 0) return;
   socket.state &= static_cast<std::uint8_t>(~kReceiving);
@@ -140,7 +140,7 @@ void ReadinessPort::EndSend(Socket& socket, Error error) {
   AddResult(ChannelOf(socket), kSendEnded);
 }
 
-// It no longer waits.
+// The send no longer waits for the socket.
 void ReadinessPort::ForgetSend(Socket& socket) {
   socket.state &= static_cast<std::uint8_t>(~kSending);
   ChannelOf(socket).pieces.Drop(free_gathers_);
@@ -189,8 +189,8 @@ void ReadinessPort::Post(Posting& posting) {
 std::size_t ReadinessPort::Wait(Completion* completions, std::size_t capacity,
                                 std::size_t max_bytes, TimePoint deadline) {
   Batch batch{completions, capacity, max_bytes};
-  // What is at hand leaves room for what the system has: or what posts all the time could keep the
-  // sockets from being looked at.
+  // Half of the batch is left for the sockets. Otherwise somebody who posts all the time could keep
+  // them from being looked at.
   TakeAtHand(batch, capacity / 2);
   const bool at_hand = !results_.empty() || !posted_.empty() || report_broken_;
   if (ready_.empty()) PollSystem(deadline, batch.count == 0 && !at_hand);
@@ -203,7 +203,7 @@ std::size_t ReadinessPort::Wait(Completion* completions, std::size_t capacity,
   return batch.count;
 }
 
-// Postings and results, turn about, until the batch has `limit` entries.
+// Adds postings and results, in turns, until the batch has `limit` entries.
 void ReadinessPort::TakeAtHand(Batch& batch, std::size_t limit) {
   if (report_broken_ && batch.count < limit) {
     report_broken_ = false;
@@ -223,7 +223,7 @@ void ReadinessPort::TakeAtHand(Batch& batch, std::size_t limit) {
   }
 }
 
-// One, of the first channel in the queue.
+// Adds one result of the first channel in the queue.
 void ReadinessPort::TakeResult(Batch& batch) {
   Channel& channel = *results_.first();
   Socket& socket = *channel.socket;
@@ -258,7 +258,7 @@ void ReadinessPort::PollSystem(TimePoint deadline, bool may_sleep) {
   if (timeout != 0) posted_.Awake();
 }
 
-// The system lets this port wait or watch no more, and never will (R11).
+// The system no longer lets this port wait or watch, and never will again (R11).
 void ReadinessPort::Break(int error_number) {
   if (broken_) return;
   broken_ = ErrorFromCode(error_number);
@@ -327,7 +327,7 @@ void ReadinessPort::AcceptSome(Socket& listener, Batch& batch) {
   }
 }
 
-// False when there is no memory.
+// Sees to it that block_ has room. False when there is no memory.
 bool ReadinessPort::RoomToReceive() {
   // A block with less than half of its room left would cut large messages into small receives.
   if (block_ != nullptr && block_->capacity() - used_ < block_->capacity() / 2) {
@@ -338,7 +338,7 @@ bool ReadinessPort::RoomToReceive() {
     used_ = 0;
   }
   if (block_ == nullptr) {
-    // No memory: the sockets stay ready, and asking again at once would only burn the processor.
+    // The sockets stay ready. Asking for memory again at once would only burn the processor.
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return false;
   }
@@ -402,7 +402,7 @@ bool ReadinessPort::TrySend(Socket& socket, const Piece* pieces, std::size_t cou
   return true;
 }
 
-// Has the poller watch for what the socket waits for, if it does not yet.
+// Makes the poller watch for what the socket waits for, unless it does already.
 void ReadinessPort::Watch(Socket& socket) {
   if (broken_) {
     EndReceive(socket, broken_);

@@ -77,14 +77,14 @@ class ReadinessPort final : public CompletionPort {
   PostingQueue posted_;
   std::atomic<int> accepting_{0};
 
-  ReadySockets ready_;  // what the last look at the system found, and nobody has handled yet
+  ReadySockets ready_;  // found by the last look at the system and not handled yet
 
   Block* block_ = nullptr;  // receives of one Wait are packed into it, from used_ on
   std::size_t used_ = 0;
 
   std::unique_ptr<Channel> listener_;      // its channel, as Accept cannot fail
-  Fifo<Channel, &Channel::next> results_;  // of those with something for the next Wait
-  Channel* first_open_ = nullptr;          // those of all sockets of this port
+  Fifo<Channel, &Channel::next> results_;  // channels with results for the next Wait
+  Channel* first_open_ = nullptr;          // the channels of all sockets of this port
   Error broken_;                           // why the port is broken; kNone: it is not
   bool report_broken_ = false;             // true exactly when the next Wait is to report it
   FreeGathers free_gathers_;

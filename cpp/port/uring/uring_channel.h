@@ -1,4 +1,4 @@
-// Inside of UringPort: what it remembers. For uring_port.cpp and uring_results.cpp only.
+// The io_uring port's record of one socket. Only the port itself includes this.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace iocp {
 
-// What a completion is about: the low bits of its user_data; the rest is the address of a Channel.
+// The subject of a completion: the low bits of its user_data. The rest is the address of a channel.
 enum UringTag : std::uint64_t {
   kReceiveTag,  // an accept or a receive
   kSendTag,
@@ -23,26 +23,26 @@ enum UringTag : std::uint64_t {
   kTagMask = 7,
 };
 
-// How long to wait before the kernel is asked again for what it had no memory for.
+// How long to wait before an operation that the kernel had no memory for is tried again.
 inline constexpr auto kUringMemoryRetry = std::chrono::milliseconds(10);
 
-// A receive that goes on may take this many buffers before it makes room for those that found none:
-// enough that taking turns costs little, few enough that nobody waits long.
+// A receive that goes on may take this many buffers before it makes room for the receives that
+// found none. Taking turns then costs little, and nobody waits long.
 inline constexpr unsigned char kUringTurns = 8;
 
-// A multishot receive that emptied the socket waits for the next event. After 32 receives in a row
-// the kernel (6.18) takes it up again from where no event is pending: a reset that came before the
-// last of the data was read would never be seen. So after a run of this many it is armed anew,
-// which looks.
+// A multishot receive that has emptied the socket waits for the next event. After 32 receives in a
+// row the kernel (6.18) resumes it where no event is pending, and it would never see a reset that
+// came before the last of the data was read. So after a run of this many the receive is armed anew,
+// which makes the kernel look.
 inline constexpr unsigned char kUringLongRun = 16;
 
 inline int DescriptorOf(const Socket& socket) { return static_cast<int>(socket.handle); }
 
-// What the port knows of a socket. Completions name the channel, not the socket: the answer to a
-// cancellation may come when the socket is long closed and freed, and the channel stays until then.
+// Completions name the channel, not the socket: the answer to a cancellation may come long after
+// the socket was closed and freed. The channel stays until then.
 struct UringPort::Channel {
   Socket* socket = nullptr;  // null exactly when closed
-  unsigned answers_due = 0;  // submissions whose last completion has not been seen
+  unsigned answers_due = 0;  // submissions whose last completion has not come
 
   bool listener = false;        // true exactly when it accepts instead of receiving
   bool receiving = false;       // true exactly when Accept or Receive has not ended
@@ -55,11 +55,11 @@ struct UringPort::Channel {
   bool watched = false;  // true exactly when the kernel has the watch of a paused receive
   // True exactly when the kernel was asked to end that, and did not refuse.
   bool unwatching = false;
-  bool watch_ended = false;  // true exactly when a watch has ended by itself since the last Pause
+  bool watch_ended = false;  // true exactly when a watch ended by itself since the last Pause
   // True exactly when the watch saw the connection break, and nobody has resumed since.
   bool broke_while_paused = false;
 
-  // True exactly when it is to end and to be armed anew, behind the receives that found no buffer.
+  // True exactly when the receive is to end and to be armed anew, after those that found no buffer.
   bool yielding = false;
   unsigned char turns = 0;  // receives since it was armed, up to kUringTurns
   unsigned char run = 0;    // receives in a row that left data behind, up to kUringLongRun
@@ -69,18 +69,18 @@ struct UringPort::Channel {
   bool send_submitted = false;  // true exactly when the kernel has the send
   // True exactly when the kernel was asked to end it, and did not refuse.
   bool stopping_send = false;
-  // True exactly when a send, or the watch, found the connection broken. That took the error off
-  // the socket, so that a receive would see an end of stream where there was none (R7).
+  // True exactly when a send, or the watch, found the connection broken. The error is then no
+  // longer on the socket, and a receive would see an end of stream where there was none (R7).
   bool broken = false;
   bool send_shut = false;  // true exactly when ShutdownSend was called
-  // Which Wait (UringPort::waits_) was the last to leave a completion of the receive, and of the
-  // send, untaken.
+  // The last Wait (UringPort::waits_) that left a completion of the receive, or of the send, in the
+  // ring.
   std::uint64_t receive_left_by = 0;
   std::uint64_t send_left_by = 0;
   KeptPieces pieces;  // of the send
 
-  // At the beginning and at the end of a send: in between the kernel may look at any time.
-  void TellWhatIsRead() const {
+  // Called at the beginning and at the end of a send: in between the kernel may read at any time.
+  void ReportReads() const {
     for (std::size_t i = 0; i < pieces.count(); ++i) {
       KernelReads(pieces.first()[i].data, pieces.first()[i].size);
     }

@@ -18,10 +18,10 @@
 namespace iocp {
 namespace {
 
-// How long to wait when it takes no submissions and has no completions either.
+// How long to wait when the kernel takes no submissions and has no completions either.
 constexpr auto kPushBackNap = std::chrono::milliseconds(1);
 constexpr auto kLongestSleep = std::chrono::hours(1);
-// The length of one send is 32 bits wide for the kernel. More than that is a short send.
+// The kernel takes the length of one send as 32 bits. A longer piece becomes a short send.
 constexpr std::size_t kMostPerSend = std::size_t{1} << 30U;
 
 }  // namespace
@@ -31,8 +31,8 @@ UringPort::UringPort(const PortOptions& options, const UringTuning& tuning)
 
 UringPort::~UringPort() {
   assert(operations_in_flight_ == 0 && "operations were never ended");
-  // What the ring still has touches no memory of ours: the watch on wake_, answers to
-  // cancellations.
+  // The ring still has the watch on wake_ and answers to cancellations. They touch no memory of
+  // ours.
   if (has_ring_) io_uring_queue_exit(&ring_);
   while (all_channels_ != nullptr) delete std::exchange(all_channels_, all_channels_->next_in_all);
 }
@@ -164,8 +164,8 @@ void UringPort::Close(Socket& socket, bool reset) {
 
 void UringPort::Discard(NativeSocket handle, bool reset) { CloseSocket(handle, reset); }
 
-// The socket first: what it no longer has is among the results by then. Without a ring the next
-// Wait ends everything.
+// Looks at the socket first: bytes that have left it are among the results by then. Without a ring
+// the next Wait ends everything.
 bool UringPort::ReceiveAtHand(Socket& socket, std::uint64_t) {
   if (!has_ring_ || ReadyPosix(socket.handle, POLLIN) != 0) return true;
   NoteLeftResults();
@@ -178,7 +178,7 @@ bool UringPort::SendAtHand(Socket& socket) {
   return ChannelOf(socket).send_left_by == waits_ || io_uring_cq_has_overflow(&ring_);
 }
 
-// Each result is looked at once between two Waits, however many connections are asked about.
+// Looks at each result once between two Waits, however many connections are asked about.
 void UringPort::NoteLeftResults() {
   const unsigned head = *ring_.cq.khead;
   if (std::exchange(left_by_, waits_) != waits_) left_seen_ = head;
@@ -239,14 +239,14 @@ void UringPort::SettleChanges(Batch& batch) {
     ReleaseStarved();
     if (!wake_watched_) SubmitWakeUp();
   }
-  // What cannot be settled now keeps its place, and keeps Wait from sleeping.
+  // A channel that cannot be settled now keeps its place, and keeps Wait from sleeping.
   while (!lists_->changed.empty() && Settle(*lists_->changed.first(), batch)) {
     ReleaseIfUnused(*lists_->changed.Pop());
   }
 }
 
-// Receives that found no buffer are armed again only as far as there are buffers now: all at once
-// would mostly find none again. What waits in the completion queue has taken its buffers already.
+// Arms receives that found no buffer again, but only as many as there are buffers now: most of the
+// others would find none again. Results in the completion queue have taken their buffers already.
 void UringPort::ReleaseStarved() {
   if (!lists_->starved.empty()) {
     const std::size_t taken = io_uring_cq_ready(&ring_);
@@ -260,7 +260,7 @@ void UringPort::ReleaseStarved() {
   while (Channel* const channel = lists_->delayed.Pop()) MarkChanged(*channel);
 }
 
-// False when it has to be tried again: no room in the batch, or in the submission queue.
+// False when there is no room in the batch or in the submission queue: it must be tried again.
 bool UringPort::Settle(Channel& channel, Batch& batch) {
   if (!has_ring_) return SettleWithoutRing(channel, batch);
   if (channel.receiving && (!SettleWatch(channel) || !SettleReceive(channel, batch))) return false;
@@ -291,7 +291,7 @@ bool UringPort::SettleReceive(Channel& channel, Batch& batch) {
   return SubmitReceive(channel);
 }
 
-// A receive that is paused has the kernel look out for a reset.
+// While a receive is paused, the kernel watches for a reset.
 bool UringPort::SettleWatch(Channel& channel) {
   const bool wanted = channel.paused && !channel.cancel_receive && !channel.armed &&
                       !channel.listener && !channel.broke_while_paused;
@@ -317,7 +317,7 @@ bool UringPort::SettleSend(Channel& channel, Batch& batch) {
   return channel.delayed || SubmitSend(channel);
 }
 
-// Whatever has begun ends, with the error that broke the port.
+// Ends whatever has begun, with the error that broke the port.
 bool UringPort::SettleWithoutRing(Channel& channel, Batch& batch) {
   if (channel.receiving) {
     if (batch.full()) return false;
@@ -351,8 +351,8 @@ bool UringPort::SubmitReceive(Channel& channel) {
       io_uring_prep_multishot_accept(entry, fd, nullptr, nullptr, kFlags);
     }
   } else {
-    // A multishot receive that finds much data takes every buffer there is. While others wait for
-    // one, each gets one at a time.
+    // A multishot receive that finds much data takes every buffer there is. While other receives
+    // wait for buffers, each gets one at a time.
     if (lists_->starved.empty()) {
       io_uring_prep_recv_multishot(entry, DescriptorOf(*channel.socket), nullptr, 0, 0);
     } else {
@@ -379,16 +379,16 @@ bool UringPort::SubmitSend(Channel& channel) {
     io_uring_prep_send(entry, fd, piece.data, std::min(piece.size, kMostPerSend), MSG_NOSIGNAL);
   }
   io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&channel) | kSendTag);
-  channel.TellWhatIsRead();
+  channel.ReportReads();
   ++channel.answers_due;
   ++operations_in_flight_;
   channel.send_submitted = true;
   return true;
 }
 
-// By the operation, not by the descriptor, which may be another connection's by the time the kernel
-// looks. An operation is armed again under its name only after the cancellations of the one before,
-// so those cannot hit it.
+// Cancels by operation, not by descriptor: another connection may have the descriptor by the time
+// the kernel looks. An operation is armed again under the same name only after the answers to the
+// cancellations of the one before, so those cannot hit it.
 bool UringPort::SubmitCancel(Channel& channel, std::uint64_t tag, std::uint64_t target) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
@@ -419,9 +419,9 @@ bool UringPort::SubmitWakeUp() {
   return true;
 }
 
-// One system call, or none. Completions of a ring with DEFER_TASKRUN only come forth in a call that
-// asks for events; a call that merely submits leaves the sockets' data with the kernel until what
-// is at hand has been dealt with.
+// Makes one system call or none. A ring with DEFER_TASKRUN brings completions only in a call that
+// asks for events. A call that merely submits leaves the sockets' data with the kernel until the
+// results at hand have been handled.
 void UringPort::EnterSystem(const Batch& batch, TimePoint deadline) {
   const bool overflow = io_uring_cq_has_overflow(&ring_);
   if (overflow) ++counters_.overflows;
@@ -460,7 +460,7 @@ bool UringPort::PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout) {
   const TimePoint now = Now();
   if (deadline <= now) return false;
   auto sleep = std::min<Duration>(deadline - now, kLongestSleep);
-  // Nothing tells us when another thread gives a buffer back, or the kernel has memory again.
+  // Nobody reports that another thread gave a buffer back, or that the kernel has memory again.
   if (!lists_->starved.empty() || !lists_->delayed.empty()) {
     sleep = std::min<Duration>(sleep, kUringMemoryRetry);
   }
@@ -470,23 +470,23 @@ bool UringPort::PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout) {
   return true;
 }
 
-// Whatever the kernel did not take stays in the submission queue for the next call.
+// Entries that the kernel did not take stay in the submission queue for the next call.
 void UringPort::NoteSubmission(int result) {
   pushed_back_ = result < 0 && result != -ETIME && result != -EINTR;
   if (!pushed_back_) return;
-  // EBADR is not about submitting: the kernel had no memory to keep completions for which there was
-  // no room.
+  // EBADR does not concern the submission: the kernel had no memory to keep completions for which
+  // the queue had no room.
   ++(result == -EBADR ? counters_.dropped : counters_.refused_submits);
   const bool passes =
       result == -EBADR || result == -EBUSY || result == -EAGAIN || result == -ENOMEM;
   if (!passes) refused_ = ErrorFromCode(-result);
 }
 
-// The port is broken (R11). First the ring goes, then all that was in flight ends.
+// Breaks the port (R11). First the ring goes, then everything in flight ends.
 void UringPort::Break() {
   for (Channel* channel = all_channels_; channel != nullptr; channel = channel->next_in_all) {
-    // The kernel takes its time to end what a closed ring had. Whatever it does until then, it does
-    // to no memory of ours: without its connection there is nothing to receive or to send to.
+    // The kernel takes its time to end the operations of a closed ring. Without a connection they
+    // have nothing to receive and nobody to send to, so they touch no memory of ours.
     if (channel->send_submitted || (channel->armed && !channel->listener)) {
       DisconnectPosix(channel->socket->handle);
     }

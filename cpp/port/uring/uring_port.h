@@ -1,9 +1,9 @@
 // The completion port on io_uring: one ring, used by one worker.
 //
-// The calls only note what is wanted of a socket and put it on a list; Wait goes through the list,
-// compares what is wanted with what the kernel was asked for, and makes up the difference with
-// submissions. So Pause and Resume in quick turns cost nothing, and a request that the kernel
-// cannot take now, or a cancellation that it missed, is simply still a difference the next time.
+// A call only notes what a socket wants and puts its channel into a queue. Wait goes through the
+// queue, compares what is wanted with what the kernel was asked for, and submits the difference. So
+// Pause and Resume in quick succession cost nothing. A request that the kernel cannot take now, or
+// a cancellation that it missed, is simply still a difference the next time.
 #pragma once
 
 #include <liburing.h>
@@ -24,14 +24,14 @@ namespace iocp {
 
 extern const PortKind kUringPortKind;
 
-// For tests; the defaults are right for everybody else.
+// For tests. The defaults are right for everybody else.
 struct UringTuning {
   RingSetUp set_up = io_uring_queue_init_params;
   bool incremental_buffers = true;  // use them where the kernel has them
-  unsigned blocks = 0;              // in the buffer ring, a power of two; 0: as many as is good
+  unsigned blocks = 0;              // in the buffer ring, a power of two; 0: the port chooses
 };
 
-// Rare events, since Open. Read on the worker's thread.
+// Counts of rare events since Open. Only the worker's thread reads them.
 struct UringCounters {
   std::uint64_t starved = 0;          // receives that found no buffer
   std::uint64_t overflows = 0;        // turns that found the completion queue overflowing
@@ -114,7 +114,7 @@ class UringPort final : public CompletionPort {
   void OnSendResult(Channel& channel, int result, Batch& batch);
   void OnWatchResult(Channel& channel, int result, bool more);
   void OnCancelResult(Channel& channel, int result, std::uint64_t tag);
-  // True when the operation is to be tried again, and has been put where that happens.
+  // True when the operation will be tried again.
   bool TryAgain(Channel& channel, int error_number, bool cancelled);
   void SetArmed(Channel& channel, bool armed);
   void EndReceive(Channel& channel, Error error, Batch& batch);
@@ -127,24 +127,24 @@ class UringPort final : public CompletionPort {
   io_uring ring_{};
   bool has_ring_ = false;  // true exactly when ring_ was created and not yet destroyed
   WakeEvent wake_;
-  // True exactly when the ring watches wake_, or will from the next submission on; or there is no
+  // True exactly when the ring watches wake_, or will from the next submission on, or there is no
   // ring any more.
   bool wake_watched_ = false;
-  // True exactly when the last Wait did not let the kernel work on completions.
+  // True exactly when the last Wait did not ask the kernel for completions.
   bool skipped_system_ = false;
   // True exactly when this kernel may complete an accept with a number that is no socket.
   bool accepts_need_a_look_ = true;
-  // True exactly when the next Wait hands out postings before results; they take turns, so
-  // that neither can starve the other.
+  // True exactly when the next Wait hands out postings before results. They take turns, so that
+  // neither starves the other.
   bool postings_first_ = true;
   // True exactly when the kernel pushed the last submission back.
   bool pushed_back_ = false;
-  // Why the kernel takes no submission any more; kNone: it does. The port is broken, and its ring
-  // gone, once the completions that it still brought have been handed out.
+  // Why the kernel takes no more submissions; kNone: it does. The port breaks, and its ring goes,
+  // when the completions that the ring still has are handed out.
   Error refused_;
   bool report_broken_ = false;  // true exactly when the next Wait is to report it (R11)
   std::uint64_t waits_ = 0;     // calls of Wait
-  // The Wait after which NoteLeftResults last looked, and the first result that it has not seen.
+  // The Wait after which NoteLeftResults looked last, and the first result that it has not seen.
   std::uint64_t left_by_ = 0;
   unsigned left_seen_ = 0;
   std::size_t operations_in_flight_ = 0;  // of the system, cancellations not counted

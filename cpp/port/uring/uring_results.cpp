@@ -1,4 +1,4 @@
-// The second half of Wait: what the kernel's completions mean.
+// The second half of UringPort::Wait: it turns the kernel's results into completions.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -11,8 +11,7 @@
 
 namespace iocp {
 namespace {
-// Some kernels take a descriptor's O_NONBLOCK to mean that its operations must not wait for
-// readiness; for us they wait in the ring.
+// Some kernels let operations on a descriptor with O_NONBLOCK fail instead of waiting in the ring.
 void LetOperationsWait(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags >= 0 && (flags & O_NONBLOCK) != 0) ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
@@ -38,7 +37,7 @@ void UringPort::TakeResults(Batch& batch) {
   io_uring_cq_advance(&ring_, taken);
 }
 
-// False when the batch has no room for it: it stays in the completion queue.
+// False when the batch has no room for the result, which then stays in the completion queue.
 bool UringPort::TakeResult(const io_uring_cqe& cqe, Batch& batch) {
   if (batch.full()) return false;
   const bool more = (cqe.flags & IORING_CQE_F_MORE) != 0;
@@ -92,7 +91,7 @@ void UringPort::OnReceiveResult(Channel& channel, const io_uring_cqe& cqe, Batch
       channel.yielding = true;
       MarkChanged(channel);
     }
-    // Those that are armed could take every buffer that comes free, and the others wait for ever.
+    // Receives that are armed could take every buffer that comes free, and others wait for ever.
     if (channel.turns < kUringTurns) ++channel.turns;
     if (lists_->starved.empty()) return;
     if (!channel.armed) {
@@ -172,7 +171,7 @@ void UringPort::OnAcceptError(Channel& channel, int error_number, Batch& batch) 
 }
 
 void UringPort::OnSendResult(Channel& channel, int result, Batch& batch) {
-  channel.TellWhatIsRead();
+  channel.ReportReads();
   --operations_in_flight_;
   channel.send_submitted = false;
   channel.stopping_send = false;
@@ -195,8 +194,8 @@ void UringPort::OnWatchResult(Channel& channel, int result, bool more) {
   MarkChanged(channel);
 }
 
-// A cancellation can miss an operation that the kernel has in its hands at that moment. As long as
-// the operation has not come back, it is asked again.
+// A cancellation can miss an operation that the kernel is working on at that moment. The kernel is
+// asked again until the operation has come back.
 void UringPort::OnCancelResult(Channel& channel, int result, std::uint64_t tag) {
   if (channel.socket == nullptr) {
     ReleaseIfUnused(channel);
