@@ -16,7 +16,11 @@ static_assert(kReadable == EPOLLIN && kWritable == EPOLLOUT && kFailed == EPOLLE
 
 }  // namespace
 
-EpollPoller::EpollPoller() : events_(std::make_unique<epoll_event[]>(ReadySockets::kCapacity)) {}
+struct EpollPoller::Events {
+  epoll_event list[ReadySockets::kCapacity];
+};
+
+EpollPoller::EpollPoller() : events_(std::make_unique<Events>()) {}
 
 EpollPoller::~EpollPoller() {
   if (epoll_ >= 0) ::close(epoll_);
@@ -48,9 +52,9 @@ int EpollPoller::Watch(Socket& socket, std::uint8_t known, std::uint8_t wanted) 
 bool EpollPoller::IsShortage(int code) { return code == ENOMEM || code == ENOSPC; }
 
 int EpollPoller::Wait(int milliseconds, ReadySockets& found) {
-  const int count = ::epoll_wait(epoll_, events_.get(), ReadySockets::kCapacity, milliseconds);
+  const int count = ::epoll_wait(epoll_, events_->list, ReadySockets::kCapacity, milliseconds);
   if (count < 0) return errno == EINTR ? 0 : errno;
-  const epoll_event* event = events_.get();
+  const epoll_event* event = events_->list;
   for (const epoll_event* const end = event + count; event != end; ++event) {
     if (event->data.ptr == nullptr) continue;  // the wake-up
     found.Add(*static_cast<Socket*>(event->data.ptr), static_cast<std::uint8_t>(event->events));

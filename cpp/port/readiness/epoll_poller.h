@@ -8,8 +8,6 @@
 #include "port/common/wake_event.h"
 #include "port/readiness/readiness.h"
 
-struct epoll_event;
-
 namespace iocp {
 
 // Used on the worker's thread, but for Wake.
@@ -44,7 +42,9 @@ class EpollPoller {
   void Wake() { wake_.Signal(); }
 
  private:
-  const std::unique_ptr<epoll_event[]> events_;  // where the system puts them
+  struct Events;
+
+  const std::unique_ptr<Events> events_;  // where the system puts them
   int epoll_ = -1;
   WakeEvent wake_;  // watched edge-triggered, so it never needs to be read
 };
