@@ -30,6 +30,20 @@ Status Failure(const char* step, const ListenOptions& options, int code, const c
   return status;
 }
 
+// A hint for the user about an address that the system refuses; "" when the code says it all.
+const char* BindAdvice(int code) {
+  switch (ErrorFromCode(code).kind) {
+    case ErrorKind::kAddressInUse:
+      return " (another program listens there; choose another port, or 0 for a free one)";
+    case ErrorKind::kAddressUnavailable:
+      return " (no interface of this machine has that address)";
+    case ErrorKind::kAccessDenied:
+      return AccessAdvice(code);
+    default:
+      return "";
+  }
+}
+
 // True exactly when an IPv6 address is "::", however it was written.
 bool IsAllOfIPv6(const addrinfo& info) {
   sockaddr_in6 address;
@@ -94,6 +108,15 @@ bool IsWildcard(const Address& address) {
 }
 
 }  // namespace
+
+Error ErrorFromCode(int code) {
+  if (code == 0) return {};
+  const KindsOfCodes kinds = ErrorKinds();
+  const KindOfCode* const end = kinds.first + kinds.count;
+  const KindOfCode* const found = std::find_if(
+      kinds.first, end, [code](const KindOfCode& candidate) { return candidate.code == code; });
+  return {found != end ? found->kind : ErrorKind::kOther, code};
+}
 
 std::string Address::Host() const {
   char text[INET6_ADDRSTRLEN] = "";

@@ -16,8 +16,8 @@
 
 namespace iocp {
 
-// The one table from the system's codes to ErrorKind: errno, or the codes of Winsock and Windows.
-// `code` is not negative; 0 is no error.
+// The error that a code of the system stands for: errno, or a code of Winsock or Windows. `code` is
+// not negative; 0 is no error.
 Error ErrorFromCode(int code);
 
 // PortKind::listen and PortKind::close_listener. Child processes do not inherit the listener.

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <climits>
+#include <iterator>
 #include <system_error>
 
 #include "port/common/system_net.h"
@@ -24,47 +25,21 @@ int Seconds(Duration duration) {
   return static_cast<int>(std::clamp<std::int64_t>(seconds, 1, 32767));
 }
 
+constexpr KindOfCode kKinds[] = {
+    {ECONNRESET, ErrorKind::kReset},        {EPIPE, ErrorKind::kReset},
+    {ENETRESET, ErrorKind::kReset},         {ECANCELED, ErrorKind::kCancelled},
+    {ETIMEDOUT, ErrorKind::kTimedOut},      {ECONNABORTED, ErrorKind::kClientGone},
+    {EMFILE, ErrorKind::kOutOfResources},   {ENFILE, ErrorKind::kOutOfResources},
+    {ENOBUFS, ErrorKind::kOutOfResources},  {ENOMEM, ErrorKind::kOutOfResources},
+    {EADDRINUSE, ErrorKind::kAddressInUse}, {EADDRNOTAVAIL, ErrorKind::kAddressUnavailable},
+    {EACCES, ErrorKind::kAccessDenied},     {EPERM, ErrorKind::kAccessDenied},
+    {EINVAL, ErrorKind::kInvalidArgument},  {EAFNOSUPPORT, ErrorKind::kUnsupported},
+    {EOPNOTSUPP, ErrorKind::kUnsupported},  {ENOSYS, ErrorKind::kUnsupported},
+};
+
 }  // namespace
 
-Error ErrorFromCode(int code) {
-  const auto kind = [&] {
-    switch (code) {
-      case 0:
-        return ErrorKind::kNone;
-      case ECONNRESET:
-      case EPIPE:
-      case ENETRESET:
-        return ErrorKind::kReset;
-      case ECANCELED:
-        return ErrorKind::kCancelled;
-      case ETIMEDOUT:
-        return ErrorKind::kTimedOut;
-      case ECONNABORTED:
-        return ErrorKind::kClientGone;
-      case EMFILE:
-      case ENFILE:
-      case ENOBUFS:
-      case ENOMEM:
-        return ErrorKind::kOutOfResources;
-      case EADDRINUSE:
-        return ErrorKind::kAddressInUse;
-      case EADDRNOTAVAIL:
-        return ErrorKind::kAddressUnavailable;
-      case EACCES:
-      case EPERM:
-        return ErrorKind::kAccessDenied;
-      case EINVAL:
-        return ErrorKind::kInvalidArgument;
-      case EAFNOSUPPORT:
-      case EOPNOTSUPP:
-      case ENOSYS:
-        return ErrorKind::kUnsupported;
-      default:
-        return ErrorKind::kOther;
-    }
-  }();
-  return {kind, code};
-}
+KindsOfCodes ErrorKinds() { return {kKinds, std::size(kKinds)}; }
 
 bool IsOneClientsError(int error_number) {
   switch (error_number) {
@@ -128,17 +103,8 @@ bool SetSocketOption(NativeSocket handle, int level, int name, int value) {
 
 int SystemBacklog(int connections) { return connections; }
 
-const char* BindAdvice(int code) {
-  switch (code) {
-    case EADDRINUSE:
-      return " (another program listens there; choose another port, or 0 for a free one)";
-    case EACCES:
-      return " (ports below 1024 need privileges; choose a higher one)";
-    case EADDRNOTAVAIL:
-      return " (no interface of this machine has that address)";
-    default:
-      return "";
-  }
+const char* AccessAdvice(int code) {
+  return code == EACCES ? " (ports below 1024 need privileges; choose a higher one)" : "";
 }
 
 std::string ZoneName(std::uint32_t scope) {

@@ -24,6 +24,17 @@ inline SystemSocket SystemSocketOf(NativeSocket handle) {
 // Makes sockets usable for the rest of the process's life. Any thread, any number of times.
 Error OpenNetwork();
 
+// The table from the system's codes to ErrorKind; a code that it lacks is ErrorKind::kOther.
+struct KindOfCode {
+  int code;
+  ErrorKind kind;
+};
+struct KindsOfCodes {
+  const KindOfCode* first;
+  std::size_t count;
+};
+KindsOfCodes ErrorKinds();
+
 // The code of the socket call that has just failed on this thread.
 int LastSocketError();
 // The system's own words for a code.
@@ -47,8 +58,8 @@ bool SetListeningOptions(NativeSocket handle, const ListenOptions& options);
 bool SetSocketOption(NativeSocket handle, int level, int name, int value);
 // The argument of listen(2) for so many connections that wait.
 int SystemBacklog(int connections);
-// A hint for the user about an address that the system refuses; "" when the code says it all.
-const char* BindAdvice(int code);
+// A hint for the user whom the system denies an address; "" when the code says it all.
+const char* AccessAdvice(int code);
 
 // How an IPv6 address names its zone.
 std::string ZoneName(std::uint32_t scope);

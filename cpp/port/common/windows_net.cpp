@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <system_error>
 
 #include "port/common/system_net.h"
@@ -16,59 +17,44 @@ ULONG Milliseconds(Duration duration) {
   return static_cast<ULONG>(std::clamp<std::int64_t>(milliseconds, 1, 0x7fffffff));
 }
 
+constexpr KindOfCode kKinds[] = {
+    {WSAECONNRESET, ErrorKind::kReset},
+    // By this machine's network stack: it gave up, or we did not close the connection.
+    {WSAECONNABORTED, ErrorKind::kReset},
+    {WSAENETRESET, ErrorKind::kReset},
+    {WSAEDISCON, ErrorKind::kReset},
+    {WSAESHUTDOWN, ErrorKind::kReset},
+    {ERROR_NETNAME_DELETED, ErrorKind::kReset},
+    {ERROR_CONNECTION_ABORTED, ErrorKind::kReset},
+    {ERROR_BROKEN_PIPE, ErrorKind::kReset},
+    {WSA_OPERATION_ABORTED, ErrorKind::kCancelled},
+    {WSAETIMEDOUT, ErrorKind::kTimedOut},
+    {ERROR_SEM_TIMEOUT, ErrorKind::kTimedOut},
+    {WSAEMFILE, ErrorKind::kOutOfResources},
+    {WSAENOBUFS, ErrorKind::kOutOfResources},
+    {WSA_NOT_ENOUGH_MEMORY, ErrorKind::kOutOfResources},
+    {ERROR_OUTOFMEMORY, ErrorKind::kOutOfResources},
+    {ERROR_NO_SYSTEM_RESOURCES, ErrorKind::kOutOfResources},
+    {ERROR_TOO_MANY_OPEN_FILES, ErrorKind::kOutOfResources},
+    {ERROR_WORKING_SET_QUOTA, ErrorKind::kOutOfResources},
+    {WSAEADDRINUSE, ErrorKind::kAddressInUse},
+    {WSAEADDRNOTAVAIL, ErrorKind::kAddressUnavailable},
+    {WSAHOST_NOT_FOUND, ErrorKind::kAddressUnavailable},
+    {WSANO_DATA, ErrorKind::kAddressUnavailable},
+    {WSAEACCES, ErrorKind::kAccessDenied},
+    {ERROR_ACCESS_DENIED, ErrorKind::kAccessDenied},
+    {WSAEINVAL, ErrorKind::kInvalidArgument},
+    {ERROR_INVALID_PARAMETER, ErrorKind::kInvalidArgument},
+    {WSAEAFNOSUPPORT, ErrorKind::kUnsupported},
+    {WSAEOPNOTSUPP, ErrorKind::kUnsupported},
+    {WSAEPROTONOSUPPORT, ErrorKind::kUnsupported},
+    {WSASYSNOTREADY, ErrorKind::kUnsupported},
+    {WSAVERNOTSUPPORTED, ErrorKind::kUnsupported},
+};
+
 }  // namespace
 
-Error ErrorFromCode(int code) {
-  const auto kind = [&] {
-    switch (code) {
-      case 0:
-        return ErrorKind::kNone;
-      case WSAECONNRESET:
-      case WSAECONNABORTED:  // by this machine's network stack: it gave up, or we did not close it
-      case WSAENETRESET:
-      case WSAEDISCON:
-      case WSAESHUTDOWN:
-      case ERROR_NETNAME_DELETED:
-      case ERROR_CONNECTION_ABORTED:
-      case ERROR_BROKEN_PIPE:
-        return ErrorKind::kReset;
-      case WSA_OPERATION_ABORTED:
-        return ErrorKind::kCancelled;
-      case WSAETIMEDOUT:
-      case ERROR_SEM_TIMEOUT:
-        return ErrorKind::kTimedOut;
-      case WSAEMFILE:
-      case WSAENOBUFS:
-      case WSA_NOT_ENOUGH_MEMORY:
-      case ERROR_OUTOFMEMORY:
-      case ERROR_NO_SYSTEM_RESOURCES:
-      case ERROR_TOO_MANY_OPEN_FILES:
-      case ERROR_WORKING_SET_QUOTA:
-        return ErrorKind::kOutOfResources;
-      case WSAEADDRINUSE:
-        return ErrorKind::kAddressInUse;
-      case WSAEADDRNOTAVAIL:
-      case WSAHOST_NOT_FOUND:
-      case WSANO_DATA:
-        return ErrorKind::kAddressUnavailable;
-      case WSAEACCES:
-      case ERROR_ACCESS_DENIED:
-        return ErrorKind::kAccessDenied;
-      case WSAEINVAL:
-      case ERROR_INVALID_PARAMETER:
-        return ErrorKind::kInvalidArgument;
-      case WSAEAFNOSUPPORT:
-      case WSAEOPNOTSUPP:
-      case WSAEPROTONOSUPPORT:
-      case WSASYSNOTREADY:
-      case WSAVERNOTSUPPORTED:
-        return ErrorKind::kUnsupported;
-      default:
-        return ErrorKind::kOther;
-    }
-  }();
-  return {kind, code};
-}
+KindsOfCodes ErrorKinds() { return {kKinds, std::size(kKinds)}; }
 
 // ---- Where Windows differs from POSIX.
 
@@ -113,18 +99,9 @@ bool SetSocketOption(NativeSocket handle, int level, int name, int value) {
 // headers lack.
 int SystemBacklog(int connections) { return connections > 200 ? -connections : connections; }
 
-const char* BindAdvice(int code) {
-  switch (code) {
-    case WSAEADDRINUSE:
-      return " (another program listens there; choose another port, or 0 for a free one)";
-    case WSAEACCES:
-      return " (another program holds the port for itself, or Windows has reserved it; choose "
-             "another port, or 0 for a free one)";
-    case WSAEADDRNOTAVAIL:
-      return " (no interface of this machine has that address)";
-    default:
-      return "";
-  }
+const char* AccessAdvice(int /*code*/) {
+  return " (another program holds the port for itself, or Windows has reserved it; choose another "
+         "port, or 0 for a free one)";
 }
 
 // Windows writes a zone as its number.
