@@ -1,4 +1,4 @@
-// Mutex, MutexLock and CondVar: what the engine locks with, and how clang checks it.
+// Mutex, MutexLock and CondVar: the engine's locks, with annotations that clang checks.
 #pragma once
 
 #include <chrono>
@@ -8,7 +8,7 @@
 #include <mutex>
 #endif
 
-// What `make thread-safety` checks: https://clang.llvm.org/docs/ThreadSafetyAnalysis.html
+// `make thread-safety` checks these: https://clang.llvm.org/docs/ThreadSafetyAnalysis.html
 #ifdef __clang__
 #define IOCP_THREAD_SAFETY(attribute) __attribute__((attribute))
 #else
@@ -24,7 +24,7 @@
 namespace iocp {
 
 // Locking never allocates or throws. Unlocking does not touch the mutex once another thread can
-// lock it, so that thread may free it. std::mutex does not promise this everywhere; that of
+// lock it, so that thread may free it. std::mutex does not promise this everywhere; the one of
 // winpthreads does neither.
 class IOCP_THREAD_SAFETY(capability("mutex")) Mutex {
  public:
@@ -53,7 +53,7 @@ class IOCP_THREAD_SAFETY(capability("mutex")) Mutex {
 #endif
 };
 
-// Holds a mutex for as long as it lives, but for the time between Unlock and Lock.
+// Holds a mutex for as long as it lives, except between Unlock and Lock.
 class IOCP_THREAD_SAFETY(scoped_lockable) MutexLock {
  public:
   explicit MutexLock(Mutex& mutex) noexcept IOCP_THREAD_SAFETY(acquire_capability(mutex))
@@ -89,12 +89,12 @@ class CondVar {
 
   void NotifyAll() noexcept;
 
-  // Until `condition` holds, which is asked while the mutex is held.
+  // Waits until `condition()` is true. It is called while the mutex is held.
   template <typename Condition>
   void Wait(Mutex& mutex, Condition condition) IOCP_REQUIRES(mutex) {
     while (!condition()) WaitOnce(mutex);
   }
-  // The same for `timeout` at most; the condition's last answer.
+  // The same, but for `timeout` at most. Returns the last answer of the condition.
   template <typename Condition>
   bool WaitFor(Mutex& mutex, std::chrono::nanoseconds timeout, Condition condition)
       IOCP_REQUIRES(mutex) {
@@ -108,7 +108,7 @@ class CondVar {
   }
 
  private:
-  // May come back for no reason.
+  // It may return for no reason.
   void WaitOnce(Mutex& mutex) noexcept IOCP_REQUIRES(mutex);
   void WaitOnceFor(Mutex& mutex, std::chrono::nanoseconds timeout) noexcept IOCP_REQUIRES(mutex);
 

@@ -5,7 +5,7 @@
 namespace iocp {
 namespace {
 
-// Holds a mutex that its caller has locked, and will unlock.
+// Presents a mutex that the caller has locked, and will unlock, as a std::unique_lock.
 class Borrowed {
  public:
   explicit Borrowed(std::mutex& mutex) : lock_(mutex, std::adopt_lock) {}
@@ -29,7 +29,7 @@ void CondVar::WaitOnce(Mutex& mutex) noexcept {
 }
 
 void CondVar::WaitOnceFor(Mutex& mutex, std::chrono::nanoseconds timeout) noexcept {
-  // A year at most, so that the sum with the time of today cannot overflow.
+  // A year at most, so that the sum with today's time cannot overflow.
   constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(24 * 365);
   Borrowed borrowed(mutex.mutex_);
   condition_.wait_for(borrowed.lock(), std::min(timeout, kLongest));

@@ -10,7 +10,7 @@
 namespace iocp {
 namespace {
 
-// What SRWLOCK_INIT and CONDITION_VARIABLE_INIT make is a null pointer.
+// SRWLOCK_INIT and CONDITION_VARIABLE_INIT stand for a null pointer.
 static_assert(sizeof(SRWLOCK) == sizeof(void*) && alignof(SRWLOCK) == alignof(void*));
 static_assert(sizeof(CONDITION_VARIABLE) == sizeof(void*) &&
               alignof(CONDITION_VARIABLE) == alignof(void*));

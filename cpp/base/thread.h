@@ -11,7 +11,7 @@
 
 namespace iocp {
 
-// To be ended by Join or Detach, once.
+// Join or Detach must be called, once.
 class Thread {
  public:
   // Bytes of stack, where the system's default is smaller (musl has 128 KiB).

@@ -66,7 +66,7 @@ TimerNode* TimerWheel::TakeDue() {
 
 void TimerWheel::Link(TimerNode& node) {
   const std::uint64_t horizon = (std::uint64_t{1} << (kSlotBits * kLevels)) - 1;
-  // What lies beyond the horizon waits in the last slot and is looked at again there.
+  // A node beyond the horizon waits in the last slot and is looked at again there.
   const std::uint64_t tick = std::min(node.tick_, current_ + horizon);
   unsigned level = 0;
   while ((tick - current_) >> (kSlotBits * (level + 1)) != 0) ++level;

@@ -1,4 +1,4 @@
-// Deadlines of many connections, at a cost per tick that does not grow with their number.
+// The deadlines of many connections, at a cost per tick that does not grow with their number.
 #pragma once
 
 #include <array>
@@ -8,11 +8,11 @@
 
 namespace iocp {
 
-// Embedded in what is to be timed. In at most one wheel at a time.
+// Embedded in the object that has the deadline. In at most one wheel at a time.
 class TimerNode {
  public:
   [[nodiscard]] bool armed() const { return previous_ != nullptr; }
-  // The tick it is armed for; only meaningful while armed.
+  // The tick it is armed for. Only while armed.
   [[nodiscard]] std::uint64_t tick() const { return tick_; }
 
  private:
@@ -23,9 +23,9 @@ class TimerNode {
   std::uint16_t slot_ = 0;
 };
 
-// A hierarchical timing wheel after Varghese and Lauck (1987), as in many kernels: four levels of
-// 64 slots; a slot of one level spans the whole level below. A timer moves down as its time comes
-// near, so arming, disarming and each tick take constant time. Not thread-safe.
+// A hierarchical timing wheel after Varghese and Lauck (1987), as in many kernels. It has four
+// levels of 64 slots, and a slot of one level spans the whole level below. A timer moves down as
+// its time comes near, so arming, disarming and each tick take constant time. Not thread-safe.
 class TimerWheel {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -33,12 +33,12 @@ class TimerWheel {
 
   explicit TimerWheel(TimePoint start) : start_(start) {}
 
-  // Arms `node` for the first tick at or after `deadline`: never early, at most one tick late.
-  // A node that is armed is moved.
+  // Arms `node` for the first tick at or after `deadline`: never early, at most one tick late. A
+  // node that is armed already is moved.
   void Arm(TimerNode& node, TimePoint deadline);
   void Disarm(TimerNode& node);
 
-  // Nothing can expire before this; TimePoint::max() when nothing is armed.
+  // No node can expire before this; TimePoint::max() when none is armed.
   [[nodiscard]] TimePoint Next() const;
 
   // Disarms every node whose time has come at `now` and calls `expired(node)` for it.
@@ -65,13 +65,13 @@ class TimerWheel {
 
   [[nodiscard]] std::uint64_t TickAtOrBefore(TimePoint time) const;
   [[nodiscard]] std::uint64_t NextTick() const;
-  // Unlinks what expires at current_, and moves down what comes near.
+  // Unlinks the nodes that expire at current_, and moves down those whose time comes near.
   TimerNode* TakeDue();
   void Link(TimerNode& node);
   void Unlink(TimerNode& node);
 
   const TimePoint start_;
-  std::uint64_t current_ = 0;                      // ticks since start_ that are done with
+  std::uint64_t current_ = 0;                      // ticks since start_ that have been handled
   std::array<std::uint64_t, kLevels> occupied_{};  // a bit per slot that is not empty
   std::array<TimerNode*, kLevels * kSlots> slots_{};
 };

@@ -47,7 +47,7 @@ bool Worker::Turn() {
   });
   if (engine_.IsAcceptorShard(shard_)) engine_.acceptor().OnTurn(*this);
   if (engine_.stopping()) StopConnections();
-  if (shared() && first_active_ != nullptr) HandOverWatch();
+  if (shared() && !active_.empty()) HandOverWatch();
   RunHooks();
   Submit();
   return !MayLeave();
@@ -55,7 +55,7 @@ bool Worker::Turn() {
 
 TimePoint Worker::Deadline() {
   // Connections of the last turn have hooks due: look at the system, but do not sleep.
-  if (first_active_ != nullptr || !warnings_.empty()) return TimePoint::min();
+  if (!active_.empty() || !warnings_.empty()) return TimePoint::min();
   return NextDeadline();
 }
 
@@ -94,7 +94,7 @@ bool Worker::Acquire(Session& session) {
     while (!ownership.Acquire(*this)) {
       if (ownership.Notify()) return false;
     }
-    Append(session);
+    active_.Push(session);
   } else {
     AcquireAlone(session);
   }
@@ -103,7 +103,7 @@ bool Worker::Acquire(Session& session) {
 
 void Worker::AcquireAlone(Session& session) {
   session.ownership().AcquireAlone(*this);
-  Append(session);
+  active_.Push(session);
 }
 
 // False when somebody wants the session to be looked at again: it stays owned.
@@ -111,16 +111,6 @@ bool Worker::Release(Session& session) {
   if (shared()) return session.ownership().Release(*this);
   session.ownership().ReleaseAlone();
   return true;
-}
-
-void Worker::Append(Session& session) {
-  session.next_active = nullptr;
-  if (first_active_ == nullptr) {
-    first_active_ = &session;
-  } else {
-    last_active_->next_active = &session;
-  }
-  last_active_ = &session;
 }
 
 void Worker::ArmTimer(Session& session, TimePoint deadline) { shard_.ArmTimer(session, deadline); }
@@ -159,7 +149,7 @@ void Worker::Dispatch(Completion& completion) {
   if (session.ownership().IsOf(*this)) {
     session.Apply(*this, completion);
   } else if (session.ownership().Acquire(*this)) {
-    Append(session);
+    active_.Push(session);
     session.Apply(*this, completion);
   } else {
     session.Leave(*this, completion);
@@ -236,7 +226,7 @@ void Worker::RunHooks() {
   for (Arrival& arrival : arrivals()) arrival.session->Deliver(*this, arrival);
   arrivals().clear();
   // Hooks may send to other connections, which joins them to this list.
-  for (Session* session = first_active_; session != nullptr; session = session->next_active) {
+  for (Session* session = active_.first(); session != nullptr; session = session->next_active) {
     session->DeliverPending(*this);
   }
   for (const std::string& warning : std::exchange(warnings_, {})) {
@@ -249,23 +239,21 @@ void Worker::RunHooks() {
 // ---- The third step: what follows.
 
 void Worker::Submit() {
-  if (first_active_ == nullptr) return;
+  if (active_.empty()) return;
   now_ = port().Now();  // hooks may have taken their time
-  Session* session = std::exchange(first_active_, nullptr);
-  last_active_ = nullptr;
-  while (session != nullptr) {
-    Session* const next = session->next_active;
+  Fifo<Session, &Session::next_active> touched;
+  touched.Append(active_);
+  while (Session* const session = touched.Pop()) {
     if (session->finished()) {
       session->DropReference();
     } else if (session->Progress(*this) || !Release(*session)) {
-      Append(*session);
+      active_.Push(*session);
     }
-    session = next;
   }
 }
 
 bool Worker::MayLeave() {
-  if (!engine_.stopping() || !engine_.acceptor().done() || first_active_ != nullptr ||
+  if (!engine_.stopping() || !engine_.acceptor().done() || !active_.empty() ||
       !warnings_.empty() || shard_.newcomers.load(std::memory_order_acquire) != 0 ||
       shard_.connection_count() != 0) {
     return false;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fifo.h"
 #include "engine/shard.h"
 #include "iocp/error.h"
 #include "port/completion_port.h"
@@ -68,7 +69,6 @@ class Worker final : public Owner {
   void RunHooks();
   void Submit();
   void AcquireAlone(Session& session);
-  void Append(Session& session);
   bool Release(Session& session);
   bool MayLeave();
 
@@ -76,8 +76,7 @@ class Worker final : public Owner {
   Shard& shard_;
   std::vector<Completion> batch_;
   std::vector<std::string> warnings_;
-  Session* first_active_ = nullptr;  // owned by this worker, in the order in which it was touched
-  Session* last_active_ = nullptr;
+  Fifo<Session, &Session::next_active> active_;  // owned by this worker, as they were touched
   // Until when it sleeps, at most. For the others that share its port, where there are any.
   std::atomic<TimePoint> asleep_until_{kAwake};
   bool stop_seen_ = false;      // true exactly when its connections were told to close

@@ -1,27 +1,29 @@
-// THE BOUNDARY. What a completion port is: the one thing of which every system has its own.
+// THE BOUNDARY: the completion port, which every system has in a form of its own.
 //
 // A port accepts, receives, sends, cancels, closes, posts and waits. Everything above it is the
-// same code on every system. One port is waited on by one worker, or by several where
-// `shared()` says so (Windows); a server with more workers makes more ports.
+// same code on every system. One worker waits on a port, or several where `shared()` says so
+// (Windows); a server with more workers makes more ports.
 //
-// Rules. Each is a case of the conformance suite, which runs over every port.
+// The rules follow. Each is a case of the conformance suite, which runs over every port.
 //
-// R1  Every operation ends exactly once, and everything about it comes out of Wait, never out of
-//     the call that started it. Accept and Receive are long-lived: they yield any number of
+// R1  Every operation ends exactly once. Everything about it comes out of Wait, never out of the
+//     call that started it. Accept and Receive are long-lived: they yield any number of
 //     completions and then one with `last` set. Send has one completion, always `last`.
-// R2  The operation's memory, buffer and socket stay alive until the `last` completion came,
+// R2  The operation's memory, buffer and socket stay alive until the `last` completion has come,
 //     cancelled or not.
-// R3  The port picks the receive buffer, from the pool, as late as the system lets it: an idle
+// R3  The port takes the receive buffer from the pool as late as the system allows: an idle
 //     connection holds none, or those that are posted ahead. Every receive completion has its
-//     `sequence` in the stream, 0, 1, 2, ..., the end of the stream included; where several reads
-//     are outstanding they come in any order, and the server puts them in order. Reads behind the
-//     one that met the end end as well, and tell nothing. `last` has the highest number: the
-//     operation has ended when that one and all before it have come.
+//     `sequence` in the stream, 0, 1, 2, ..., the end of the stream included. Where several
+//     receives are posted, they complete in any order, and the server puts them in order. Receives
+//     posted after the one that saw the end of the stream complete too, without data. The `last`
+//     completion has the highest number: the operation has ended when it and all before it have
+//     come.
 // R4  One send per socket is in flight, gathered from several pieces. A short send is normal: the
-//     server sends the rest. Only the port's workers call it; the exceptions are Post and Now.
+//     server sends the rest. Only the port's workers call the port, but any thread may call Post
+//     and Now.
 // R5  Post works from any thread, cannot fail, and wakes a worker only if one sleeps.
-// R6  Cancel is by socket and ends all that is in flight on it. Close is the last call on a socket,
-//     after every operation on it ended.
+// R6  Cancel names a socket and ends everything in flight on it. Close is the last call on a
+//     socket, after every operation on it has ended.
 // R7  A reset is never reported as an end of stream. Errors are a closed set, ErrorKind, plus the
 //     system's own code; kCancelled is reported exactly for what Cancel ended.
 // R8  Accepting cannot die. The error of one client is a completion, and accepting goes on. Where
@@ -31,17 +33,17 @@
 //     Running out of descriptors or memory, or any other failure that would come again at once, is
 //     a completion with kOutOfResources and the system's code, and accepting is paused until
 //     Resume: never a busy loop, never an exit.
-// R9  Wait returns a batch, bounded in number and in received bytes, hides interruptions by
-//     signals, and honours its timeout. It may return empty-handed before that.
-// R10 A port is destroyed only with nothing in flight; the system's object goes first, memory
-//     after. A posting that nobody has taken by then is forgotten.
-// R11 A port says whether it is available and, if not, why, in words a user can act on. When the
-//     system refuses for good what it allowed before, as a seccomp filter does that is set late,
-//     the port is broken: Wait reports it once, as kBroken; everything in flight ends with that
+// R9  Wait returns a batch that is bounded in number and in received bytes, hides interruptions by
+//     signals, and honours its deadline. It may return earlier, with nothing.
+// R10 A port is destroyed only with nothing in flight. The system's object goes first, the memory
+//     after it. A posting that nobody has taken by then is forgotten.
+// R11 A port says whether it is available and, if not, why, in words a user can act on. The system
+//     may refuse for good what it allowed before, as a seccomp filter does that is set late. The
+//     port is broken then: Wait reports it once, as kBroken. Everything in flight ends with that
 //     error, accepting included, and so does whatever begins later. Post still wakes, Wait still
-//     sleeps, Cancel and Close work. It never works again.
-// R12 Asked about a connection, a port says whether it has something that Wait has not brought yet,
-//     so that no client is closed as silent whose bytes have arrived.
+//     sleeps, Cancel and Close work. The port never works again.
+// R12 When asked about a connection, a port reports whether it has something that Wait has not
+//     brought yet. So a client whose bytes have arrived is never closed as silent.
 #pragma once
 
 #include <chrono>
@@ -69,21 +71,21 @@ using TimePoint = std::chrono::steady_clock::time_point;
 using NativeSocket = std::intptr_t;
 inline constexpr NativeSocket kNoSocket = -1;
 
-// A socket as the port knows it, a listener or a connection. The server derives its connection
-// from it and gets it back with every completion. The port owns the fields below; nobody else
-// touches them between Adopt and Close.
+// A socket as the port knows it: a listener or a connection. The server derives its own object from
+// it and gets it back with every completion. The port owns the fields below; nobody else touches
+// them between Adopt and Close.
 struct Socket {
   NativeSocket handle = kNoSocket;
   std::uint64_t next_sequence = 0;  // of the next receive completion
-  void* port_data = nullptr;        // the port's own; null before the port has seen the socket
-  std::uint8_t state = 0;           // bits, each port's own
-  std::uint8_t interest = 0;        // what the system was last told to watch (readiness ports)
+  void* port_data = nullptr;        // the port's channel; null before the port knows the socket
+  std::uint8_t state = 0;           // bits, with meanings of each port's own
+  std::uint8_t interest = 0;        // what the poller watches it for (readiness port only)
 };
 
-// Something posted: embedded in its owner, posted at most once at a time.
+// A message to a worker. It is embedded in its owner and posted at most once at a time.
 struct Posting {
   Posting* next = nullptr;  // the port's
-  int tag = 0;              // the poster's own, to tell its postings apart
+  int tag = 0;              // the poster's own, to distinguish its postings
 };
 
 enum class Operation : std::uint8_t {
@@ -91,7 +93,7 @@ enum class Operation : std::uint8_t {
   kReceive,
   kSend,
   kPost,
-  kBroken,  // none: the port is broken (R11), `error` says why
+  kBroken,  // no operation: the port is broken (R11), and `error` says why
 };
 
 struct Completion {
@@ -106,11 +108,11 @@ struct Completion {
   Posting* posting = nullptr;         // kPost
 };
 
-// Enough for one batch, and for its data to be still in the cache when hooks look at it.
+// Large enough for a batch, and small enough that hooks find its data still in the cache.
 inline constexpr std::size_t kBatchCompletions = 256;
 inline constexpr std::size_t kBatchBytes = 128 * 1024;
 
-// How a listener's connections are to be set up; inherited by them where the system does that.
+// How to set up a listener and its connections. They inherit it where the system does that.
 struct ListenOptions {
   std::string host;
   int port = 0;
@@ -150,15 +152,14 @@ class CompletionPort {
   virtual Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) = 0;
   // Begins to receive, once in a socket's life.
   virtual void Receive(Socket& socket) = 0;
-  // For flow control, on a listener or a connection that accepts or receives. After Pause a few
-  // more completions may come, of what the system already had in hand; then none until Resume. The
-  // operation stays in flight, and where the system can tell, a connection that breaks ends it:
-  // what had come before and was not received is lost then. Neither has a completion. Idempotent.
-  // Pause may be called with a lock held.
+  // For flow control, on a listener that accepts or a connection that receives. After Pause a few
+  // more completions may come, for what the system already had in hand; then none until Resume. The
+  // operation stays in flight. Where the system reports it, a connection that breaks ends the
+  // operation; bytes that had arrived and were not received are lost then. Neither call has a
+  // completion. Both are idempotent. Pause may be called with a lock held.
   virtual void Pause(Socket& socket) = 0;
   virtual void Resume(Socket& socket) = 0;
-  // `pieces` (1 to kMaxPieces, none empty) need to live only during the call, the bytes until the
-  // completion.
+  // `pieces` (1 to kMaxPieces, none empty) live during the call, their bytes until the completion.
   virtual void Send(Socket& socket, const Piece* pieces, std::size_t count) = 0;
   // Ends the stream towards the peer. No send is in flight.
   virtual void ShutdownSend(Socket& socket) = 0;
@@ -169,22 +170,24 @@ class CompletionPort {
   // The same for a handle that was never adopted.
   virtual void Discard(NativeSocket handle, bool reset) = 0;
 
-  // R12. By the connection's owner, when a deadline has passed; each may cost a system call.
+  // The connection's owner asks the following when a deadline has passed (R12). Each may cost a
+  // system call.
   //
   // True exactly when the receive, paused or not, has something that the caller has not seen: the
   // system has it, or it is on its way through the port, or another worker has it. `seen` is how
-  // many completions of it the caller has seen.
+  // many of its completions the caller has seen.
   virtual bool ReceiveAtHand(Socket& socket, std::uint64_t seen) = 0;
-  // The same for the send in flight: it has ended, or will with the next Wait.
+  // True exactly when the send in flight has ended or will end with the next Wait.
   virtual bool SendAtHand(Socket& socket) = 0;
-  // Bytes that the system took and the peer has not acknowledged; 0 where the system does not say.
+  // Bytes that the system has taken and the peer has not acknowledged; 0 where the system does not
+  // report them.
   virtual std::size_t Unacknowledged(Socket& socket) = 0;
 
   virtual void Post(Posting& posting) = 0;
 
-  // Up to `capacity` completions, whose buffers hold at most `max_bytes` (but one receive always
-  // fits). Blocks until there is one or until `deadline`; not at all when that has passed. Submits
-  // what the calls above have started.
+  // Returns up to `capacity` completions, whose buffers hold at most `max_bytes` (but one receive
+  // always fits). Blocks until there is one or until `deadline`; not at all when that has passed.
+  // Submits the operations that the calls above have started.
   virtual std::size_t Wait(Completion* batch, std::size_t capacity, std::size_t max_bytes,
                            TimePoint deadline) = 0;
 
@@ -195,7 +198,7 @@ class CompletionPort {
   [[nodiscard]] virtual int pending_accepts() const = 0;
 };
 
-// A kind of port, to be chosen by name.
+// A kind of port. Users choose it by name.
 struct PortKind {
   const char* name;
   // "" when this system can run it; otherwise why not, for a user (R11).
@@ -207,13 +210,13 @@ struct PortKind {
   void (*close_listener)(NativeSocket listener);
 };
 
-// The kinds built into this library, best first. Chosen by the build, one file per system.
+// The kinds that this library has, best first. One file per system lists them.
 struct PortKinds {
   const PortKind* const* first;
   std::size_t count;
 };
 PortKinds BuiltInPortKinds();
-// The back-ends of other systems or builds, with the reason why they are not here.
+// The back-ends of other systems or builds, with the reason why this library lacks them.
 std::vector<BackendInfo> AbsentBackends();
 
 }  // namespace iocp

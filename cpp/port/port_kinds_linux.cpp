@@ -1,5 +1,5 @@
 // The ports of Linux: which of them this library was built with.
-#include "port/readiness/epoll_port.h"
+#include "port/readiness/readiness_port.h"
 #ifdef IOCP_HAVE_URING
 #include "port/uring/uring_port.h"
 #endif
@@ -9,9 +9,9 @@ namespace iocp {
 PortKinds BuiltInPortKinds() {
 #ifdef IOCP_HAVE_URING
   // By what the bench shows: docs/evidence/performance.md has the figures.
-  static constexpr const PortKind* kKinds[] = {&kUringPortKind, &kEpollPortKind};
+  static constexpr const PortKind* kKinds[] = {&kUringPortKind, &kReadinessPortKind};
 #else
-  static constexpr const PortKind* kKinds[] = {&kEpollPortKind};
+  static constexpr const PortKind* kKinds[] = {&kReadinessPortKind};
 #endif
   return {kKinds, std::size(kKinds)};
 }

@@ -1,4 +1,4 @@
-// Memory for received bytes: blocks of one size, shared by count, kept for reuse up to a cap.
+// Memory for received bytes: blocks of one size, reference-counted, reused up to a limit.
 #pragma once
 
 #include <atomic>
@@ -25,9 +25,9 @@ class Block {
   [[nodiscard]] std::size_t capacity() const { return capacity_; }
 
   void AddReference() { references_.fetch_add(1, std::memory_order_relaxed); }
-  // Any thread. The last one out gives the block back to its pool.
+  // Any thread. The last reference gives the block back to its pool.
   void DropReference() noexcept;
-  // A Buffer of its own over `size` bytes at `offset`.
+  // A Buffer over `size` bytes at `offset`, with a reference of its own.
   Buffer Slice(std::size_t offset, std::size_t size) {
     AddReference();
     return {this, data() + offset, size};
@@ -35,7 +35,7 @@ class Block {
 
   // True exactly when the caller's reference is the only one.
   [[nodiscard]] bool alone() const { return references_.load(std::memory_order_acquire) == 1; }
-  // Only when alone. What was there is the caller's.
+  // Only when alone. The memory that was there before is the caller's.
   BlockMemory Exchange(const BlockMemory& memory) { return std::exchange(memory_, memory); }
 
  private:
@@ -51,20 +51,20 @@ class Block {
   BlockMemory memory_;
 };
 
-// Thread-safe. Outlives its owner while blocks are out: the last of Close and the last block's
-// return frees it, so bytes that a user keeps stay good after the server is gone.
+// Thread-safe. It lives until Close was called and the last block has come back, so bytes that a
+// user keeps stay good after the server is gone.
 class BufferPool {
  public:
-  // `block_size` is the capacity of each block in bytes; at most `max_free` unused ones are kept.
+  // `block_size` is the capacity of each block in bytes. At most `max_free` unused blocks are kept.
   static BufferPool* Create(std::size_t block_size, std::size_t max_free);
-  // The owner is done with the pool: free blocks go, the pool goes with the last block.
+  // The owner is done with the pool: unused blocks go, and the pool goes with the last block.
   void Close();
 
-  // The block that came back last, so that it is still in the cache; a new one when there is none.
-  // One reference, the caller's. Null when there is no memory.
+  // The block that came back last, because it is still in the cache; a new one when there is none.
+  // The caller has its only reference. Null when there is no memory.
   Block* Take() noexcept;
-  // For bytes that wait for long: a copy of `buffer` in a block of its own, of just that size,
-  // outside any pool. The same buffer when it uses half of its block or more, or when there is no
+  // For bytes that wait for long: a copy of `buffer` in a block of just that size, outside any
+  // pool. Returns `buffer` itself when it uses half of its block or more, or when there is no
   // memory.
   static Buffer Compact(Buffer buffer) noexcept;
   // A copy of `bytes`, which are not none, in a block of their own outside any pool. Empty when there
@@ -75,7 +75,7 @@ class BufferPool {
   [[nodiscard]] std::size_t in_use() const { return in_use_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::size_t free() const { return free_count_.load(std::memory_order_relaxed); }
 
-  // For blocks that are out but hold no data: buffers a port has posted ahead.
+  // Counts blocks that are out but hold no data: buffers that a port has posted ahead.
   void CountPosted(int change) { posted_.fetch_add(change, std::memory_order_relaxed); }
   [[nodiscard]] int posted() const { return posted_.load(std::memory_order_relaxed); }
 
@@ -85,7 +85,7 @@ class BufferPool {
       : block_size_(block_size), max_free_(max_free) {}
   ~BufferPool() = default;
   static Block* NewBlock(BufferPool* pool, std::size_t capacity) noexcept;
-  // With no lock held: memory of other owners may have to wait to be given back.
+  // Called with no lock held: giving back memory of other owners may have to wait.
   static void DeleteBlock(Block* block) noexcept;
   void Return(Block* block) noexcept;
 

@@ -1,4 +1,4 @@
-// Receives in the order of the stream, however they complete.
+// Puts receives in the order of the stream, in whatever order they complete.
 #pragma once
 
 #include <algorithm>
@@ -19,14 +19,14 @@ struct Received {
   Error end;  // kNone: there is data
 };
 
-// Where several reads are outstanding they complete in any order; each carries its number. What is
-// early waits here. Belongs to whoever holds the connection. It allocates only when something is
-// early, which never happens on ports that have one read outstanding.
+// Several receives that are posted complete in any order, and each carries its number. Early ones
+// wait here. The queue belongs to the connection's owner. It allocates only when a receive is
+// early, which never happens on ports that post one at a time.
 class ReorderQueue {
  public:
-  // Calls `deliver(Received&&)` for `received` and for what waited for it, in order; for nothing
-  // when something before it has not come yet. When there is no memory for it to wait it is lost,
-  // and std::bad_alloc tells so.
+  // Calls `deliver(Received&&)` for `received` and for those that waited for it, in order. It calls
+  // nothing while an earlier receive is missing. Throws std::bad_alloc when there is no memory for
+  // `received` to wait; it is lost then.
   template <typename Deliver>
   void Push(Received&& received, Deliver deliver) {
     if (received.sequence != next_) {

@@ -10,10 +10,10 @@
 
 namespace iocp {
 
-// Memory for the copies that hooks send, which come and go with every batch: more at once than
-// malloc keeps at hand for a thread. Blocks of a few sizes, the one that came back last first, so
-// that it is still in the cache. Not thread-safe: each worker has its own. A block is
-// AllocateBytes', so one that ends elsewhere may simply be freed.
+// Memory for the copies of what hooks send. They come and go with every batch, and are more at once
+// than malloc keeps at hand for a thread. It has blocks of a few sizes and hands out first the one
+// that came back last, because it is still in the cache. Not thread-safe: each worker has its own.
+// A block comes from AllocateBytes, so whoever has it last may simply free it.
 class SendMemory {
  public:
   SendMemory() = default;
@@ -21,17 +21,17 @@ class SendMemory {
   SendMemory& operator=(const SendMemory&) = delete;
   ~SendMemory();
 
-  // At least `*size` bytes, and how many; the class to give it back with. Null when there is no
-  // memory.
+  // A block of at least `*size` bytes. Sets `*size` to its size, and `*size_class` to the class to
+  // give it back with. Null when there is no memory.
   void* Take(std::size_t* size, std::uint8_t* size_class) noexcept;
   void GiveBack(void* memory, std::uint8_t size_class) noexcept;
 
   [[nodiscard]] std::size_t kept() const;  // bytes, for the next Take
 
-  // What a block for `size` bytes takes.
+  // The size of a block for `size` bytes.
   static std::size_t BlockSize(std::size_t size);
 
-  // Of a block that is not to be kept.
+  // The class of a block that is not kept.
   static constexpr std::uint8_t kNoClass = 255;
 
  private:
@@ -43,36 +43,36 @@ class SendMemory {
     std::size_t count = 0;
   };
 
-  // Twice as large each, so that at least half of a block above the smallest is used. Together at
-  // most 704 KiB are kept.
+  // Each size is twice the one before, so at least half of a block is used, but for the smallest.
+  // At most 704 KiB are kept.
   static constexpr std::array<std::size_t, 5> kSizes{256, 512, 1024, 2048, 4096};
   static constexpr std::array<std::size_t, 5> kMostKept{256, 256, 128, 64, 64};
   static std::size_t ClassOf(std::size_t size);
   std::array<List, kSizes.size()> free_;
 };
 
-// Made by Copy or Share, ended by Destroy. `memory` is the calling worker's, or null on any other
+// Copy and Share make one, Destroy ends it. `memory` is the calling worker's, or null on any other
 // thread.
 struct SendItem {
   SendItem* next = nullptr;
   const char* data = nullptr;
   std::size_t size = 0;
-  void (*release)(void* owner) = nullptr;  // for bytes that are not ours
+  void (*release)(void* owner) = nullptr;  // for bytes that belong to `owner`
   void* owner = nullptr;
   // True exactly when `release` must be called between OnBatchBegin and OnBatchEnd.
   bool release_in_batch = false;
-  // True exactly when the connection failed before the last byte was out.
+  // True exactly when the connection failed before the last byte was sent.
   bool dropped = false;
   std::uint8_t size_class = SendMemory::kNoClass;  // of its memory
-  // Bytes of memory that it takes beside its `size` bytes to send.
+  // Bytes of memory that it takes beyond its `size` bytes to send.
   std::uint32_t overhead = 0;
 
-  // How many bytes more its block can take; none where the bytes to send are elsewhere.
+  // How many more bytes its block can take; 0 where the bytes to send are elsewhere.
   [[nodiscard]] std::size_t room() const {
     return data == reinterpret_cast<const char*>(this + 1) ? overhead - sizeof(SendItem) : 0;
   }
 
-  // Null when there is no memory. The pieces are copied behind the item, one after the other.
+  // Copies the pieces behind the item, one after the other. Null when there is no memory.
   static SendItem* Copy(const std::string_view* pieces, std::size_t count,
                         SendMemory* memory) noexcept;
   static SendItem* Share(const SharedBytes& bytes, bool release_in_batch,

@@ -1,9 +1,10 @@
-// What is to be sent on one connection: sends in order, each told of when its last byte is out.
+// The sends of one connection, in order, each until its last byte is with the system.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 
+#include "base/fifo.h"
 #include "stream/piece.h"
 #include "stream/send_item.h"
 
@@ -17,17 +18,17 @@ class SendQueue {
   SendQueue& operator=(const SendQueue&) = delete;
   ~SendQueue();
 
-  [[nodiscard]] bool empty() const { return first_ == nullptr; }
-  // The oldest, which leads to the others; null when empty.
-  [[nodiscard]] const SendItem* first() const { return first_; }
-  void Push(SendItem* item);
-  // Adds the bytes of `item` to the last send, where that has room for them: one send of both. They
-  // are copied, also while the system has what was there before. Otherwise returns false and
-  // changes nothing.
+  [[nodiscard]] bool empty() const { return items_.empty(); }
+  // The oldest, which leads to the others. Null when empty.
+  [[nodiscard]] const SendItem* first() const { return items_.first(); }
+  void Push(SendItem* item) { items_.Push(*item); }
+  // Adds the bytes of `item` to the last send if that has room for them, so that both are one send.
+  // They are copied behind the bytes that are there, which the system may have already. Otherwise
+  // returns false and changes nothing.
   bool Pack(const SendItem& item);
   // Null when empty.
   SendItem* Pop();
-  // Takes over all of `later`, behind what is here.
+  // Moves all of `later` behind the sends that are here.
   void Append(SendQueue& later);
 
   // A place between two bytes of the queue. Good until the byte before it has left; a new one stands
@@ -44,17 +45,16 @@ class SendQueue {
   std::size_t Gather(Piece* pieces, const Place& place, std::size_t most) const;
   // The place `bytes` behind `place`; so many are there.
   [[nodiscard]] Place Forward(const Place& place, std::size_t bytes) const;
-  // `bytes` of what Gather gave are out: moves the sends that are complete, empty ones
-  // at the front included, to `complete`. How many.
+  // The system has taken `bytes` of what Gather gave. Moves the sends that are complete, empty ones
+  // at the front included, to `complete`. Returns how many.
   std::size_t Advance(std::size_t bytes, SendQueue& complete);
 
-  // Large enough that the system call does not count, small enough that progress is seen.
+  // Large enough that the system call costs little, small enough that progress shows.
   static constexpr std::size_t kMaxGather = 1024 * 1024;
 
  private:
-  SendItem* first_ = nullptr;
-  SendItem* last_ = nullptr;
-  std::size_t sent_ = 0;  // of first_
+  Fifo<SendItem, &SendItem::next> items_;
+  std::size_t sent_ = 0;  // bytes of the first item that are out
 };
 
 // Here, so that it is a part of the one function that every message comes through.
@@ -62,7 +62,7 @@ inline std::size_t SendQueue::Gather(Piece* pieces, const Place& place, std::siz
   std::size_t count = 0;
   std::size_t bytes = 0;
   std::size_t skip = place.item == nullptr ? sent_ : place.offset;
-  for (const SendItem* item = place.item == nullptr ? first_ : place.item; item != nullptr;
+  for (const SendItem* item = place.item == nullptr ? first() : place.item; item != nullptr;
        item = item->next) {
     const std::size_t size = std::min(item->size - skip, most - bytes);
     if (size > 0) pieces[count++] = {item->data + skip, size};

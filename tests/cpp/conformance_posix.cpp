@@ -250,7 +250,7 @@ TEST(PosixErrorsTest, OneClientsErrorAndExhaustionAreToldApart) {
   for (const int code : {EMFILE, ENFILE, ENOBUFS, ENOMEM}) {
     EXPECT_FALSE(IsOneClientsError(code)) << code;
     EXPECT_TRUE(IsExhaustion(code)) << code;
-    EXPECT_EQ(ErrorFromErrno(code).kind, ErrorKind::kOutOfResources) << code;
+    EXPECT_EQ(ErrorFromCode(code).kind, ErrorKind::kOutOfResources) << code;
   }
   for (const int code : {EBADF, EINVAL, ENOTSOCK}) {
     EXPECT_FALSE(IsOneClientsError(code)) << code;
@@ -259,17 +259,17 @@ TEST(PosixErrorsTest, OneClientsErrorAndExhaustionAreToldApart) {
 }
 
 TEST(PosixErrorsTest, EveryErrnoIsAnErrorAndKeepsItsNumber) {
-  EXPECT_FALSE(ErrorFromErrno(0));
+  EXPECT_FALSE(ErrorFromCode(0));
   for (int code = 1; code < 134; ++code) {
-    const Error error = ErrorFromErrno(code);
+    const Error error = ErrorFromCode(code);
     EXPECT_TRUE(error) << code;
     EXPECT_EQ(error.code, code);
     EXPECT_NE(error.kind, ErrorKind::kEndOfStream) << code;
   }
-  EXPECT_EQ(ErrorFromErrno(ECONNRESET).kind, ErrorKind::kReset);
-  EXPECT_EQ(ErrorFromErrno(EPIPE).kind, ErrorKind::kReset);
-  EXPECT_EQ(ErrorFromErrno(ECANCELED).kind, ErrorKind::kCancelled);
-  EXPECT_EQ(ErrorFromErrno(ETIMEDOUT).kind, ErrorKind::kTimedOut);
+  EXPECT_EQ(ErrorFromCode(ECONNRESET).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromCode(EPIPE).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromCode(ECANCELED).kind, ErrorKind::kCancelled);
+  EXPECT_EQ(ErrorFromCode(ETIMEDOUT).kind, ErrorKind::kTimedOut);
 }
 
 TEST(AddressTest, D34_OfNoMoreBytesThanTheSystemTold) {
@@ -281,18 +281,17 @@ TEST(AddressTest, D34_OfNoMoreBytesThanTheSystemTold) {
     for (socklen_t told = 0; told <= length; ++told) {
       const auto* const first = reinterpret_cast<const char*>(&storage);
       const std::vector<char> bytes(first, first + told);
-      const Address address =
-          AddressFromPosix(reinterpret_cast<const sockaddr*>(bytes.data()), told);
+      const Address address = AddressFrom(reinterpret_cast<const sockaddr*>(bytes.data()), told);
       EXPECT_EQ(address.family, told == length ? family : Address::Family::kNone) << told;
       EXPECT_EQ(address.Host(), told == length ? whole.Host() : "") << told;
     }
     // More than there is to look at.
-    EXPECT_EQ(AddressFromPosix(reinterpret_cast<const sockaddr*>(&storage), sizeof(storage)).Host(),
+    EXPECT_EQ(AddressFrom(reinterpret_cast<const sockaddr*>(&storage), sizeof(storage)).Host(),
               whole.Host());
   }
   sockaddr_storage local{};
   local.ss_family = AF_UNIX;
-  EXPECT_EQ(AddressFromPosix(reinterpret_cast<const sockaddr*>(&local), sizeof(local)).family,
+  EXPECT_EQ(AddressFrom(reinterpret_cast<const sockaddr*>(&local), sizeof(local)).family,
             Address::Family::kNone);
 }
 

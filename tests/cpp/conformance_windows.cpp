@@ -57,7 +57,7 @@ Address AddressOf(NativeSocket handle, decltype(&::getpeername) ask) {
   int length = sizeof(storage);
   auto* const address = reinterpret_cast<sockaddr*>(&storage);
   EXPECT_EQ(ask(static_cast<SOCKET>(handle), address, &length), 0) << ::WSAGetLastError();
-  return AddressFromWindows(address, length);
+  return AddressFrom(address, length);
 }
 
 // What an accepted socket can do only after SO_UPDATE_ACCEPT_CONTEXT.
@@ -80,29 +80,29 @@ TEST(WindowsAddressTest, D34_OfNoMoreBytesThanTheSystemTold) {
     const socklen_t length = ToSockaddr(whole, &storage);
     const auto* const from = reinterpret_cast<const sockaddr*>(&storage);
     for (socklen_t told = -1; told < length; ++told) {
-      EXPECT_EQ(AddressFromWindows(from, told).family, Address::Family::kNone) << told;
+      EXPECT_EQ(AddressFrom(from, told).family, Address::Family::kNone) << told;
     }
-    EXPECT_EQ(AddressFromWindows(from, length).Host(), whole.Host());
+    EXPECT_EQ(AddressFrom(from, length).Host(), whole.Host());
   }
-  EXPECT_EQ(AddressFromWindows(nullptr, 0).family, Address::Family::kNone);
+  EXPECT_EQ(AddressFrom(nullptr, 0).family, Address::Family::kNone);
 }
 
 TEST(WindowsErrorsTest, EveryCodeIsAnErrorAndKeepsItsNumber) {
-  EXPECT_FALSE(ErrorFromWindows(0));
+  EXPECT_FALSE(ErrorFromCode(0));
   for (int code = 1; code < 12'000; ++code) {
-    const Error error = ErrorFromWindows(code);
+    const Error error = ErrorFromCode(code);
     EXPECT_TRUE(error) << code;
     EXPECT_EQ(error.code, code);
     EXPECT_NE(error.kind, ErrorKind::kEndOfStream) << code;
   }
-  EXPECT_EQ(ErrorFromWindows(WSAECONNRESET).kind, ErrorKind::kReset);
-  EXPECT_EQ(ErrorFromWindows(ERROR_NETNAME_DELETED).kind, ErrorKind::kReset);
-  EXPECT_EQ(ErrorFromWindows(WSAECONNABORTED).kind, ErrorKind::kReset);
-  EXPECT_EQ(ErrorFromWindows(WSA_OPERATION_ABORTED).kind, ErrorKind::kCancelled);
-  EXPECT_EQ(ErrorFromWindows(WSAETIMEDOUT).kind, ErrorKind::kTimedOut);
-  EXPECT_EQ(ErrorFromWindows(ERROR_SEM_TIMEOUT).kind, ErrorKind::kTimedOut);
-  EXPECT_EQ(ErrorFromWindows(WSAENOBUFS).kind, ErrorKind::kOutOfResources);
-  EXPECT_EQ(ErrorFromWindows(WSAEMFILE).kind, ErrorKind::kOutOfResources);
+  EXPECT_EQ(ErrorFromCode(WSAECONNRESET).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromCode(ERROR_NETNAME_DELETED).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromCode(WSAECONNABORTED).kind, ErrorKind::kReset);
+  EXPECT_EQ(ErrorFromCode(WSA_OPERATION_ABORTED).kind, ErrorKind::kCancelled);
+  EXPECT_EQ(ErrorFromCode(WSAETIMEDOUT).kind, ErrorKind::kTimedOut);
+  EXPECT_EQ(ErrorFromCode(ERROR_SEM_TIMEOUT).kind, ErrorKind::kTimedOut);
+  EXPECT_EQ(ErrorFromCode(WSAENOBUFS).kind, ErrorKind::kOutOfResources);
+  EXPECT_EQ(ErrorFromCode(WSAEMFILE).kind, ErrorKind::kOutOfResources);
 }
 
 }  // namespace

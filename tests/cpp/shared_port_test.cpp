@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "port/readiness/epoll_port.h"
+#include "port/readiness/readiness_port.h"
 #include "server_harness.h"
 
 namespace iocp::testing {
@@ -114,14 +114,14 @@ class SharedPort final : public CompletionPort {
 
   std::mutex mutex_;
   bool open_ = false;
-  EpollPort port_;
+  ReadinessPort port_;
 };
 
-const PortKind kSharedKind = {"shared", kEpollPortKind.why_unavailable,
+const PortKind kSharedKind = {"shared", kReadinessPortKind.why_unavailable,
                               [](const PortOptions& options) -> std::unique_ptr<CompletionPort> {
                                 return std::make_unique<SharedPort>(options);
                               },
-                              kEpollPortKind.listen, kEpollPortKind.close_listener};
+                              kReadinessPortKind.listen, kReadinessPortKind.close_listener};
 
 class EchoHandler : public Handler {
  public:

@@ -1,7 +1,6 @@
 // The Windows port accepts: accepts posted ahead, topped up when a client finds none.
 #include <algorithm>
 
-#include "port/iocp/iocp_batch.h"
 #include "port/iocp/iocp_port.h"
 
 namespace iocp {
@@ -51,7 +50,7 @@ void IocpPort::Accept(Socket& socket) {
 // What accepting needs of the system, made once. Under the listener's lock.
 Error IocpPort::PrepareListener(IocpListener& listener) {
   const auto handle = static_cast<SOCKET>(listener.socket.handle);
-  const auto failure = [](DWORD code) { return ErrorFromWindows(static_cast<int>(code)); };
+  const auto failure = [](DWORD code) { return ErrorFromCode(static_cast<int>(code)); };
   if (listener.accept_ex == nullptr) {
     sockaddr_storage address{};
     int length = sizeof(address);
@@ -154,8 +153,7 @@ void IocpPort::CompleteAccept(IocpAccept& accept, int code, Batch& batch) {
     int remote_length = 0;
     listener.get_addresses(accept.addresses, 0, IocpAccept::kAddressRoom, IocpAccept::kAddressRoom,
                            &local, &local_length, &remote, &remote_length);
-    endpoints = {AddressFromWindows(local, local_length),
-                 AddressFromWindows(remote, remote_length)};
+    endpoints = {AddressFrom(local, local_length), AddressFrom(remote, remote_length)};
   } else {
     ::closesocket(accepted);
   }
@@ -252,7 +250,7 @@ void IocpPort::CloseListener(IocpListener& listener) {
   if (listener.arrived_wait != nullptr) {
     ::UnregisterWaitEx(listener.arrived_wait, INVALID_HANDLE_VALUE);
   }
-  CloseWindows(std::exchange(listener.socket.handle, kNoSocket), false);
+  CloseSocket(std::exchange(listener.socket.handle, kNoSocket), false);
   if (listener.arrived != nullptr) ::CloseHandle(listener.arrived);
   listener_memory_.reset();
 }

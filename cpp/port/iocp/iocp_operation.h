@@ -1,4 +1,4 @@
-// What the Windows port has with the system: operations, and the sockets that they belong to.
+// The overlapped operations of the Windows port, and the sockets that they belong to.
 #pragma once
 
 #include <memory>
@@ -13,16 +13,17 @@ namespace iocp {
 // Socket::state: of a listener.
 inline constexpr std::uint8_t kIsListener = 1;
 
-// One overlapped operation; the OVERLAPPED is what the system knows of it. With the system from its
-// start until its result comes out of Wait, by way of the system's queue or of the port's own.
+// One overlapped operation. The system knows its OVERLAPPED. The operation counts as being with the
+// system from its start until its result comes out of Wait, which may be by way of the system's
+// queue or of the port's own.
 struct IocpOperation {
   enum class Kind : std::uint8_t {
     kAccept,
     kAcceptEnd,      // the listener's: Cancel has ended the last accept
     kAcceptTrouble,  // the listener's: accepting has paused itself
     kRead,
-    kReadEnd,   // a stream's: the reads have ended, and none of them could say so
-    kReadsDue,  // a stream's, never a result: what has ended is to be posted anew
+    kReadEnd,   // a channel's: its reads have ended, and no result of theirs could report it
+    kReadsDue,  // a channel's, never a result: its idle reads are to be posted anew
     kSend,
   };
 
@@ -30,8 +31,8 @@ struct IocpOperation {
 
   OVERLAPPED overlapped{};
   const Kind kind;
-  IocpOperation* next = nullptr;  // in the port's queue of results, or of what is due
-  // The result, for one that is in that queue.
+  IocpOperation* next = nullptr;  // in the port's queue of results, or of reads that are due
+  // The result, while it is in the queue of results.
   int code = 0;
   DWORD bytes = 0;
 
@@ -41,7 +42,7 @@ struct IocpOperation {
 };
 
 struct IocpListener;
-struct IocpStream;
+struct IocpChannel;
 
 struct IocpAccept : IocpOperation {
   // AcceptEx wants 16 bytes beside each address.
@@ -91,24 +92,24 @@ struct IocpListener {
   }
 };
 
-struct IocpStreamOperation : IocpOperation {
-  IocpStreamOperation(Kind kind_of, IocpStream& of) : IocpOperation(kind_of), stream(of) {}
+struct IocpChannelOperation : IocpOperation {
+  IocpChannelOperation(Kind kind_of, IocpChannel& of) : IocpOperation(kind_of), channel(of) {}
 
-  IocpStream& stream;
+  IocpChannel& channel;
 };
 
-struct IocpRead : IocpStreamOperation {
-  explicit IocpRead(IocpStream& of) : IocpStreamOperation(Kind::kRead, of) {}
+struct IocpRead : IocpChannelOperation {
+  explicit IocpRead(IocpChannel& of) : IocpChannelOperation(Kind::kRead, of) {}
 
-  Block* block = nullptr;      // null: of no bytes, to hear that there are some
-  std::uint64_t sequence = 0;  // of one with a block
+  Block* block = nullptr;      // null: it receives no bytes and ends when there are some
+  std::uint64_t sequence = 0;  // of a read with a block
 };
 
-// The port's part of a connection; its Socket::port_data.
-struct IocpStream {
+// The port's record of one connection: its Socket::port_data.
+struct IocpChannel {
   static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
 
-  IocpStream(Socket& of, std::size_t read_count) : socket(of), wanted(read_count) {
+  IocpChannel(Socket& of, std::size_t read_count) : socket(of), wanted(read_count) {
     for (std::size_t i = 0; i < read_count; ++i) {
       reads.push_back(std::make_unique<IocpRead>(*this));
       idle_reads.push_back(reads.back().get());
@@ -116,27 +117,27 @@ struct IocpStream {
   }
 
   Socket& socket;
-  // Only who holds the connection sends, so the lock is not for it.
-  IocpStreamOperation send{IocpOperation::Kind::kSend, *this};
+  // Only the connection's owner sends, so the lock does not guard this.
+  IocpChannelOperation send{IocpOperation::Kind::kSend, *this};
 
   Mutex lock;  // for what follows, and Socket::next_sequence
   std::vector<std::unique_ptr<IocpRead>> reads;
-  std::vector<IocpRead*> idle_reads;  // of those, not with the system
-  // How many are to be with the system: all at first, and while what comes fills them; else one,
-  // which is enough for a peer that the server keeps up with.
+  std::vector<IocpRead*> idle_reads;  // those of them that are not with the system
+  // How many are to be with the system: all at first, and for as long as the data fills them; else
+  // one, which is enough for a peer that the server keeps up with.
   std::size_t wanted;
   std::uint64_t brought = 0;  // completions of the receive that came out of Wait
   bool due = false;           // true exactly when `reads_due` is in the port's queue
   bool receiving = false;     // true exactly from Receive until the last read has ended
   bool paused = false;        // true exactly from Pause to Resume
   bool cancelled = false;     // true exactly when Cancel was called
-  // The place of the first read, of those that have ended, that met the end or an error.
+  // The lowest sequence of a read that has ended with the end of the stream or an error.
   std::uint64_t broken_at = kNowhere;
-  // True exactly when a send found the connection reset; a receive that saw an end of stream then
+  // True exactly when a send found the connection reset. A receive that then saw an end of stream
   // would be wrong (R7).
   bool reset = false;
-  IocpStreamOperation read_end{IocpOperation::Kind::kReadEnd, *this};
-  IocpStreamOperation reads_due{IocpOperation::Kind::kReadsDue, *this};
+  IocpChannelOperation read_end{IocpOperation::Kind::kReadEnd, *this};
+  IocpChannelOperation reads_due{IocpOperation::Kind::kReadsDue, *this};
 
   [[nodiscard]] std::size_t outstanding() const { return reads.size() - idle_reads.size(); }
   [[nodiscard]] bool broken() const { return broken_at != kNowhere; }

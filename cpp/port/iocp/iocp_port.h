@@ -1,17 +1,19 @@
 // The real completion port: AcceptEx, overlapped reads and sends, one port for all workers.
 //
-// Several reads may be outstanding for a connection. Each has a number, given under the
-// connection's lock when it is posted, so the numbers are in the order of the stream, whichever
-// worker gets which result. The idea, and that accepts are topped up when a client finds none, are
-// the original CIOCPServer's. A read that has ended is posted anew by the next Wait, once what its
-// bytes led to has been sent: the answer to that is there by then, so that the read ends at once,
-// which costs no packet; and while the server keeps up with the peer, one read is enough.
+// Several reads may be outstanding for a connection. Each gets a number under the channel's lock
+// when it is posted, so the numbers follow the order of the stream, whichever worker gets which
+// result. This idea, and topping up accepts when a client finds none, come from the original
+// CIOCPServer. The next Wait posts a read that has ended anew, after the server has sent what the
+// bytes led to. The peer's answer is often there by then, so the read ends at once, which costs no
+// packet. While the server keeps up with the peer, one read is enough.
 #pragma once
 
 #include <atomic>
 #include <optional>
 #include <unordered_map>
 
+#include "base/fifo.h"
+#include "port/common/batch.h"
 #include "port/completion_port.h"
 #include "port/iocp/iocp_operation.h"
 
@@ -48,17 +50,17 @@ class IocpPort final : public CompletionPort {
   }
 
  private:
-  struct Batch;
   struct Endpoints {
     Address local;
     Address remote;
   };
 
-  // iocp_port.cpp: the queues, and what they bring.
+  // iocp_port.cpp: the queues and their results.
   void KeepEndpoints(NativeSocket handle, const Endpoints& endpoints);
   Error EndpointsOf(NativeSocket handle, Endpoints* endpoints);
   void PushResult(IocpOperation& operation, int code, DWORD bytes);
   void Wake();
+  static bool HasRoomFor(const IocpOperation& operation, DWORD bytes, const Batch& batch);
   void TakeAtHand(Batch& batch, std::size_t limit);
   bool TakeResult(Batch& batch);
   bool TakePosting(Batch& batch);
@@ -81,16 +83,16 @@ class IocpPort final : public CompletionPort {
   void ResumeAccepting(IocpListener& listener);
   void CancelAccepting(IocpListener& listener);
 
-  // iocp_stream.cpp
-  void PostReads(IocpStream& stream);
-  void PostReadsLater(IocpStream& stream);
+  // iocp_channel.cpp
+  void PostReads(IocpChannel& channel);
+  void PostReadsLater(IocpChannel& channel);
   void PostReadsDue();
-  void EndReads(IocpStream& stream, Completion* last);
-  void PostRead(IocpStream& stream, IocpRead& read, Block* block);
-  static void WithdrawReads(IocpStream& stream);
+  void EndReads(IocpChannel& channel, Completion* last);
+  void PostRead(IocpChannel& channel, IocpRead& read, Block* block);
+  static void WithdrawReads(IocpChannel& channel);
   void CompleteRead(IocpRead& read, int code, DWORD bytes, Batch& batch);
-  void CompleteReadEnd(IocpStream& stream, Batch& batch);
-  void CompleteSend(IocpStream& stream, int code, DWORD bytes, Batch& batch);
+  void CompleteReadEnd(IocpChannel& channel, Batch& batch);
+  void CompleteSend(IocpChannel& channel, int code, DWORD bytes, Batch& batch);
 
   const PortOptions options_;
   Error open_error_;
@@ -106,17 +108,14 @@ class IocpPort final : public CompletionPort {
   Mutex accepted_lock_;
   std::unordered_map<NativeSocket, Endpoints> accepted_;  // not adopted yet
 
-  // At hand: results that the system has no packet for, and postings. Oldest first.
+  // At hand: results that the system has no packet for, and postings.
   Mutex at_hand_lock_;
-  IocpOperation* first_result_ = nullptr;
-  IocpOperation* last_result_ = nullptr;
-  Posting* first_posting_ = nullptr;
-  Posting* last_posting_ = nullptr;
+  Fifo<IocpOperation, &IocpOperation::next> results_;
+  Fifo<Posting, &Posting::next> postings_;
   std::atomic<std::size_t> at_hand_{0};  // of both; written under the lock
-  // `reads_due` of streams, for the next Wait. Oldest first.
-  IocpOperation* first_due_ = nullptr;
-  IocpOperation* last_due_ = nullptr;
-  std::atomic<int> sleepers_{0};     // workers that sleep, or are about to
+  // The `reads_due` of channels, for the next Wait.
+  Fifo<IocpOperation, &IocpOperation::next> due_;
+  std::atomic<int> sleepers_{0};     // workers that sleep or are about to
   std::atomic<bool> waking_{false};  // true exactly when a packet to wake one is in the queue
 };
 

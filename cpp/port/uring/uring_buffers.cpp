@@ -15,12 +15,12 @@ namespace {
 
 constexpr std::uint16_t kIncremental = 2;  // IOU_PBUF_RING_INC, Linux 6.12
 
-// The ring goes round through all its blocks, so together they should fit into a second-level
-// cache, next to what the hooks touch, and still hold a few batches (kBatchBytes): 8 blocks of 64
-// KiB.
+// The kernel goes round through all blocks of the ring. Together they should fit into a
+// second-level cache beside the data that hooks touch, and still hold a few batches (kBatchBytes):
+// 8 blocks of 64 KiB.
 constexpr std::size_t kIncrementalBytes = 512 * 1024;
-// Where each receive spends a whole block, there must be more of them; a small message touches only
-// the first page of its block: 32 blocks of 64 KiB.
+// Where each receive spends a whole block, there must be more of them: 32 blocks of 64 KiB. A small
+// message touches only the first page of its block.
 constexpr std::size_t kWholeBytes = 2 * 1024 * 1024;
 constexpr std::size_t kFewestBlocks = 8;
 constexpr std::size_t kMostBlocks = 1024;
@@ -57,7 +57,7 @@ int UringBuffers::Register(io_uring* ring, BufferPool* pool, bool want_increment
     assert(std::has_single_bit(count));
     slots_.assign(count, Slot{});
     if (TryRegister(ring, incremental, &error)) break;
-    // EINVAL is what a kernel says that does not know the flag.
+    // A kernel that does not know the flag answers EINVAL.
     if (error != -EINVAL) break;
   }
   if (error != 0) {
@@ -128,8 +128,7 @@ Buffer UringBuffers::Consume(std::uint32_t cqe_flags, std::size_t size) {
     usual_size_ = (7 * usual_size_ + size) / 8;
   }
   // An end of stream uses nothing up, although some kernels leave the flag out for it (6.19, see
-  // axboe/liburing #1545): taking them at their word would free a block that they go on to write
-  // to.
+  // axboe/liburing #1545). Taking them at their word would free a block that they still write to.
   const bool used_up = !incremental_ || (size > 0 && (cqe_flags & IORING_CQE_F_BUF_MORE) == 0);
   if (used_up) {
     Retire(id);

@@ -1,9 +1,9 @@
-// The buffers that the kernel receives into: a few blocks of the pool in a ring that it shares with
-// us.
+// The buffers that the kernel receives into: a few blocks of the pool in a ring shared with the
+// kernel.
 //
-// A receive takes its buffer from the ring when its data is there, not before, so idle connections
-// hold none. Newer kernels (6.12) use a buffer up piece by piece, which packs small messages into
-// one block that is hot in the cache; older ones spend a whole buffer on each receive.
+// A receive takes its buffer from the ring only when its data has arrived, so idle connections hold
+// none. Newer kernels (6.12) use a buffer up piece by piece, which packs small messages into one
+// block that stays in the cache. Older ones spend a whole buffer on each receive.
 #pragma once
 
 #include <liburing.h>
@@ -31,7 +31,7 @@ struct PbufRegistration {
 };
 int RegisterBufferRing(io_uring* ring, PbufRegistration* registration);
 
-// Used on the worker's thread only. Destroyed after the ring it was registered with (R10).
+// Only the worker's thread uses it. Destroyed after the ring it was registered with (R10).
 class UringBuffers {
  public:
   UringBuffers() = default;
@@ -39,14 +39,14 @@ class UringBuffers {
   UringBuffers& operator=(const UringBuffers&) = delete;
   ~UringBuffers();
 
-  // With `want_incremental`, small messages share a block if the kernel can do that. `blocks` is a
-  // power of two, 0 to let this class choose. 0, or a negative errno.
+  // With `want_incremental`, small messages share a block where the kernel can do that. `blocks` is
+  // a power of two, or 0 to let this class choose. Returns 0, or a negative errno.
   int Register(io_uring* ring, BufferPool* pool, bool want_incremental, unsigned blocks);
 
-  // Puts blocks where some are missing. Call it late, just before the kernel gets to work: by then
-  // the blocks of the last batch are back in the pool, and still in the cache.
+  // Replaces the blocks that are used up. Call it just before the kernel gets to work: by then the
+  // blocks of the last batch are back in the pool, and still in the cache.
   void Refill();
-  // The bytes of a receive completion with IORING_CQE_F_BUFFER; empty for `size` 0.
+  // Returns the bytes of a receive that has IORING_CQE_F_BUFFER; empty for `size` 0.
   Buffer Consume(std::uint32_t cqe_flags, std::size_t size);
 
   // About how many more receives the ring has room for; 0 exactly when it is empty.

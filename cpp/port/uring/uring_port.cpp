@@ -1,29 +1,27 @@
 #include "port/uring/uring_port.h"
 
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
-#include <cstddef>
 #include <cstdlib>
 #include <new>
 #include <thread>
 #include <utility>
 
 #include "port/common/posix_net.h"
-#include "port/uring/uring_link.h"
+#include "port/uring/uring_channel.h"
 
 namespace iocp {
 namespace {
 
-// How long to wait when it takes no submissions and has no completions either.
+// How long to wait when the kernel takes no submissions and has no completions either.
 constexpr auto kPushBackNap = std::chrono::milliseconds(1);
 constexpr auto kLongestSleep = std::chrono::hours(1);
-// The length of one send is 32 bits wide for the kernel. More than that is a short send.
+// The kernel takes the length of one send as 32 bits. A longer piece becomes a short send.
 constexpr std::size_t kMostPerSend = std::size_t{1} << 30U;
 
 }  // namespace
@@ -33,172 +31,154 @@ UringPort::UringPort(const PortOptions& options, const UringTuning& tuning)
 
 UringPort::~UringPort() {
   assert(operations_in_flight_ == 0 && "operations were never ended");
-  // What the ring still has touches no memory of ours: the watch on wake_, answers to
-  // cancellations.
+  // The ring still has the watch on wake_ and answers to cancellations. They touch no memory of
+  // ours.
   if (has_ring_) io_uring_queue_exit(&ring_);
-  if (wake_ >= 0) ::close(wake_);
-  while (all_links_ != nullptr) delete std::exchange(all_links_, all_links_->next_in_all);
-  while (free_gathers_ != nullptr) delete std::exchange(free_gathers_, free_gathers_->next);
+  while (all_channels_ != nullptr) delete std::exchange(all_channels_, all_channels_->next_in_all);
 }
 
 Error UringPort::Open() {
   const int refused = SetUpRing(&ring_, tuning_.set_up);
-  if (refused < 0) return ErrorFromErrno(-refused);
+  if (refused < 0) return ErrorFromCode(-refused);
   has_ring_ = true;
   accepts_need_a_look_ = AcceptsNeedALook(KernelRelease());
   const int no_buffers =
       buffers_.Register(&ring_, options_.pool, tuning_.incremental_buffers, tuning_.blocks);
-  if (no_buffers < 0) return ErrorFromErrno(-no_buffers);
-  wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (wake_ < 0) return ErrorFromErrno(errno);
+  if (no_buffers < 0) return ErrorFromCode(-no_buffers);
+  if (const Error error = wake_.Open()) return error;
   // The listener's, because Accept cannot fail.
-  Link* link = TakeLink();
-  if (link == nullptr) return ErrorFromErrno(ENOMEM);
-  ReleaseIfUnused(*link);
+  Channel* channel = TakeChannel();
+  if (channel == nullptr) return ErrorFromCode(ENOMEM);
+  ReleaseIfUnused(*channel);
   return {};
 }
 
 // Null when there is no memory.
-UringPort::Link* UringPort::TakeLink() {
-  if (free_links_ != nullptr) {
-    Link* link = std::exchange(free_links_, free_links_->next_free);
-    Link* const next_in_all = link->next_in_all;
-    *link = Link{};
-    link->next_in_all = next_in_all;
-    return link;
+UringPort::Channel* UringPort::TakeChannel() {
+  if (free_channels_ != nullptr) {
+    Channel* channel = std::exchange(free_channels_, free_channels_->next_free);
+    Channel* const next_in_all = channel->next_in_all;
+    *channel = Channel{};
+    channel->next_in_all = next_in_all;
+    return channel;
   }
-  auto* link = new (std::nothrow) Link;
-  if (link != nullptr) link->next_in_all = std::exchange(all_links_, link);
-  return link;
+  auto* channel = new (std::nothrow) Channel;
+  if (channel != nullptr) channel->next_in_all = std::exchange(all_channels_, channel);
+  return channel;
 }
 
-void UringPort::ReleaseIfUnused(Link& link) {
-  if (link.socket != nullptr || link.answers_due != 0) return;
-  if (link.changed || link.starved || link.delayed) return;
-  link.next_free = std::exchange(free_links_, &link);
+void UringPort::ReleaseIfUnused(Channel& channel) {
+  if (channel.socket != nullptr || channel.answers_due != 0) return;
+  if (channel.changed || channel.starved || channel.delayed) return;
+  channel.next_free = std::exchange(free_channels_, &channel);
 }
 
-UringPort::Link& UringPort::LinkOf(const Socket& socket) {
-  return *static_cast<Link*>(socket.port_data);
+UringPort::Channel& UringPort::ChannelOf(const Socket& socket) {
+  return *static_cast<Channel*>(socket.port_data);
 }
 
-void UringPort::MarkChanged(Link& link) { lists_->changed.Push(link); }
+void UringPort::MarkChanged(Channel& channel) { lists_->changed.Push(channel); }
 
 void UringPort::Accept(Socket& listener) {
-  auto* link = static_cast<Link*>(listener.port_data);
-  if (link == nullptr) {
-    link = TakeLink();
-    if (link == nullptr) std::abort();  // not the first listener, see Open
-    listener.port_data = link;
-    link->socket = &listener;
+  auto* channel = static_cast<Channel*>(listener.port_data);
+  if (channel == nullptr) {
+    channel = TakeChannel();
+    if (channel == nullptr) std::abort();  // not the first listener, see Open
+    listener.port_data = channel;
+    channel->socket = &listener;
   }
-  link->listener = true;
-  link->receiving = true;
-  MarkChanged(*link);
+  channel->listener = true;
+  channel->receiving = true;
+  MarkChanged(*channel);
 }
 
 Error UringPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
-  const Error error = EndpointsPosix(handle, options_.listening, local, remote);
+  const Error error = ReadEndpoints(handle, options_.listening, local, remote);
   if (error) return error;
-  Link* link = TakeLink();
-  if (link == nullptr) return ErrorFromErrno(ENOMEM);
+  Channel* channel = TakeChannel();
+  if (channel == nullptr) return ErrorFromCode(ENOMEM);
   socket = Socket{};
   socket.handle = handle;
-  socket.port_data = link;
-  link->socket = &socket;
+  socket.port_data = channel;
+  channel->socket = &socket;
   return {};
 }
 
 void UringPort::Receive(Socket& socket) {
-  LinkOf(socket).receiving = true;
-  MarkChanged(LinkOf(socket));
+  ChannelOf(socket).receiving = true;
+  MarkChanged(ChannelOf(socket));
 }
 
 void UringPort::Pause(Socket& socket) {
-  LinkOf(socket).paused = true;
-  LinkOf(socket).watch_ended = false;
-  MarkChanged(LinkOf(socket));
+  ChannelOf(socket).paused = true;
+  ChannelOf(socket).watch_ended = false;
+  MarkChanged(ChannelOf(socket));
 }
 
 void UringPort::Resume(Socket& socket) {
-  LinkOf(socket).paused = false;
-  LinkOf(socket).broke_while_paused = false;
-  MarkChanged(LinkOf(socket));
+  ChannelOf(socket).paused = false;
+  ChannelOf(socket).broke_while_paused = false;
+  MarkChanged(ChannelOf(socket));
 }
 
 void UringPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
-  static_assert(sizeof(Piece) == sizeof(iovec) &&
-                offsetof(Piece, size) == offsetof(iovec, iov_len));
-  Link& link = LinkOf(socket);
-  link.sending = true;
-  MarkChanged(link);
-  if (count > 1) {
-    link.gather = free_gathers_ != nullptr ? std::exchange(free_gathers_, free_gathers_->next)
-                                           : new (std::nothrow) Gather;
-  }
-  if (link.gather == nullptr) {
-    // Without memory for the rest of them, the first piece is a short send.
-    link.piece = {const_cast<void*>(pieces->data), std::min(pieces->size, kMostPerSend)};
-    return;
-  }
-  std::transform(pieces, pieces + count, link.gather->pieces, [](const Piece& piece) {
-    return iovec{const_cast<void*>(piece.data), piece.size};
-  });
-  link.gather->message = msghdr{};
-  link.gather->message.msg_iov = link.gather->pieces;
-  link.gather->message.msg_iovlen = count;
+  Channel& channel = ChannelOf(socket);
+  channel.sending = true;
+  MarkChanged(channel);
+  channel.pieces.Keep(pieces, count, free_gathers_);
 }
 
 void UringPort::ShutdownSend(Socket& socket) {
-  LinkOf(socket).send_shut = true;
+  ChannelOf(socket).send_shut = true;
   ::shutdown(DescriptorOf(socket), SHUT_WR);
 }
 
 void UringPort::Cancel(Socket& socket) {
   if (socket.port_data == nullptr) return;  // a listener that never accepted
-  Link& link = LinkOf(socket);
-  link.cancel_receive = link.receiving;
-  link.cancel_send = link.sending;
-  MarkChanged(link);
+  Channel& channel = ChannelOf(socket);
+  channel.cancel_receive = channel.receiving;
+  channel.cancel_send = channel.sending;
+  MarkChanged(channel);
 }
 
 void UringPort::Close(Socket& socket, bool reset) {
-  bool listener = true;  // true exactly when it is a listener; one that never accepted has no link
+  bool listener =
+      true;  // true exactly when it is a listener; one that never accepted has no channel
   if (socket.port_data != nullptr) {
-    Link& link = LinkOf(socket);
-    assert(!link.receiving && !link.sending && !link.watched);
-    listener = link.listener;
+    Channel& channel = ChannelOf(socket);
+    assert(!channel.receiving && !channel.sending && !channel.watched);
+    listener = channel.listener;
     // The kernel may not have let go of it yet.
     if (listener && !has_ring_) ::shutdown(DescriptorOf(socket), SHUT_RDWR);
-    link.socket = nullptr;
+    channel.socket = nullptr;
     socket.port_data = nullptr;
-    ReleaseIfUnused(link);
+    ReleaseIfUnused(channel);
   }
   const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
   if (reset || listener) {
-    ClosePosix(handle, reset);
+    CloseSocket(handle, reset);
   } else {
     CloseInOrderPosix(handle, options_.close_timeout);
   }
 }
 
-void UringPort::Discard(NativeSocket handle, bool reset) { ClosePosix(handle, reset); }
+void UringPort::Discard(NativeSocket handle, bool reset) { CloseSocket(handle, reset); }
 
-// The socket first: what it no longer has is among the results by then. Without a ring the next
-// Wait ends everything.
+// Looks at the socket first: bytes that have left it are among the results by then. Without a ring
+// the next Wait ends everything.
 bool UringPort::ReceiveAtHand(Socket& socket, std::uint64_t) {
   if (!has_ring_ || ReadyPosix(socket.handle, POLLIN) != 0) return true;
   NoteLeftResults();
-  return LinkOf(socket).receive_left_by == waits_ || io_uring_cq_has_overflow(&ring_);
+  return ChannelOf(socket).receive_left_by == waits_ || io_uring_cq_has_overflow(&ring_);
 }
 
 bool UringPort::SendAtHand(Socket& socket) {
   if (!has_ring_ || ReadyPosix(socket.handle, POLLOUT) != 0) return true;
   NoteLeftResults();
-  return LinkOf(socket).send_left_by == waits_ || io_uring_cq_has_overflow(&ring_);
+  return ChannelOf(socket).send_left_by == waits_ || io_uring_cq_has_overflow(&ring_);
 }
 
-// Each result is looked at once between two Waits, however many connections are asked about.
+// Looks at each result once between two Waits, however many connections are asked about.
 void UringPort::NoteLeftResults() {
   const unsigned head = *ring_.cq.khead;
   if (std::exchange(left_by_, waits_) != waits_) left_seen_ = head;
@@ -206,21 +186,18 @@ void UringPort::NoteLeftResults() {
   for (; left_seen_ != end; ++left_seen_) {
     const io_uring_cqe& cqe = ring_.cq.cqes[left_seen_ & ring_.cq.ring_mask];
     const std::uint64_t tag = cqe.user_data & kTagMask;
-    auto* const link = reinterpret_cast<Link*>(cqe.user_data & ~std::uint64_t{kTagMask});
-    if (tag == kReceiveTag) link->receive_left_by = waits_;
-    if (tag == kSendTag) link->send_left_by = waits_;
+    auto* const channel = reinterpret_cast<Channel*>(cqe.user_data & ~std::uint64_t{kTagMask});
+    if (tag == kReceiveTag) channel->receive_left_by = waits_;
+    if (tag == kSendTag) channel->send_left_by = waits_;
   }
 }
 
 std::size_t UringPort::Unacknowledged(Socket& socket) {
-  return UnacknowledgedPosix(socket.handle, LinkOf(socket).send_shut);
+  return UnacknowledgedPosix(socket.handle, ChannelOf(socket).send_shut);
 }
 
 void UringPort::Post(Posting& posting) {
-  if (!posted_.Push(posting)) return;
-  const std::uint64_t one = 1;
-  // It cannot fail: the counter would have to overflow.
-  [[maybe_unused]] const auto written = ::write(wake_, &one, sizeof(one));
+  if (posted_.Push(posting)) wake_.Signal();
 }
 
 std::size_t UringPort::Wait(Completion* completions, std::size_t capacity, std::size_t max_bytes,
@@ -262,92 +239,93 @@ void UringPort::SettleChanges(Batch& batch) {
     ReleaseStarved();
     if (!wake_watched_) SubmitWakeUp();
   }
-  // What cannot be settled now keeps its place, and keeps Wait from sleeping.
-  while (!lists_->changed.empty() && Settle(lists_->changed.front(), batch)) {
-    ReleaseIfUnused(lists_->changed.Pop());
+  // A channel that cannot be settled now keeps its place, and keeps Wait from sleeping.
+  while (!lists_->changed.empty() && Settle(*lists_->changed.first(), batch)) {
+    ReleaseIfUnused(*lists_->changed.Pop());
   }
 }
 
-// Receives that found no buffer are armed again only as far as there are buffers now: all at once
-// would mostly find none again. What waits in the completion queue has taken its buffers already.
+// Arms receives that found no buffer again, but only as many as there are buffers now: most of the
+// others would find none again. Results in the completion queue have taken their buffers already.
 void UringPort::ReleaseStarved() {
   if (!lists_->starved.empty()) {
     const std::size_t taken = io_uring_cq_ready(&ring_);
     for (std::size_t left = buffers_.ReceivesLeft(); left > taken; --left) {
-      if (lists_->starved.empty()) break;
-      MarkChanged(lists_->starved.Pop());
+      Channel* const channel = lists_->starved.Pop();
+      if (channel == nullptr) break;
+      MarkChanged(*channel);
     }
   }
   if (lists_->delayed.empty() || Now() < delayed_until_) return;
-  while (!lists_->delayed.empty()) MarkChanged(lists_->delayed.Pop());
+  while (Channel* const channel = lists_->delayed.Pop()) MarkChanged(*channel);
 }
 
-// False when it has to be tried again: no room in the batch, or in the submission queue.
-bool UringPort::Settle(Link& link, Batch& batch) {
-  if (!has_ring_) return SettleWithoutRing(link, batch);
-  if (link.receiving && (!SettleWatch(link) || !SettleReceive(link, batch))) return false;
-  return !link.sending || SettleSend(link, batch);
+// False when there is no room in the batch or in the submission queue: it must be tried again.
+bool UringPort::Settle(Channel& channel, Batch& batch) {
+  if (!has_ring_) return SettleWithoutRing(channel, batch);
+  if (channel.receiving && (!SettleWatch(channel) || !SettleReceive(channel, batch))) return false;
+  return !channel.sending || SettleSend(channel, batch);
 }
 
-bool UringPort::SettleReceive(Link& link, Batch& batch) {
-  const bool wanted = !link.paused && !link.cancel_receive && !link.yielding;
-  if (link.armed) {
-    if (wanted || link.disarming) return true;
-    const auto target = reinterpret_cast<std::uint64_t>(&link) | kReceiveTag;
-    link.disarming = SubmitCancel(link, kCancelReceiveTag, target);
-    return link.disarming;
+bool UringPort::SettleReceive(Channel& channel, Batch& batch) {
+  const bool wanted = !channel.paused && !channel.cancel_receive && !channel.yielding;
+  if (channel.armed) {
+    if (wanted || channel.disarming) return true;
+    const auto target = reinterpret_cast<std::uint64_t>(&channel) | kReceiveTag;
+    channel.disarming = SubmitCancel(channel, kCancelReceiveTag, target);
+    return channel.disarming;
   }
-  if (link.cancel_receive) {
+  if (channel.cancel_receive) {
     // The watch keeps the socket open.
-    if (link.watched) return true;
+    if (channel.watched) return true;
     if (batch.full()) return false;
-    EndReceive(link, ErrorFromErrno(ECANCELED), batch);
+    EndReceive(channel, ErrorFromCode(ECANCELED), batch);
     return true;
   }
-  if (link.broke_while_paused && !link.watched) {
+  if (channel.broke_while_paused && !channel.watched) {
     if (batch.full()) return false;
-    EndReceive(link, TakeErrorPosix(link.socket->handle), batch);
+    EndReceive(channel, TakeErrorPosix(channel.socket->handle), batch);
     return true;
   }
-  if (!wanted || link.watched || link.starved || link.delayed) return true;
-  return SubmitReceive(link);
+  if (!wanted || channel.watched || channel.starved || channel.delayed) return true;
+  return SubmitReceive(channel);
 }
 
-// A receive that is paused has the kernel look out for a reset.
-bool UringPort::SettleWatch(Link& link) {
-  const bool wanted = link.paused && !link.cancel_receive && !link.armed && !link.listener &&
-                      !link.broke_while_paused;
-  if (wanted == link.watched || link.unwatching) return true;
-  if (wanted) return link.watch_ended || SubmitWatch(link);
-  const auto target = reinterpret_cast<std::uint64_t>(&link) | kWatchTag;
-  link.unwatching = SubmitCancel(link, kCancelWatchTag, target);
-  return link.unwatching;
+// While a receive is paused, the kernel watches for a reset.
+bool UringPort::SettleWatch(Channel& channel) {
+  const bool wanted = channel.paused && !channel.cancel_receive && !channel.armed &&
+                      !channel.listener && !channel.broke_while_paused;
+  if (wanted == channel.watched || channel.unwatching) return true;
+  if (wanted) return channel.watch_ended || SubmitWatch(channel);
+  const auto target = reinterpret_cast<std::uint64_t>(&channel) | kWatchTag;
+  channel.unwatching = SubmitCancel(channel, kCancelWatchTag, target);
+  return channel.unwatching;
 }
 
-bool UringPort::SettleSend(Link& link, Batch& batch) {
-  if (link.send_submitted) {
-    if (!link.cancel_send || link.stopping_send) return true;
-    const auto target = reinterpret_cast<std::uint64_t>(&link) | kSendTag;
-    link.stopping_send = SubmitCancel(link, kCancelSendTag, target);
-    return link.stopping_send;
+bool UringPort::SettleSend(Channel& channel, Batch& batch) {
+  if (channel.send_submitted) {
+    if (!channel.cancel_send || channel.stopping_send) return true;
+    const auto target = reinterpret_cast<std::uint64_t>(&channel) | kSendTag;
+    channel.stopping_send = SubmitCancel(channel, kCancelSendTag, target);
+    return channel.stopping_send;
   }
-  if (link.cancel_send) {
+  if (channel.cancel_send) {
     if (batch.full()) return false;
-    EndSend(link, ErrorFromErrno(ECANCELED), 0, batch);
+    EndSend(channel, ErrorFromCode(ECANCELED), 0, batch);
     return true;
   }
-  return link.delayed || SubmitSend(link);
+  return channel.delayed || SubmitSend(channel);
 }
 
-// Whatever has begun ends, with the error that broke the port.
-bool UringPort::SettleWithoutRing(Link& link, Batch& batch) {
-  if (link.receiving) {
+// Ends whatever has begun, with the error that broke the port.
+bool UringPort::SettleWithoutRing(Channel& channel, Batch& batch) {
+  if (channel.receiving) {
     if (batch.full()) return false;
-    EndReceive(link, link.cancel_receive ? ErrorFromErrno(ECANCELED) : refused_, batch);
+    EndReceive(channel, channel.cancel_receive ? ErrorFromCode(ECANCELED) : refused_, batch);
   }
-  if (link.sending) {
+  if (channel.sending) {
     if (batch.full()) return false;
-    EndSend(link, link.cancel_send ? ErrorFromErrno(ECANCELED) : refused_, 0, batch);
+    EndSend(channel, channel.cancel_send ? ErrorFromCode(ECANCELED) : refused_, 0, batch);
   }
   return true;
 }
@@ -360,12 +338,12 @@ io_uring_sqe* UringPort::NextEntry() {
   return io_uring_get_sqe(&ring_);
 }
 
-bool UringPort::SubmitReceive(Link& link) {
+bool UringPort::SubmitReceive(Channel& channel) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
-  if (link.listener) {
+  if (channel.listener) {
     constexpr int kFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
-    const int fd = DescriptorOf(*link.socket);
+    const int fd = DescriptorOf(*channel.socket);
     // A multishot accept takes the whole backlog before anybody can pause it.
     if (options_.newcomers_wait) {
       io_uring_prep_accept(entry, fd, nullptr, nullptr, kFlags);
@@ -373,76 +351,77 @@ bool UringPort::SubmitReceive(Link& link) {
       io_uring_prep_multishot_accept(entry, fd, nullptr, nullptr, kFlags);
     }
   } else {
-    // A multishot receive that finds much data takes every buffer there is. While others wait for
-    // one, each gets one at a time.
+    // A multishot receive that finds much data takes every buffer there is. While other receives
+    // wait for buffers, each gets one at a time.
     if (lists_->starved.empty()) {
-      io_uring_prep_recv_multishot(entry, DescriptorOf(*link.socket), nullptr, 0, 0);
+      io_uring_prep_recv_multishot(entry, DescriptorOf(*channel.socket), nullptr, 0, 0);
     } else {
-      io_uring_prep_recv(entry, DescriptorOf(*link.socket), nullptr, 0, 0);
+      io_uring_prep_recv(entry, DescriptorOf(*channel.socket), nullptr, 0, 0);
     }
     entry->flags |= IOSQE_BUFFER_SELECT;
     entry->buf_group = UringBuffers::kGroup;
   }
-  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kReceiveTag);
-  ++link.answers_due;
-  link.turns = 0;
-  SetArmed(link, true);
+  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&channel) | kReceiveTag);
+  ++channel.answers_due;
+  channel.turns = 0;
+  SetArmed(channel, true);
   return true;
 }
 
-bool UringPort::SubmitSend(Link& link) {
+bool UringPort::SubmitSend(Channel& channel) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
-  const int fd = DescriptorOf(*link.socket);
-  if (link.gather != nullptr) {
-    io_uring_prep_sendmsg(entry, fd, &link.gather->message, MSG_NOSIGNAL);
+  const int fd = DescriptorOf(*channel.socket);
+  if (channel.pieces.gather != nullptr) {
+    io_uring_prep_sendmsg(entry, fd, &channel.pieces.gather->message, MSG_NOSIGNAL);
   } else {
-    io_uring_prep_send(entry, fd, link.piece.iov_base, link.piece.iov_len, MSG_NOSIGNAL);
+    const Piece& piece = channel.pieces.piece;
+    io_uring_prep_send(entry, fd, piece.data, std::min(piece.size, kMostPerSend), MSG_NOSIGNAL);
   }
-  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kSendTag);
-  link.TellWhatIsRead();
-  ++link.answers_due;
+  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&channel) | kSendTag);
+  channel.ReportReads();
+  ++channel.answers_due;
   ++operations_in_flight_;
-  link.send_submitted = true;
+  channel.send_submitted = true;
   return true;
 }
 
-// By the operation, not by the descriptor, which may be another connection's by the time the kernel
-// looks. An operation is armed again under its name only after the cancellations of the one before,
-// so those cannot hit it.
-bool UringPort::SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target) {
+// Cancels by operation, not by descriptor: another connection may have the descriptor by the time
+// the kernel looks. An operation is armed again under the same name only after the answers to the
+// cancellations of the one before, so those cannot hit it.
+bool UringPort::SubmitCancel(Channel& channel, std::uint64_t tag, std::uint64_t target) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
   io_uring_prep_cancel64(entry, target, 0);
-  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | tag);
-  ++link.answers_due;
+  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&channel) | tag);
+  ++channel.answers_due;
   return true;
 }
 
-bool UringPort::SubmitWatch(Link& link) {
+bool UringPort::SubmitWatch(Channel& channel) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
   // Multishot, as the end of the peer's stream is reported too, and a reset may follow.
-  io_uring_prep_poll_multishot(entry, DescriptorOf(*link.socket), POLLERR);
-  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&link) | kWatchTag);
-  ++link.answers_due;
+  io_uring_prep_poll_multishot(entry, DescriptorOf(*channel.socket), POLLERR);
+  io_uring_sqe_set_data64(entry, reinterpret_cast<std::uint64_t>(&channel) | kWatchTag);
+  ++channel.answers_due;
   ++operations_in_flight_;
-  link.watched = true;
+  channel.watched = true;
   return true;
 }
 
 bool UringPort::SubmitWakeUp() {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
-  io_uring_prep_poll_multishot(entry, wake_, POLLIN);
+  io_uring_prep_poll_multishot(entry, wake_.descriptor(), POLLIN);
   io_uring_sqe_set_data64(entry, kWakeTag);
   wake_watched_ = true;
   return true;
 }
 
-// One system call, or none. Completions of a ring with DEFER_TASKRUN only come forth in a call that
-// asks for events; a call that merely submits leaves the sockets' data with the kernel until what
-// is at hand has been dealt with.
+// Makes one system call or none. A ring with DEFER_TASKRUN brings completions only in a call that
+// asks for events. A call that merely submits leaves the sockets' data with the kernel until the
+// results at hand have been handled.
 void UringPort::EnterSystem(const Batch& batch, TimePoint deadline) {
   const bool overflow = io_uring_cq_has_overflow(&ring_);
   if (overflow) ++counters_.overflows;
@@ -470,8 +449,8 @@ void UringPort::SleepWithoutRing(const Batch& batch, TimePoint deadline) {
   __kernel_timespec timeout{};
   if (batch.count != 0 || !PrepareToSleep(deadline, &timeout)) return;
   constexpr long long kMillisecond = 1'000'000;
-  SleepUntilWritten(wake_, static_cast<int>(timeout.tv_sec * 1000 +
-                                            (timeout.tv_nsec + kMillisecond - 1) / kMillisecond));
+  wake_.SleepUntilSignalled(static_cast<int>(timeout.tv_sec * 1000 +
+                                             (timeout.tv_nsec + kMillisecond - 1) / kMillisecond));
   posted_.Awake();
 }
 
@@ -481,7 +460,7 @@ bool UringPort::PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout) {
   const TimePoint now = Now();
   if (deadline <= now) return false;
   auto sleep = std::min<Duration>(deadline - now, kLongestSleep);
-  // Nothing tells us when another thread gives a buffer back, or the kernel has memory again.
+  // Nobody reports that another thread gave a buffer back, or that the kernel has memory again.
   if (!lists_->starved.empty() || !lists_->delayed.empty()) {
     sleep = std::min<Duration>(sleep, kUringMemoryRetry);
   }
@@ -491,40 +470,40 @@ bool UringPort::PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout) {
   return true;
 }
 
-// Whatever the kernel did not take stays in the submission queue for the next call.
+// Entries that the kernel did not take stay in the submission queue for the next call.
 void UringPort::NoteSubmission(int result) {
   pushed_back_ = result < 0 && result != -ETIME && result != -EINTR;
   if (!pushed_back_) return;
-  // EBADR is not about submitting: the kernel had no memory to keep completions for which there was
-  // no room.
+  // EBADR does not concern the submission: the kernel had no memory to keep completions for which
+  // the queue had no room.
   ++(result == -EBADR ? counters_.dropped : counters_.refused_submits);
   const bool passes =
       result == -EBADR || result == -EBUSY || result == -EAGAIN || result == -ENOMEM;
-  if (!passes) refused_ = ErrorFromErrno(-result);
+  if (!passes) refused_ = ErrorFromCode(-result);
 }
 
-// The port is broken (R11). First the ring goes, then all that was in flight ends.
+// Breaks the port (R11). First the ring goes, then everything in flight ends.
 void UringPort::Break() {
-  for (Link* link = all_links_; link != nullptr; link = link->next_in_all) {
-    // The kernel takes its time to end what a closed ring had. Whatever it does until then, it does
-    // to no memory of ours: without its connection there is nothing to receive or to send to.
-    if (link->send_submitted || (link->armed && !link->listener)) {
-      DisconnectPosix(link->socket->handle);
+  for (Channel* channel = all_channels_; channel != nullptr; channel = channel->next_in_all) {
+    // The kernel takes its time to end the operations of a closed ring. Without a connection they
+    // have nothing to receive and nobody to send to, so they touch no memory of ours.
+    if (channel->send_submitted || (channel->armed && !channel->listener)) {
+      DisconnectPosix(channel->socket->handle);
     }
   }
   io_uring_queue_exit(&ring_);
   has_ring_ = false;
   operations_in_flight_ = 0;
   accepting_.store(0, std::memory_order_relaxed);
-  while (!lists_->starved.empty()) MarkChanged(lists_->starved.Pop());
-  while (!lists_->delayed.empty()) MarkChanged(lists_->delayed.Pop());
-  for (Link* link = all_links_; link != nullptr; link = link->next_in_all) {
-    const bool was_due = std::exchange(link->answers_due, 0U) != 0;
-    link->watched = link->unwatching = false;
-    if (link->socket != nullptr) {
-      MarkChanged(*link);
+  while (Channel* const channel = lists_->starved.Pop()) MarkChanged(*channel);
+  while (Channel* const channel = lists_->delayed.Pop()) MarkChanged(*channel);
+  for (Channel* channel = all_channels_; channel != nullptr; channel = channel->next_in_all) {
+    const bool was_due = std::exchange(channel->answers_due, 0U) != 0;
+    channel->watched = channel->unwatching = false;
+    if (channel->socket != nullptr) {
+      MarkChanged(*channel);
     } else if (was_due) {
-      ReleaseIfUnused(*link);
+      ReleaseIfUnused(*channel);
     }
   }
   wake_watched_ = true;  // by SleepWithoutRing
@@ -537,8 +516,8 @@ constinit const PortKind kUringPortKind = {
     [](const PortOptions& options) -> std::unique_ptr<CompletionPort> {
       return std::make_unique<UringPort>(options);
     },
-    ListenPosix,
-    CloseListenerPosix,
+    Listen,
+    CloseListener,
 };
 
 }  // namespace iocp

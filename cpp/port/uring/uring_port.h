@@ -1,9 +1,9 @@
 // The completion port on io_uring: one ring, used by one worker.
 //
-// The calls only note what is wanted of a socket and put it on a list; Wait goes through the list,
-// compares what is wanted with what the kernel was asked for, and makes up the difference with
-// submissions. So Pause and Resume in quick turns cost nothing, and a request that the kernel
-// cannot take now, or a cancellation that it missed, is simply still a difference the next time.
+// A call only notes what a socket wants and puts its channel into a queue. Wait goes through the
+// queue, compares what is wanted with what the kernel was asked for, and submits the difference. So
+// Pause and Resume in quick succession cost nothing. A request that the kernel cannot take now, or
+// a cancellation that it missed, is simply still a difference the next time.
 #pragma once
 
 #include <liburing.h>
@@ -12,7 +12,10 @@
 #include <cstdint>
 #include <memory>
 
+#include "port/common/batch.h"
+#include "port/common/gather.h"
 #include "port/common/posting_queue.h"
+#include "port/common/wake_event.h"
 #include "port/completion_port.h"
 #include "port/uring/uring_buffers.h"
 #include "port/uring/uring_setup.h"
@@ -21,14 +24,14 @@ namespace iocp {
 
 extern const PortKind kUringPortKind;
 
-// For tests; the defaults are right for everybody else.
+// For tests. The defaults are right for everybody else.
 struct UringTuning {
   RingSetUp set_up = io_uring_queue_init_params;
   bool incremental_buffers = true;  // use them where the kernel has them
-  unsigned blocks = 0;              // in the buffer ring, a power of two; 0: as many as is good
+  unsigned blocks = 0;              // in the buffer ring, a power of two; 0: the port chooses
 };
 
-// Rare events, since Open. Read on the worker's thread.
+// Counts of rare events since Open. Only the worker's thread reads them.
 struct UringCounters {
   std::uint64_t starved = 0;          // receives that found no buffer
   std::uint64_t overflows = 0;        // turns that found the completion queue overflowing
@@ -72,15 +75,13 @@ class UringPort final : public CompletionPort {
   [[nodiscard]] unsigned setup_flags() const { return ring_.flags; }
 
  private:
-  struct Link;
-  struct Gather;
-  struct Batch;
+  struct Channel;
   struct Lists;
 
-  Link* TakeLink();
-  void ReleaseIfUnused(Link& link);
-  static Link& LinkOf(const Socket& socket);
-  void MarkChanged(Link& link);
+  Channel* TakeChannel();
+  void ReleaseIfUnused(Channel& channel);
+  static Channel& ChannelOf(const Socket& socket);
+  void MarkChanged(Channel& channel);
 
   // Wait, step by step.
   void TakePostings(Batch& batch);
@@ -90,16 +91,16 @@ class UringPort final : public CompletionPort {
   void TakeResults(Batch& batch);
 
   void ReleaseStarved();
-  bool Settle(Link& link, Batch& batch);
+  bool Settle(Channel& channel, Batch& batch);
   void NoteLeftResults();
-  bool SettleReceive(Link& link, Batch& batch);
-  bool SettleWatch(Link& link);
-  bool SettleSend(Link& link, Batch& batch);
-  bool SettleWithoutRing(Link& link, Batch& batch);
-  bool SubmitReceive(Link& link);
-  bool SubmitSend(Link& link);
-  bool SubmitCancel(Link& link, std::uint64_t tag, std::uint64_t target);
-  bool SubmitWatch(Link& link);
+  bool SettleReceive(Channel& channel, Batch& batch);
+  bool SettleWatch(Channel& channel);
+  bool SettleSend(Channel& channel, Batch& batch);
+  bool SettleWithoutRing(Channel& channel, Batch& batch);
+  bool SubmitReceive(Channel& channel);
+  bool SubmitSend(Channel& channel);
+  bool SubmitCancel(Channel& channel, std::uint64_t tag, std::uint64_t target);
+  bool SubmitWatch(Channel& channel);
   bool SubmitWakeUp();
   io_uring_sqe* NextEntry();
   bool PrepareToSleep(TimePoint deadline, __kernel_timespec* timeout);
@@ -107,17 +108,17 @@ class UringPort final : public CompletionPort {
   void Break();
 
   bool TakeResult(const io_uring_cqe& cqe, Batch& batch);
-  void OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
-  void OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
-  void OnAcceptError(Link& link, int error_number, Batch& batch);
-  void OnSendResult(Link& link, int result, Batch& batch);
-  void OnWatchResult(Link& link, int result, bool more);
-  void OnCancelResult(Link& link, int result, std::uint64_t tag);
-  // True when the operation is to be tried again, and has been put where that happens.
-  bool TryAgain(Link& link, int error_number, bool cancelled);
-  void SetArmed(Link& link, bool armed);
-  void EndReceive(Link& link, Error error, Batch& batch);
-  void EndSend(Link& link, Error error, std::size_t bytes, Batch& batch);
+  void OnReceiveResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch);
+  void OnAcceptResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch);
+  void OnAcceptError(Channel& channel, int error_number, Batch& batch);
+  void OnSendResult(Channel& channel, int result, Batch& batch);
+  void OnWatchResult(Channel& channel, int result, bool more);
+  void OnCancelResult(Channel& channel, int result, std::uint64_t tag);
+  // True when the operation will be tried again.
+  bool TryAgain(Channel& channel, int error_number, bool cancelled);
+  void SetArmed(Channel& channel, bool armed);
+  void EndReceive(Channel& channel, Error error, Batch& batch);
+  void EndSend(Channel& channel, Error error, std::size_t bytes, Batch& batch);
 
   const PortOptions options_;
   const UringTuning tuning_;
@@ -125,25 +126,25 @@ class UringPort final : public CompletionPort {
   UringBuffers buffers_;
   io_uring ring_{};
   bool has_ring_ = false;  // true exactly when ring_ was created and not yet destroyed
-  int wake_ = -1;          // an eventfd, only ever written to: each write is an event, read or not
-  // True exactly when the ring watches wake_, or will from the next submission on; or there is no
+  WakeEvent wake_;
+  // True exactly when the ring watches wake_, or will from the next submission on, or there is no
   // ring any more.
   bool wake_watched_ = false;
-  // True exactly when the last Wait did not let the kernel work on completions.
+  // True exactly when the last Wait did not ask the kernel for completions.
   bool skipped_system_ = false;
   // True exactly when this kernel may complete an accept with a number that is no socket.
   bool accepts_need_a_look_ = true;
-  // True exactly when the next Wait hands out postings before results; they take turns, so
-  // that neither can starve the other.
+  // True exactly when the next Wait hands out postings before results. They take turns, so that
+  // neither starves the other.
   bool postings_first_ = true;
   // True exactly when the kernel pushed the last submission back.
   bool pushed_back_ = false;
-  // Why the kernel takes no submission any more; kNone: it does. The port is broken, and its ring
-  // gone, once the completions that it still brought have been handed out.
+  // Why the kernel takes no more submissions; kNone: it does. The port breaks, and its ring goes,
+  // when the completions that the ring still has are handed out.
   Error refused_;
   bool report_broken_ = false;  // true exactly when the next Wait is to report it (R11)
   std::uint64_t waits_ = 0;     // calls of Wait
-  // The Wait after which NoteLeftResults last looked, and the first result that it has not seen.
+  // The Wait after which NoteLeftResults looked last, and the first result that it has not seen.
   std::uint64_t left_by_ = 0;
   unsigned left_seen_ = 0;
   std::size_t operations_in_flight_ = 0;  // of the system, cancellations not counted
@@ -151,9 +152,9 @@ class UringPort final : public CompletionPort {
   std::unique_ptr<Lists> lists_;
   // When the operations that the kernel had no memory for are tried again.
   TimePoint delayed_until_{};
-  Link* all_links_ = nullptr;
-  Link* free_links_ = nullptr;
-  Gather* free_gathers_ = nullptr;
+  Channel* all_channels_ = nullptr;
+  Channel* free_channels_ = nullptr;
+  FreeGathers free_gathers_;
   UringCounters counters_;
 
   PostingQueue posted_;

@@ -1,4 +1,4 @@
-// The second half of Wait: what the kernel's completions mean.
+// The second half of UringPort::Wait: it turns the kernel's results into completions.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -7,12 +7,11 @@
 #include <utility>
 
 #include "port/common/posix_net.h"
-#include "port/uring/uring_link.h"
+#include "port/uring/uring_channel.h"
 
 namespace iocp {
 namespace {
-// Some kernels take a descriptor's O_NONBLOCK to mean that its operations must not wait for
-// readiness; for us they wait in the ring.
+// Some kernels let operations on a descriptor with O_NONBLOCK fail instead of waiting in the ring.
 void LetOperationsWait(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags >= 0 && (flags & O_NONBLOCK) != 0) ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
@@ -38,7 +37,7 @@ void UringPort::TakeResults(Batch& batch) {
   io_uring_cq_advance(&ring_, taken);
 }
 
-// False when the batch has no room for it: it stays in the completion queue.
+// False when the batch has no room for the result, which then stays in the completion queue.
 bool UringPort::TakeResult(const io_uring_cqe& cqe, Batch& batch) {
   if (batch.full()) return false;
   const bool more = (cqe.flags & IORING_CQE_F_MORE) != 0;
@@ -47,121 +46,119 @@ bool UringPort::TakeResult(const io_uring_cqe& cqe, Batch& batch) {
     wake_watched_ = more;
     return true;
   }
-  auto& link = *reinterpret_cast<Link*>(cqe.user_data & ~std::uint64_t{kTagMask});
-  if (tag == kReceiveTag && !link.listener && cqe.res > 0 && batch.bytes > 0 &&
-      batch.bytes + static_cast<std::size_t>(cqe.res) > batch.max_bytes) {
+  auto& channel = *reinterpret_cast<Channel*>(cqe.user_data & ~std::uint64_t{kTagMask});
+  if (tag == kReceiveTag && !channel.listener && cqe.res > 0 &&
+      !batch.HasRoomFor(static_cast<std::size_t>(cqe.res))) {
     return false;
   }
-  if (!more) --link.answers_due;
+  if (!more) --channel.answers_due;
   switch (tag) {
     case kReceiveTag:
       if (!more) {
-        SetArmed(link, false);
-        link.disarming = false;
-        if (std::exchange(link.yielding, false)) lists_->starved.Push(link);
-        MarkChanged(link);
+        SetArmed(channel, false);
+        channel.disarming = false;
+        if (std::exchange(channel.yielding, false)) lists_->starved.Push(channel);
+        MarkChanged(channel);
       }
-      if (link.listener) {
-        OnAcceptResult(link, cqe, batch);
+      if (channel.listener) {
+        OnAcceptResult(channel, cqe, batch);
       } else {
-        OnReceiveResult(link, cqe, batch);
+        OnReceiveResult(channel, cqe, batch);
       }
       break;
     case kSendTag:
-      OnSendResult(link, cqe.res, batch);
+      OnSendResult(channel, cqe.res, batch);
       break;
     case kWatchTag:
-      OnWatchResult(link, cqe.res, more);
+      OnWatchResult(channel, cqe.res, more);
       break;
     default:
-      OnCancelResult(link, cqe.res, tag);
+      OnCancelResult(channel, cqe.res, tag);
       break;
   }
   return true;
 }
 
-void UringPort::OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batch) {
+void UringPort::OnReceiveResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch) {
   const std::size_t size = cqe.res > 0 ? static_cast<std::size_t>(cqe.res) : 0;
   Buffer buffer;
   if ((cqe.flags & IORING_CQE_F_BUFFER) != 0) buffer = buffers_.Consume(cqe.flags, size);
   if (size > 0) {
-    Completion& completion = batch.Add(Operation::kReceive, link.socket);
-    completion.last = false;
-    completion.sequence = link.socket->next_sequence++;
-    completion.buffer = std::move(buffer);
-    batch.bytes += size;
+    batch.AddReceived(*channel.socket, std::move(buffer));
     if ((cqe.flags & IORING_CQE_F_SOCK_NONEMPTY) != 0) {
-      if (link.run < kUringLongRun) ++link.run;
-    } else if (std::exchange(link.run, 0) == kUringLongRun && link.armed) {
-      link.yielding = true;
-      MarkChanged(link);
+      if (channel.run < kUringLongRun) ++channel.run;
+    } else if (std::exchange(channel.run, 0) == kUringLongRun && channel.armed) {
+      channel.yielding = true;
+      MarkChanged(channel);
     }
-    // Those that are armed could take every buffer that comes free, and the others wait for ever.
-    if (link.turns < kUringTurns) ++link.turns;
+    // Receives that are armed could take every buffer that comes free, and others wait for ever.
+    if (channel.turns < kUringTurns) ++channel.turns;
     if (lists_->starved.empty()) return;
-    if (!link.armed) {
-      lists_->starved.Push(link);
-    } else if (link.turns == kUringTurns) {
-      link.yielding = true;
-      MarkChanged(link);
+    if (!channel.armed) {
+      lists_->starved.Push(channel);
+    } else if (channel.turns == kUringTurns) {
+      channel.yielding = true;
+      MarkChanged(channel);
     }
   } else if (cqe.res == 0) {
-    EndReceive(link, link.broken ? ErrorFromErrno(ECONNRESET) : Error{ErrorKind::kEndOfStream, 0},
+    EndReceive(channel,
+               channel.broken ? ErrorFromCode(ECONNRESET) : Error{ErrorKind::kEndOfStream, 0},
                batch);
   } else if (cqe.res == -ENOBUFS) {
     ++counters_.starved;
-    lists_->starved.Push(link);
-  } else if (!TryAgain(link, -cqe.res, link.cancel_receive)) {
-    EndReceive(link, ErrorFromErrno(-cqe.res), batch);
+    lists_->starved.Push(channel);
+  } else if (!TryAgain(channel, -cqe.res, channel.cancel_receive)) {
+    EndReceive(channel, ErrorFromCode(-cqe.res), batch);
   }
 }
 
-bool UringPort::TryAgain(Link& link, int error_number, bool cancelled) {
+bool UringPort::TryAgain(Channel& channel, int error_number, bool cancelled) {
   switch (error_number) {
     case EAGAIN:
-      LetOperationsWait(DescriptorOf(*link.socket));
+      LetOperationsWait(DescriptorOf(*channel.socket));
       break;
     case EINTR:
       break;
     case ECANCELED:
-      // For Pause; whether the operation is wanted again by now is seen when the link is settled.
+      // For Pause; whether the operation is wanted again by now is seen when the channel is
+      // settled.
       if (cancelled) return false;
       break;
     case ENOMEM:
       ++counters_.out_of_memory;
       delayed_until_ = Now() + kUringMemoryRetry;
-      lists_->delayed.Push(link);
+      lists_->delayed.Push(channel);
       return true;
     default:
       return false;
   }
-  MarkChanged(link);
+  MarkChanged(channel);
   return true;
 }
 
-void UringPort::OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch) {
+void UringPort::OnAcceptResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch) {
   if (cqe.res < 0) {
     const int error_number = -cqe.res;
-    if (error_number == ECANCELED && link.cancel_receive) {
-      EndReceive(link, ErrorFromErrno(ECANCELED), batch);
-    } else if (IsExhaustion(error_number) || !TryAgain(link, error_number, false)) {
+    if (error_number == ECANCELED && channel.cancel_receive) {
+      EndReceive(channel, ErrorFromCode(ECANCELED), batch);
+    } else if (IsExhaustion(error_number) || !TryAgain(channel, error_number, false)) {
       // Out of memory is for the server to wait for, like out of descriptors.
-      OnAcceptError(link, error_number, batch);
+      OnAcceptError(channel, error_number, batch);
     }
     return;
   }
   if (accepts_need_a_look_ && !IsSocket(cqe.res)) {
     ++counters_.invalid_accepts;
-    OnAcceptError(link, ECONNABORTED, batch);
+    OnAcceptError(channel, ECONNABORTED, batch);
     return;
   }
-  Completion& completion = batch.Add(Operation::kAccept, link.socket);
+  Completion& completion = batch.Add(Operation::kAccept, channel.socket);
   completion.last = false;
   completion.accepted = cqe.res;
 }
 
-void UringPort::OnAcceptError(Link& link, int error_number, Batch& batch) {
-  Completion& completion = batch.Add(Operation::kAccept, link.socket);
+void UringPort::OnAcceptError(Channel& channel, int error_number, Batch& batch) {
+  Completion& completion = batch.Add(Operation::kAccept, channel.socket);
   completion.last = false;
   if (IsOneClientsError(error_number)) {
     completion.error = {ErrorKind::kClientGone, error_number};
@@ -170,76 +167,72 @@ void UringPort::OnAcceptError(Link& link, int error_number, Batch& batch) {
   // Descriptors or memory have run out, or the listener itself is wrong: again at once would fail
   // again at once, so it waits for Resume (R8).
   completion.error = {ErrorKind::kOutOfResources, error_number};
-  link.paused = true;
+  channel.paused = true;
 }
 
-void UringPort::OnSendResult(Link& link, int result, Batch& batch) {
-  link.TellWhatIsRead();
+void UringPort::OnSendResult(Channel& channel, int result, Batch& batch) {
+  channel.ReportReads();
   --operations_in_flight_;
-  link.send_submitted = false;
-  link.stopping_send = false;
+  channel.send_submitted = false;
+  channel.stopping_send = false;
   if (result >= 0) {
-    EndSend(link, {}, static_cast<std::size_t>(result), batch);
-  } else if (!TryAgain(link, -result, link.cancel_send)) {
-    link.broken = link.broken || result != -ECANCELED;
-    EndSend(link, ErrorFromErrno(-result), 0, batch);
+    EndSend(channel, {}, static_cast<std::size_t>(result), batch);
+  } else if (!TryAgain(channel, -result, channel.cancel_send)) {
+    channel.broken = channel.broken || result != -ECANCELED;
+    EndSend(channel, ErrorFromCode(-result), 0, batch);
   }
 }
 
-void UringPort::OnWatchResult(Link& link, int result, bool more) {
-  if (result >= 0 && (result & POLLERR) != 0 && link.paused)
-    link.broken = link.broke_while_paused = true;
+void UringPort::OnWatchResult(Channel& channel, int result, bool more) {
+  if (result >= 0 && (result & POLLERR) != 0 && channel.paused)
+    channel.broken = channel.broke_while_paused = true;
   if (!more) {
     --operations_in_flight_;
-    link.watched = false;
-    link.watch_ended = !std::exchange(link.unwatching, false);
+    channel.watched = false;
+    channel.watch_ended = !std::exchange(channel.unwatching, false);
   }
-  MarkChanged(link);
+  MarkChanged(channel);
 }
 
-// A cancellation can miss an operation that the kernel has in its hands at that moment. As long as
-// the operation has not come back, it is asked again.
-void UringPort::OnCancelResult(Link& link, int result, std::uint64_t tag) {
-  if (link.socket == nullptr) {
-    ReleaseIfUnused(link);
+// A cancellation can miss an operation that the kernel is working on at that moment. The kernel is
+// asked again until the operation has come back.
+void UringPort::OnCancelResult(Channel& channel, int result, std::uint64_t tag) {
+  if (channel.socket == nullptr) {
+    ReleaseIfUnused(channel);
     return;
   }
   if (result >= 0) return;
-  bool& asked = tag == kCancelSendTag    ? link.stopping_send
-                : tag == kCancelWatchTag ? link.unwatching
-                                         : link.disarming;
+  bool& asked = tag == kCancelSendTag    ? channel.stopping_send
+                : tag == kCancelWatchTag ? channel.unwatching
+                                         : channel.disarming;
   if (!asked) return;
   asked = false;
   ++counters_.missed_cancels;
-  MarkChanged(link);
+  MarkChanged(channel);
 }
 
-void UringPort::SetArmed(Link& link, bool armed) {
-  if (link.armed == armed) return;
-  link.armed = armed;
+void UringPort::SetArmed(Channel& channel, bool armed) {
+  if (channel.armed == armed) return;
+  channel.armed = armed;
   operations_in_flight_ += armed ? std::size_t{1} : ~std::size_t{0};
-  if (link.listener) accepting_.store(armed ? 1 : 0, std::memory_order_relaxed);
+  if (channel.listener) accepting_.store(armed ? 1 : 0, std::memory_order_relaxed);
 }
 
-void UringPort::EndReceive(Link& link, Error error, Batch& batch) {
-  const Operation operation = link.listener ? Operation::kAccept : Operation::kReceive;
-  Completion& completion = batch.Add(operation, link.socket);
-  completion.error = error;
-  if (!link.listener) completion.sequence = link.socket->next_sequence++;
-  link.receiving = false;
-  link.cancel_receive = false;
-}
-
-void UringPort::EndSend(Link& link, Error error, std::size_t bytes, Batch& batch) {
-  if (link.gather != nullptr) {
-    link.gather->next = std::exchange(free_gathers_, link.gather);
-    link.gather = nullptr;
+void UringPort::EndReceive(Channel& channel, Error error, Batch& batch) {
+  if (channel.listener) {
+    batch.Add(Operation::kAccept, channel.socket).error = error;
+  } else {
+    batch.AddReceiveEnd(*channel.socket, error);
   }
-  Completion& completion = batch.Add(Operation::kSend, link.socket);
-  completion.error = error;
-  completion.bytes = bytes;
-  link.sending = false;
-  link.cancel_send = false;
+  channel.receiving = false;
+  channel.cancel_receive = false;
+}
+
+void UringPort::EndSend(Channel& channel, Error error, std::size_t bytes, Batch& batch) {
+  channel.pieces.Drop(free_gathers_);
+  batch.AddSent(*channel.socket, error, bytes);
+  channel.sending = false;
+  channel.cancel_send = false;
 }
 
 }  // namespace iocp

@@ -19,16 +19,16 @@
 namespace iocp {
 namespace {
 
-// Entries of the submission queue: more than one batch of completions usually asks for. A full one
-// costs a system call, no more.
+// Entries of the submission queue: more than one batch of completions usually asks for. A full
+// queue costs one system call.
 constexpr unsigned kSubmissions = 512;
 // Entries of the completion queue for each one of submission. One multishot operation fills many,
 // and a queue that overflows is slow and ends multishot operations.
 constexpr unsigned kCompletionsPerSubmission = 8;
 constexpr unsigned kFewestSubmissions = 32;
 
-// What is given up where the kernel answers EINVAL, in this order; newest first. DEFER_TASKRUN
-// cannot be without SINGLE_ISSUER, so it goes before it.
+// Features to give up where the kernel answers EINVAL, the newest first. DEFER_TASKRUN needs
+// SINGLE_ISSUER, so it goes first.
 constexpr unsigned kPeel[] = {
     IORING_SETUP_DEFER_TASKRUN,  // completions are worked on when we wait, not in between
     IORING_SETUP_SINGLE_ISSUER,  // only this thread submits
@@ -45,7 +45,7 @@ int ReadIoUringDisabled() {
   return file >> value ? value : -1;
 }
 
-// A small ring and a pair of sockets, to try out what the port needs.
+// Tries out what the port needs, on a small ring and a pair of sockets.
 class Trial {
  public:
   Trial() = default;

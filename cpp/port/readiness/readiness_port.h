@@ -1,27 +1,32 @@
-// The completion port on epoll: readiness turned into completions.
+// The completion port on readiness: it turns "this socket can be read" into completions.
 //
-// An operation is a step that can be tried again: Send is tried at once, receives and accepts when
-// the system says that they will not block; what would block waits for readiness. Results wait in
-// a list until Wait hands them out. Level-triggered, one receive per readiness, so that no socket
-// needs a last call that only tells "nothing more".
+// An operation is a step that can be tried again. Send is tried at once; receives and accepts are
+// tried when the poller reports that they will not block. An operation that would block waits until
+// its socket is ready. Results wait in a queue until Wait hands them out. The poller reports a
+// socket for as long as it is ready, and each report leads to one receive, so no socket needs a
+// last call that only finds nothing more.
 #pragma once
 
-#include <sys/epoll.h>
-
+#include <atomic>
 #include <memory>
-#include <vector>
 
+#include "base/fifo.h"
+#include "port/common/batch.h"
+#include "port/common/gather.h"
 #include "port/common/posting_queue.h"
 #include "port/completion_port.h"
+#include "port/readiness/poller.h"
+#include "port/readiness/readiness.h"
+#include "port/readiness/readiness_channel.h"
 
 namespace iocp {
 
-extern const PortKind kEpollPortKind;
+extern const PortKind kReadinessPortKind;
 
-class EpollPort final : public CompletionPort {
+class ReadinessPort final : public CompletionPort {
  public:
-  explicit EpollPort(const PortOptions& options);
-  ~EpollPort() override;
+  explicit ReadinessPort(const PortOptions& options);
+  ~ReadinessPort() override;
 
   Error Open() override;
   void Accept(Socket& listener) override;
@@ -47,50 +52,42 @@ class EpollPort final : public CompletionPort {
   }
 
  private:
-  struct Stream;
-  struct Gather;
-  struct Batch;
+  using Channel = ReadinessChannel;
 
-  static Stream& StreamOf(const Socket& socket);
+  static Channel& ChannelOf(const Socket& socket);
   void Watch(Socket& socket);
   void Unwatch(Socket& socket);
   void Break(int error_number);
   void TakeAtHand(Batch& batch, std::size_t limit);
   void PollSystem(TimePoint deadline, bool may_sleep);
-  void HandleEvents(Batch& batch);
+  void HandleReady(Batch& batch);
   void AcceptSome(Socket& listener, Batch& batch);
-  void ReceiveOnce(Socket& socket, Batch& batch);
+  bool ReceiveOnce(Socket& socket, Batch& batch);
   void FinishSend(Socket& socket, Batch& batch);
   bool TrySend(Socket& socket, const Piece* pieces, std::size_t count);
   void EndReceive(Socket& socket, Error error);
   void EndSend(Socket& socket, Error error);
   void ForgetSend(Socket& socket);
-  void AddResult(Stream& stream, std::uint8_t result);
-  void TakeResult(Stream& stream, Batch& batch);
-  bool RoomToReceive(Batch& batch);
+  void AddResult(Channel& channel, std::uint8_t result);
+  void TakeResult(Batch& batch);
+  bool RoomToReceive();
 
   const PortOptions options_;
-  int epoll_ = -1;
-  int wake_ = -1;  // an eventfd, watched edge-triggered, so it never needs to be read
+  Poller poller_;
   PostingQueue posted_;
   std::atomic<int> accepting_{0};
 
-  // Events that the last look at the system brought, from next_event_ on not handled yet. Kept, so
-  // that a batch that is full does not starve the sockets at its end.
-  std::vector<epoll_event> events_;
-  std::size_t next_event_ = 0;
-  std::size_t event_count_ = 0;
+  ReadySockets ready_;  // found by the last look at the system and not handled yet
 
   Block* block_ = nullptr;  // receives of one Wait are packed into it, from used_ on
   std::size_t used_ = 0;
 
-  std::unique_ptr<Stream> listener_;  // its stream, as Accept cannot fail
-  Stream* first_result_ = nullptr;    // those with something for the next Wait to tell of
-  Stream* last_result_ = nullptr;     // of that list, when it is not empty
-  Stream* first_open_ = nullptr;      // those of all sockets of this port
-  Error broken_;                      // why the port is broken; kNone: it is not
-  bool report_broken_ = false;        // true exactly when the next Wait is to report it
-  Gather* free_gathers_ = nullptr;
+  std::unique_ptr<Channel> listener_;      // its channel, as Accept cannot fail
+  Fifo<Channel, &Channel::next> results_;  // channels with results for the next Wait
+  Channel* first_open_ = nullptr;          // the channels of all sockets of this port
+  Error broken_;                           // why the port is broken; kNone: it is not
+  bool report_broken_ = false;             // true exactly when the next Wait is to report it
+  FreeGathers free_gathers_;
 };
 
 }  // namespace iocp
