@@ -214,7 +214,7 @@ void Worker::Join(Context& context) {
   shard_.DisarmTimer(context);
   context.phase = Phase::kClosed;
   shard_.Remove(context);
-  engine_.ReleaseSlot();
+  engine_.OnSlotFreed();
 }
 
 // An empty send has ended as soon as all before it is with the system, so those at the front are

@@ -93,7 +93,7 @@ bool Worker::Turn() {
     context.deadline_due.store(true, std::memory_order_relaxed);
     Activate(context);
   });
-  if (engine_.IsAcceptorShard(shard_)) engine_.acceptor().OnTurn(*this);
+  engine_.OnTurn(*this);
   if (engine_.stopping()) StopConnections();
   if (shared_ && first_active_ != nullptr) HandOverWatch();
   RunHooks();
@@ -108,10 +108,7 @@ TimePoint Worker::Deadline() {
 }
 
 TimePoint Worker::NextDeadline() {
-  TimePoint deadline = shard_.NextTimer();
-  if (engine_.IsAcceptorShard(shard_)) {
-    deadline = std::min(deadline, engine_.acceptor().NextTurn());
-  }
+  TimePoint deadline = std::min(shard_.NextTimer(), engine_.NextTurn(shard_));
   if (engine_.stopping() && !stop_enforced_) {
     deadline = std::min(deadline, engine_.stop_deadline());
   }
@@ -129,7 +126,7 @@ void Worker::HandOverWatch() {
     if (until <= next) return;
     sleeper = true;
   }
-  if (sleeper) shard_.Call();
+  if (sleeper) shard_.Wake();
 }
 
 bool Worker::Activate(Context& context) {
@@ -188,7 +185,7 @@ bool Worker::Release(Context& context) {
 void Worker::Dispatch(Completion& completion) {
   switch (completion.operation) {
     case Operation::kAccept:
-      engine_.acceptor().OnCompletion(*this, completion);
+      Listener::Of(*completion.socket).OnCompletion(*this, completion);
       return;
     case Operation::kPost:
       OnPosting(*completion.posting);
@@ -253,24 +250,24 @@ void Worker::OnBroken(const Error& error) {
 }
 
 void Worker::OnPosting(Posting& posting) {
-  if (posting.tag == Newcomer::kPostingTag) {
-    const std::unique_ptr<Newcomer> newcomer(static_cast<Newcomer*>(&posting));
-    Adopt(newcomer->handle);
-    shard_.newcomers.fetch_sub(1, std::memory_order_acq_rel);
+  if (posting.tag == HandedOff::kPostingTag) {
+    const std::unique_ptr<HandedOff> handed_off(static_cast<HandedOff*>(&posting));
+    Adopt(handed_off->handle, handed_off->listening);
+    shard_.handed_off.fetch_sub(1, std::memory_order_acq_rel);
   } else if (posting.tag == Context::kPostingTag) {
     auto& context = static_cast<Context&>(posting);
     const MutexLock lock(context.mutex);
     context.posted = false;
     Activate(context);
   } else {
-    shard_.CallSeen();
+    shard_.WakeSeen();
   }
 }
 
-void Worker::Adopt(NativeSocket handle) {
+void Worker::Adopt(NativeSocket handle, const Address& listening) {
   CompletionPort& port = shard_.port();
   Context* context = engine_.stopping() ? nullptr : shard_.contexts().Take();
-  Address local;
+  Address local = listening;
   Address remote;
   Error error{ErrorKind::kOutOfResources, 0};
   if (context != nullptr) error = port.Adopt(*context, handle, &local, &remote);
@@ -278,7 +275,7 @@ void Worker::Adopt(NativeSocket handle) {
     // It left before it was served, or there is no room for it: its own affair.
     counters_.accept_errors.Add(1);
     port.Discard(handle, true);
-    engine_.ReleaseSlot();
+    engine_.OnSlotFreed();
     if (context != nullptr) context->DropReference();
     return;
   }
@@ -362,13 +359,13 @@ void Worker::StopConnections() {
 }
 
 bool Worker::MayLeave() {
-  if (!engine_.stopping() || !engine_.acceptor().done() || first_active_ != nullptr ||
-      !warnings_.empty() || shard_.newcomers.load(std::memory_order_acquire) != 0 ||
+  if (!engine_.stopping() || !engine_.AcceptingHasEnded() || first_active_ != nullptr ||
+      !warnings_.empty() || shard_.handed_off.load(std::memory_order_acquire) != 0 ||
       shard_.connection_count() != 0) {
     return false;
   }
-  // A port with several workers wakes one for a call: the next one has to be told as well.
-  if (shared_) shard_.Call();
+  // A port with several workers wakes one of them: the next one has to be told as well.
+  if (shared_) shard_.Wake();
   return true;
 }
 

@@ -65,8 +65,9 @@ class Worker {
   [[nodiscard]] bool MayTakeInHook(const Context& context) const {
     return !shared_ || Holds(context);
   }
-  // Takes an accepted socket, for which a slot is taken, as a connection of this shard.
-  void Adopt(NativeSocket handle);
+  // Takes an accepted socket, for which a slot is taken, as a connection of this shard. `listening`
+  // is where its listener is bound.
+  void Adopt(NativeSocket handle, const Address& listening);
   // For the operator, with the next hooks: the text that `compose` returns. Without memory for it
   // there is none; what it is about is counted.
   template <typename Compose>
@@ -77,6 +78,7 @@ class Worker {
     }
   }
 
+  [[nodiscard]] Engine& engine() { return engine_; }
   [[nodiscard]] Shard& shard() { return shard_; }
   [[nodiscard]] Counters& counters() { return counters_; }
   // The time as of this turn.

@@ -112,7 +112,6 @@ class Server {
  private:
   friend class Engine;
   friend class Worker;
-  friend class Acceptor;
 
   struct Lifecycle;
   std::unique_ptr<Lifecycle> lifecycle_;

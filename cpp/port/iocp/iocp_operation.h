@@ -43,13 +43,18 @@ struct IocpOperation {
 struct IocpListener;
 struct IocpStream;
 
-struct IocpAccept : IocpOperation {
+struct IocpListenerOperation : IocpOperation {
+  IocpListenerOperation(Kind kind_of, IocpListener& of) : IocpOperation(kind_of), listener(of) {}
+
+  IocpListener& listener;
+};
+
+struct IocpAccept : IocpListenerOperation {
   // AcceptEx wants 16 bytes beside each address.
   static constexpr DWORD kAddressRoom = sizeof(sockaddr_storage) + 16;
 
-  explicit IocpAccept(IocpListener& of) : IocpOperation(Kind::kAccept), listener(of) {}
+  explicit IocpAccept(IocpListener& of) : IocpListenerOperation(Kind::kAccept, of) {}
 
-  IocpListener& listener;
   SOCKET accepted = INVALID_SOCKET;
   char addresses[2 * kAddressRoom]{};
 };
@@ -59,6 +64,7 @@ struct IocpListener {
   explicit IocpListener(Socket& of) : socket(of) {}
 
   Socket& socket;
+  IocpListener* next = nullptr;  // in the port's list of all
   int family = AF_UNSPEC;
   LPFN_ACCEPTEX accept_ex = nullptr;
   LPFN_GETACCEPTEXSOCKADDRS get_addresses = nullptr;
@@ -73,8 +79,8 @@ struct IocpListener {
   bool cancelled = false;         // true exactly when Cancel was called
   bool ended = false;             // true exactly when `end` is on its way
   bool in_trouble = false;        // true exactly when `trouble` is on its way
-  IocpOperation end{IocpOperation::Kind::kAcceptEnd};
-  IocpOperation trouble{IocpOperation::Kind::kAcceptTrouble};
+  IocpListenerOperation end{IocpOperation::Kind::kAcceptEnd, *this};
+  IocpListenerOperation trouble{IocpOperation::Kind::kAcceptTrouble, *this};
 
   [[nodiscard]] std::size_t outstanding() const { return accepts.size() - idle.size(); }
   // Makes one when there is none; false when there is no memory.

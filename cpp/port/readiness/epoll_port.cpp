@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "port/common/posix_accept.h"
 #include "port/common/posix_net.h"
 
 namespace iocp {
@@ -83,8 +84,8 @@ struct EpollPort::Gather {
   Piece pieces[kMaxPieces];
 };
 
-// What the port keeps of a connection from Adopt to Close, and of the listener. What ends is told
-// of from here, so that no call needs memory to end an operation, however many do.
+// What the port keeps of a connection from Adopt to Close, and of a listener from Accept on. What
+// ends is told of from here, so that no call needs memory to end an operation, however many do.
 struct EpollPort::Stream {
   Socket* socket = nullptr;
   Stream* next_open = nullptr;  // in the list of all
@@ -94,6 +95,7 @@ struct EpollPort::Stream {
   Error receive_error;       // of kReceiveEnded
   Error send_error;          // of kSendEnded; of kAcceptFailed, as listeners do not send
   std::size_t sent = 0;      // of kSendEnded
+  bool counted = false;      // true exactly when it is in EpollPort::accepting_
   // Of a send that waits until the socket can be written: what is in `gather`, or without it
   // `piece`.
   Piece piece{};
@@ -135,7 +137,7 @@ struct EpollPort::Batch {
 };
 
 EpollPort::EpollPort(const PortOptions& options)
-    : options_(options), events_(kBatchCompletions), listener_(std::make_unique<Stream>()) {}
+    : options_(options), events_(kBatchCompletions) {}
 
 EpollPort::~EpollPort() {
   assert(first_result_ == nullptr && "results were never handed out");
@@ -160,18 +162,30 @@ Error EpollPort::Open() {
   return {};
 }
 
-void EpollPort::Accept(Socket& listener) {
+Error EpollPort::Accept(Socket& listener) {
+  const Error error = CheckListensPosix(listener.handle);
+  if (error) return error;
+  auto* stream = new (std::nothrow) Stream;
+  if (stream == nullptr) return ErrorFromErrno(ENOMEM);
+  stream->socket = &listener;
+  stream->Join(&first_open_);
   listener.state = kReceiving | kListener;
   listener.interest = 0;
-  const bool joined = std::exchange(listener.port_data, listener_.get()) != nullptr;
-  listener_->socket = &listener;
-  if (!joined) listener_->Join(&first_open_);
-  accepting_.store(1, std::memory_order_relaxed);
+  listener.port_data = stream;
+  CountAccepting(listener);
   Watch(listener);
+  return {};
+}
+
+void EpollPort::CountAccepting(const Socket& socket) {
+  const bool accepting =
+      (socket.state & (kListener | kReceiving | kPaused)) == (kListener | kReceiving);
+  if (std::exchange(StreamOf(socket).counted, accepting) == accepting) return;
+  accepting_.fetch_add(accepting ? 1 : -1, std::memory_order_relaxed);
 }
 
 Error EpollPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
-  const Error error = EndpointsPosix(handle, options_.listening, local, remote);
+  const Error error = EndpointsPosix(handle, *local, local, remote);
   if (error) return error;
   auto* stream = new (std::nothrow) Stream;
   if (stream == nullptr) return ErrorFromErrno(ENOMEM);
@@ -192,14 +206,14 @@ void EpollPort::Pause(Socket& socket) {
   // The system goes on watching: it is told otherwise only when an event comes that nobody
   // wants, so that a short pause costs nothing.
   socket.state |= kPaused;
-  if ((socket.state & kListener) != 0) accepting_.store(0, std::memory_order_relaxed);
+  CountAccepting(socket);
 }
 
 void EpollPort::Resume(Socket& socket) {
   if ((socket.state & kPaused) == 0) return;
   socket.state &= static_cast<std::uint8_t>(~kPaused);
   if ((socket.state & kReceiving) == 0) return;
-  if ((socket.state & kListener) != 0) accepting_.store(1, std::memory_order_relaxed);
+  CountAccepting(socket);
   Watch(socket);
 }
 
@@ -231,7 +245,6 @@ void EpollPort::ShutdownSend(Socket& socket) {
 
 void EpollPort::Cancel(Socket& socket) {
   const Error cancelled{ErrorKind::kCancelled, ECANCELED};
-  if ((socket.state & kListener) != 0) accepting_.store(0, std::memory_order_relaxed);
   EndReceive(socket, cancelled);
   EndSend(socket, cancelled);
 }
@@ -240,6 +253,7 @@ void EpollPort::Cancel(Socket& socket) {
 void EpollPort::EndReceive(Socket& socket, Error error) {
   if ((socket.state & kReceiving) == 0) return;
   socket.state &= static_cast<std::uint8_t>(~kReceiving);
+  CountAccepting(socket);
   StreamOf(socket).receive_error = error;
   AddResult(StreamOf(socket), kReceiveEnded);
 }
@@ -274,18 +288,18 @@ void EpollPort::AddResult(Stream& stream, std::uint8_t result) {
 
 void EpollPort::Close(Socket& socket, bool reset) {
   auto* const stream = static_cast<Stream*>(std::exchange(socket.port_data, nullptr));
-  if (stream != nullptr) stream->Leave();
+  stream->Leave();
   Unwatch(socket);
   for (std::size_t i = next_event_; i < event_count_; ++i) {
     // Its memory may be gone, or be another socket's, before this event is looked at.
     if (events_[i].data.ptr == &socket) events_[i].events = 0;
   }
-  assert((stream == nullptr || stream->results == 0) && "closed before its operations ended");
-  const bool listener = stream == nullptr || stream == listener_.get();
-  if (!listener) delete stream;
+  assert(stream->results == 0 && "closed before its operations ended");
+  delete stream;
   const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
-  if (reset || listener) {
-    ClosePosix(handle, reset);
+  if ((socket.state & kListener) != 0) return;  // others may accept on it
+  if (reset) {
+    ClosePosix(handle, true);
   } else {
     CloseInOrderPosix(handle, options_.close_timeout);
   }
@@ -398,7 +412,6 @@ void EpollPort::Break(int error_number) {
   broken_ = ErrorFromErrno(error_number);
   report_broken_ = true;
   next_event_ = event_count_ = 0;
-  accepting_.store(0, std::memory_order_relaxed);
   for (Stream* stream = first_open_; stream != nullptr; stream = stream->next_open) {
     EndReceive(*stream->socket, broken_);
     EndSend(*stream->socket, broken_);
@@ -438,28 +451,14 @@ void EpollPort::HandleEvents(Batch& batch) {
 }
 
 void EpollPort::AcceptSome(Socket& listener, Batch& batch) {
-  const int most = options_.newcomers_wait ? 1 : options_.max_accepts;
-  for (int i = 0; i < most && !batch.full(); ++i) {
-    const int fd = ::accept4(Descriptor(listener), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-    if (fd < 0 && errno == EINTR) continue;
-    Completion completion;
-    completion.operation = Operation::kAccept;
-    completion.socket = &listener;
-    completion.last = false;
-    if (fd >= 0) {
-      completion.accepted = fd;
-    } else {
-      const bool one_clients = IsOneClientsError(errno);
-      completion.error = {one_clients ? ErrorKind::kClientGone : ErrorKind::kOutOfResources, errno};
-      // Whatever else fails would fail again at once, so it waits for Resume like exhaustion.
-      if (!one_clients) {
-        Pause(listener);
-        Watch(listener);
-      }
+  for (int i = 0; i < options_.max_accepts && !batch.full(); ++i) {
+    const AcceptStep step = AcceptPosix(listener, options_.gate, &batch.completions[batch.count]);
+    if (step == AcceptStep::kOne || step == AcceptStep::kTrouble) ++batch.count;
+    if (step == AcceptStep::kTrouble || step == AcceptStep::kFull) {
+      Pause(listener);
+      Watch(listener);
     }
-    batch.Add(std::move(completion));
-    if ((listener.state & kPaused) != 0) return;
+    if (step != AcceptStep::kOne) return;
   }
 }
 
@@ -578,8 +577,8 @@ void EpollPort::Watch(Socket& socket) {
     // No memory, or the user's limit of watches: the socket cannot be served.
     if ((socket.state & kListener) != 0) {
       Pause(socket);
-      listener_->send_error = {ErrorKind::kOutOfResources, error.code};
-      AddResult(*listener_, kAcceptFailed);
+      StreamOf(socket).send_error = {ErrorKind::kOutOfResources, error.code};
+      AddResult(StreamOf(socket), kAcceptFailed);
       return;
     }
     EndReceive(socket, error);

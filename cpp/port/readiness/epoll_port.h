@@ -8,7 +8,6 @@
 
 #include <sys/epoll.h>
 
-#include <memory>
 #include <vector>
 
 #include "port/common/posting_queue.h"
@@ -24,7 +23,7 @@ class EpollPort final : public CompletionPort {
   ~EpollPort() override;
 
   Error Open() override;
-  void Accept(Socket& listener) override;
+  Error Accept(Socket& listener) override;
   Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
   void Receive(Socket& socket) override;
   void Pause(Socket& socket) override;
@@ -59,6 +58,7 @@ class EpollPort final : public CompletionPort {
   void PollSystem(TimePoint deadline, bool may_sleep);
   void HandleEvents(Batch& batch);
   void AcceptSome(Socket& listener, Batch& batch);
+  void CountAccepting(const Socket& socket);
   void ReceiveOnce(Socket& socket, Batch& batch);
   void FinishSend(Socket& socket, Batch& batch);
   bool TrySend(Socket& socket, const Piece* pieces, std::size_t count);
@@ -84,7 +84,6 @@ class EpollPort final : public CompletionPort {
   Block* block_ = nullptr;  // receives of one Wait are packed into it, from used_ on
   std::size_t used_ = 0;
 
-  std::unique_ptr<Stream> listener_;  // its stream, as Accept cannot fail
   Stream* first_result_ = nullptr;    // those with something for the next Wait to tell of
   Stream* last_result_ = nullptr;     // of that list, when it is not empty
   Stream* first_open_ = nullptr;      // those of all sockets of this port

@@ -9,11 +9,11 @@
 #include <cassert>
 #include <cerrno>
 #include <cstddef>
-#include <cstdlib>
 #include <new>
 #include <thread>
 #include <utility>
 
+#include "port/common/posix_accept.h"
 #include "port/common/posix_net.h"
 #include "port/uring/uring_link.h"
 
@@ -45,16 +45,11 @@ Error UringPort::Open() {
   const int refused = SetUpRing(&ring_, tuning_.set_up);
   if (refused < 0) return ErrorFromErrno(-refused);
   has_ring_ = true;
-  accepts_need_a_look_ = AcceptsNeedALook(KernelRelease());
   const int no_buffers =
       buffers_.Register(&ring_, options_.pool, tuning_.incremental_buffers, tuning_.blocks);
   if (no_buffers < 0) return ErrorFromErrno(-no_buffers);
   wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake_ < 0) return ErrorFromErrno(errno);
-  // The listener's, because Accept cannot fail.
-  Link* link = TakeLink();
-  if (link == nullptr) return ErrorFromErrno(ENOMEM);
-  ReleaseIfUnused(*link);
   return {};
 }
 
@@ -84,21 +79,30 @@ UringPort::Link& UringPort::LinkOf(const Socket& socket) {
 
 void UringPort::MarkChanged(Link& link) { lists_->changed.Push(link); }
 
-void UringPort::Accept(Socket& listener) {
-  auto* link = static_cast<Link*>(listener.port_data);
-  if (link == nullptr) {
-    link = TakeLink();
-    if (link == nullptr) std::abort();  // not the first listener, see Open
-    listener.port_data = link;
-    link->socket = &listener;
-  }
+Error UringPort::Accept(Socket& listener) {
+  const Error error = CheckListensPosix(listener.handle);
+  if (error) return error;
+  Link* link = TakeLink();
+  if (link == nullptr) return ErrorFromErrno(ENOMEM);
+  listener.port_data = link;
+  link->socket = &listener;
   link->listener = true;
   link->receiving = true;
+  CountAccepting(*link);
   MarkChanged(*link);
+  return {};
+}
+
+void UringPort::CountAccepting(Link& link) {
+  const bool accepting =
+      link.listener && link.receiving && !link.paused && !link.cancel_receive;
+  if (accepting == link.counted) return;
+  link.counted = accepting;
+  accepting_.fetch_add(accepting ? 1 : -1, std::memory_order_relaxed);
 }
 
 Error UringPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
-  const Error error = EndpointsPosix(handle, options_.listening, local, remote);
+  const Error error = EndpointsPosix(handle, *local, local, remote);
   if (error) return error;
   Link* link = TakeLink();
   if (link == nullptr) return ErrorFromErrno(ENOMEM);
@@ -117,12 +121,14 @@ void UringPort::Receive(Socket& socket) {
 void UringPort::Pause(Socket& socket) {
   LinkOf(socket).paused = true;
   LinkOf(socket).watch_ended = false;
+  CountAccepting(LinkOf(socket));
   MarkChanged(LinkOf(socket));
 }
 
 void UringPort::Resume(Socket& socket) {
   LinkOf(socket).paused = false;
   LinkOf(socket).broke_while_paused = false;
+  CountAccepting(LinkOf(socket));
   MarkChanged(LinkOf(socket));
 }
 
@@ -155,28 +161,24 @@ void UringPort::ShutdownSend(Socket& socket) {
 }
 
 void UringPort::Cancel(Socket& socket) {
-  if (socket.port_data == nullptr) return;  // a listener that never accepted
   Link& link = LinkOf(socket);
   link.cancel_receive = link.receiving;
   link.cancel_send = link.sending;
+  CountAccepting(link);
   MarkChanged(link);
 }
 
 void UringPort::Close(Socket& socket, bool reset) {
-  bool listener = true;  // true exactly when it is a listener; one that never accepted has no link
-  if (socket.port_data != nullptr) {
-    Link& link = LinkOf(socket);
-    assert(!link.receiving && !link.sending && !link.watched);
-    listener = link.listener;
-    // The kernel may not have let go of it yet.
-    if (listener && !has_ring_) ::shutdown(DescriptorOf(socket), SHUT_RDWR);
-    link.socket = nullptr;
-    socket.port_data = nullptr;
-    ReleaseIfUnused(link);
-  }
+  Link& link = LinkOf(socket);
+  assert(!link.receiving && !link.sending && !link.watched);
+  const bool listener = link.listener;
+  link.socket = nullptr;
+  socket.port_data = nullptr;
+  ReleaseIfUnused(link);
   const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
-  if (reset || listener) {
-    ClosePosix(handle, reset);
+  if (listener) return;  // others may accept on it
+  if (reset) {
+    ClosePosix(handle, true);
   } else {
     CloseInOrderPosix(handle, options_.close_timeout);
   }
@@ -364,14 +366,9 @@ bool UringPort::SubmitReceive(Link& link) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
   if (link.listener) {
-    constexpr int kFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
-    const int fd = DescriptorOf(*link.socket);
-    // A multishot accept takes the whole backlog before anybody can pause it.
-    if (options_.newcomers_wait) {
-      io_uring_prep_accept(entry, fd, nullptr, nullptr, kFlags);
-    } else {
-      io_uring_prep_multishot_accept(entry, fd, nullptr, nullptr, kFlags);
-    }
+    // Only a look: an accept in the ring is told of a client in place of other ports that are free
+    // (see posix_accept.h), and a multishot one takes the whole backlog before anybody can pause it.
+    io_uring_prep_poll_add(entry, DescriptorOf(*link.socket), POLLIN);
   } else {
     // A multishot receive that finds much data takes every buffer there is. While others wait for
     // one, each gets one at a time.
@@ -515,7 +512,6 @@ void UringPort::Break() {
   io_uring_queue_exit(&ring_);
   has_ring_ = false;
   operations_in_flight_ = 0;
-  accepting_.store(0, std::memory_order_relaxed);
   while (!lists_->starved.empty()) MarkChanged(lists_->starved.Pop());
   while (!lists_->delayed.empty()) MarkChanged(lists_->delayed.Pop());
   for (Link* link = all_links_; link != nullptr; link = link->next_in_all) {

@@ -36,7 +36,6 @@ struct UringCounters {
   std::uint64_t out_of_memory = 0;    // operations tried again because the kernel had no memory
   std::uint64_t missed_cancels = 0;   // cancellations that did not find their operation
   std::uint64_t refused_submits = 0;  // submissions that the kernel pushed back
-  std::uint64_t invalid_accepts = 0;  // accepted descriptors that were none
 };
 
 class UringPort final : public CompletionPort {
@@ -45,7 +44,7 @@ class UringPort final : public CompletionPort {
   ~UringPort() override;
 
   Error Open() override;
-  void Accept(Socket& listener) override;
+  Error Accept(Socket& listener) override;
   Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
   void Receive(Socket& socket) override;
   void Pause(Socket& socket) override;
@@ -109,7 +108,8 @@ class UringPort final : public CompletionPort {
   bool TakeResult(const io_uring_cqe& cqe, Batch& batch);
   void OnReceiveResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
   void OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch);
-  void OnAcceptError(Link& link, int error_number, Batch& batch);
+  void AcceptSome(Link& link, Batch& batch);
+  void CountAccepting(Link& link);
   void OnSendResult(Link& link, int result, Batch& batch);
   void OnWatchResult(Link& link, int result, bool more);
   void OnCancelResult(Link& link, int result, std::uint64_t tag);
@@ -131,8 +131,6 @@ class UringPort final : public CompletionPort {
   bool wake_watched_ = false;
   // True exactly when the last Wait did not let the kernel work on completions.
   bool skipped_system_ = false;
-  // True exactly when this kernel may complete an accept with a number that is no socket.
-  bool accepts_need_a_look_ = true;
   // True exactly when the next Wait hands out postings before results; they take turns, so
   // that neither can starve the other.
   bool postings_first_ = true;

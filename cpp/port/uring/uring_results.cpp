@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "port/common/posix_accept.h"
 #include "port/common/posix_net.h"
 #include "port/uring/uring_link.h"
 
@@ -16,13 +17,6 @@ namespace {
 void LetOperationsWait(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags >= 0 && (flags & O_NONBLOCK) != 0) ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
-}
-
-// Whether a number that an accept completed with is one.
-bool IsSocket(int fd) {
-  int type = 0;
-  socklen_t length = sizeof(type);
-  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0;
 }
 
 }  // namespace
@@ -140,37 +134,27 @@ bool UringPort::TryAgain(Link& link, int error_number, bool cancelled) {
 }
 
 void UringPort::OnAcceptResult(Link& link, const io_uring_cqe& cqe, Batch& batch) {
-  if (cqe.res < 0) {
-    const int error_number = -cqe.res;
-    if (error_number == ECANCELED && link.cancel_receive) {
-      EndReceive(link, ErrorFromErrno(ECANCELED), batch);
-    } else if (IsExhaustion(error_number) || !TryAgain(link, error_number, false)) {
-      // Out of memory is for the server to wait for, like out of descriptors.
-      OnAcceptError(link, error_number, batch);
-    }
-    return;
+  if (cqe.res == -ECANCELED && link.cancel_receive) {
+    EndReceive(link, ErrorFromErrno(ECANCELED), batch);
+  } else if (cqe.res >= 0) {
+    if (!link.paused && !link.cancel_receive) AcceptSome(link, batch);
+  } else if (IsExhaustion(-cqe.res) || !TryAgain(link, -cqe.res, false)) {
+    // For the server to wait for, as when there is no descriptor (R8).
+    Completion& completion = batch.Add(Operation::kAccept, link.socket);
+    completion.last = false;
+    completion.error = {ErrorKind::kOutOfResources, -cqe.res};
+    Pause(*link.socket);
   }
-  if (accepts_need_a_look_ && !IsSocket(cqe.res)) {
-    ++counters_.invalid_accepts;
-    OnAcceptError(link, ECONNABORTED, batch);
-    return;
-  }
-  Completion& completion = batch.Add(Operation::kAccept, link.socket);
-  completion.last = false;
-  completion.accepted = cqe.res;
 }
 
-void UringPort::OnAcceptError(Link& link, int error_number, Batch& batch) {
-  Completion& completion = batch.Add(Operation::kAccept, link.socket);
-  completion.last = false;
-  if (IsOneClientsError(error_number)) {
-    completion.error = {ErrorKind::kClientGone, error_number};
-    return;
+void UringPort::AcceptSome(Link& link, Batch& batch) {
+  for (int i = 0; i < options_.max_accepts && !batch.full(); ++i) {
+    const AcceptStep step =
+        AcceptPosix(*link.socket, options_.gate, &batch.completions[batch.count]);
+    if (step == AcceptStep::kOne || step == AcceptStep::kTrouble) ++batch.count;
+    if (step == AcceptStep::kTrouble || step == AcceptStep::kFull) Pause(*link.socket);
+    if (step != AcceptStep::kOne) return;
   }
-  // Descriptors or memory have run out, or the listener itself is wrong: again at once would fail
-  // again at once, so it waits for Resume (R8).
-  completion.error = {ErrorKind::kOutOfResources, error_number};
-  link.paused = true;
 }
 
 void UringPort::OnSendResult(Link& link, int result, Batch& batch) {
@@ -218,7 +202,6 @@ void UringPort::SetArmed(Link& link, bool armed) {
   if (link.armed == armed) return;
   link.armed = armed;
   operations_in_flight_ += armed ? std::size_t{1} : ~std::size_t{0};
-  if (link.listener) accepting_.store(armed ? 1 : 0, std::memory_order_relaxed);
 }
 
 void UringPort::EndReceive(Link& link, Error error, Batch& batch) {
@@ -228,6 +211,7 @@ void UringPort::EndReceive(Link& link, Error error, Batch& batch) {
   if (!link.listener) completion.sequence = link.socket->next_sequence++;
   link.receiving = false;
   link.cancel_receive = false;
+  CountAccepting(link);
 }
 
 void UringPort::EndSend(Link& link, Error error, std::size_t bytes, Batch& batch) {

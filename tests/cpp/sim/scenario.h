@@ -60,6 +60,7 @@ class Scenario {
  public:
   struct Setup {
     int workers = 1;
+    int listeners = 1;
     bool shared = false;  // the workers wait on one port; else each on its own
     int reads = 1;        // outstanding for each connection
     std::size_t window = std::size_t{64} * 1024;  // bytes on their way in each direction
@@ -79,8 +80,8 @@ class Scenario {
   Engine& engine() { return *engine_; }
   [[nodiscard]] Stats stats() const { return engine_->stats(); }
 
-  // A client in the listener's backlog.
-  Client Dial();
+  // A client in a listener's backlog.
+  Client Dial(std::size_t listener = 0);
   // A client whose connection is established, with everything done that there was to do.
   Client Connect();
   // All that a client receives while it waits for the end of the stream, for a second at most.
@@ -116,7 +117,6 @@ class Scenario {
   Network network_;
   ScriptedServer server_;
   const Options options_;
-  Address bound_;
   std::unique_ptr<Engine> engine_;
   std::vector<Seat> seats_;
 };
