@@ -89,6 +89,7 @@ Scenario::Scenario(const Setup& setup)
   server_.hooks = setup.hooks;
   engine_ = std::make_unique<Engine>(server_, options_, kSimPortKind);
   for (int i = 0; i < setup.listeners; ++i) EXPECT_TRUE(engine_->Listen({}).ok());
+  network_.faults = setup.faults;
   seats_.resize(engine_->worker_count());
   for (std::size_t i = 0; i < seats_.size(); ++i) EXPECT_FALSE(engine_->worker(i).Open());
   StepAll();  // each begins to accept

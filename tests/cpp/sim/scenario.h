@@ -65,6 +65,7 @@ class Scenario {
     int reads = 1;        // outstanding for each connection
     std::size_t window = std::size_t{64} * 1024;  // bytes on their way in each direction
     unsigned hooks = kHookAll;                    // those that the server has
+    Faults faults;                                // from the beginning on
     Options options;
   };
   using Client = std::unique_ptr<SimPeer>;
@@ -95,6 +96,7 @@ class Scenario {
   void Step(std::size_t worker);
   // The worker that is in a turn: in a hook, the one that calls it.
   [[nodiscard]] std::size_t InTurn() const;
+  [[nodiscard]] bool in_turn(std::size_t worker) const { return seats_[worker].in_turn; }
   // Turns until nobody has anything to do at this moment.
   void StepAll();
   // The same, while the time passes.
