@@ -233,9 +233,8 @@ Status Server::Lifecycle::Start(Server& server, const Options& options) {
 
   const auto new_run = std::make_shared<Run>(std::make_unique<Engine>(server, options, *kind));
   Engine& engine = *new_run->engine;
-  status =
-      engine.Listen({options.host, options.port, options.listen_backlog, options.no_delay,
-                     options.reuse_port, options.dual_stack, options.keepalive});
+  status = engine.Listen({options.host, options.port, options.listen_backlog, options.no_delay,
+                          options.reuse_port, options.dual_stack, options.keepalive});
   if (!status.ok()) return status;
 
   std::vector<Thread> new_threads;

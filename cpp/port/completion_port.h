@@ -84,8 +84,8 @@ struct Socket {
   std::uint8_t interest = 0;        // what the system was last told to watch (readiness ports)
 };
 
-// Decides whether there is room for one more client, where newcomers have to wait for it (R8). Ports
-// call it from any worker, with locks of their own held.
+// Decides whether there is room for one more client, where newcomers have to wait for it (R8).
+// Ports call it from any worker, with locks of their own held.
 class AcceptGate {
  public:
   AcceptGate() = default;

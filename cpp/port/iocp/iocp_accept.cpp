@@ -76,8 +76,8 @@ Error IocpPort::PrepareListener(IocpListener& listener) {
   const auto failure = [](DWORD code) { return ErrorFromWindows(static_cast<int>(code)); };
   BOOL listens = FALSE;
   int length = sizeof(listens);
-  if (::getsockopt(handle, SOL_SOCKET, SO_ACCEPTCONN, reinterpret_cast<char*>(&listens),
-                   &length) != 0) {
+  if (::getsockopt(handle, SOL_SOCKET, SO_ACCEPTCONN, reinterpret_cast<char*>(&listens), &length) !=
+      0) {
     return failure(static_cast<DWORD>(::WSAGetLastError()));
   }
   if (!listens) return failure(WSAEINVAL);

@@ -136,8 +136,7 @@ struct EpollPort::Batch {
   }
 };
 
-EpollPort::EpollPort(const PortOptions& options)
-    : options_(options), events_(kBatchCompletions) {}
+EpollPort::EpollPort(const PortOptions& options) : options_(options), events_(kBatchCompletions) {}
 
 EpollPort::~EpollPort() {
   assert(first_result_ == nullptr && "results were never handed out");

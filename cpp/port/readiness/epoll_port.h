@@ -84,11 +84,11 @@ class EpollPort final : public CompletionPort {
   Block* block_ = nullptr;  // receives of one Wait are packed into it, from used_ on
   std::size_t used_ = 0;
 
-  Stream* first_result_ = nullptr;    // those with something for the next Wait to tell of
-  Stream* last_result_ = nullptr;     // of that list, when it is not empty
-  Stream* first_open_ = nullptr;      // those of all sockets of this port
-  Error broken_;                      // why the port is broken; kNone: it is not
-  bool report_broken_ = false;        // true exactly when the next Wait is to report it
+  Stream* first_result_ = nullptr;  // those with something for the next Wait to tell of
+  Stream* last_result_ = nullptr;   // of that list, when it is not empty
+  Stream* first_open_ = nullptr;    // those of all sockets of this port
+  Error broken_;                    // why the port is broken; kNone: it is not
+  bool report_broken_ = false;      // true exactly when the next Wait is to report it
   Gather* free_gathers_ = nullptr;
 };
 

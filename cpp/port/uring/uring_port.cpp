@@ -94,8 +94,7 @@ Error UringPort::Accept(Socket& listener) {
 }
 
 void UringPort::CountAccepting(Link& link) {
-  const bool accepting =
-      link.listener && link.receiving && !link.paused && !link.cancel_receive;
+  const bool accepting = link.listener && link.receiving && !link.paused && !link.cancel_receive;
   if (accepting == link.counted) return;
   link.counted = accepting;
   accepting_.fetch_add(accepting ? 1 : -1, std::memory_order_relaxed);
@@ -367,7 +366,8 @@ bool UringPort::SubmitReceive(Link& link) {
   if (entry == nullptr) return false;
   if (link.listener) {
     // Only a look: an accept in the ring is told of a client in place of other ports that are free
-    // (see posix_accept.h), and a multishot one takes the whole backlog before anybody can pause it.
+    // (see posix_accept.h), and a multishot one takes the whole backlog before anybody can pause
+    // it.
     io_uring_prep_poll_add(entry, DescriptorOf(*link.socket), POLLIN);
   } else {
     // A multishot receive that finds much data takes every buffer there is. While others wait for

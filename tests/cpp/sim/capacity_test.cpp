@@ -214,7 +214,8 @@ TEST_F(CapacityTest, AListenerIsClosedOnceTheLastPortHasEndedAccepting) {
     // Everything of the second listener is late.
     Listener& late = *scenario.engine().listeners()[1];
     scenario.LetCome([&](const Completion& completion) {
-      return completion.operation != Operation::kAccept || &Listener::Of(*completion.socket) != &late;
+      return completion.operation != Operation::kAccept ||
+             &Listener::Of(*completion.socket) != &late;
     });
     scenario.RequestStop(seconds(1));
     scenario.PassTime(seconds(10));
