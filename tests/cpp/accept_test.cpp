@@ -196,7 +196,7 @@ TEST_P(AcceptTest, AtCapacityClientsThatWaitCostNoDescriptorAndComeInTurn) {
   options.at_capacity = AtCapacity::kWait;
   options.listen_backlog = 1024;
   StartEcho(options);
-  const std::size_t before = testing::CountDescriptors();
+  [[maybe_unused]] const std::size_t before = testing::CountDescriptors();
   std::vector<Client> clients;
   for (int i = 0; i < 200; ++i) clients.emplace_back(server_.address());
   ASSERT_TRUE(Eventually([&] { return server_.stats().established == 5; }));

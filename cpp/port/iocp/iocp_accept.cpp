@@ -37,14 +37,16 @@ void DropSystemObjects(IocpListener& listener) {
 
 // On a thread of the system's pool. Should there be no memory for a packet, the next client that
 // finds no accept sends another.
-void CALLBACK OnArrived(void* port, BOOLEAN /*timed_out*/) {
-  ::PostQueuedCompletionStatus(static_cast<HANDLE>(port), 0, 0, nullptr);
+void CALLBACK OnArrived(void* context, BOOLEAN /*timed_out*/) {
+  auto& listener = *static_cast<IocpListener*>(context);
+  listener.client_came.store(true, std::memory_order_relaxed);
+  ::PostQueuedCompletionStatus(listener.port, 0, 0, nullptr);
 }
 
 }  // namespace
 
 Error IocpPort::Accept(Socket& socket) {
-  std::unique_ptr<IocpListener> listener(new (std::nothrow) IocpListener(socket));
+  std::unique_ptr<IocpListener> listener(new (std::nothrow) IocpListener(socket, port_));
   if (listener == nullptr) return ErrorFromWindows(WSA_NOT_ENOUGH_MEMORY);
   const Error error = PrepareListener(*listener);
   if (error) {
@@ -96,8 +98,8 @@ Error IocpPort::PrepareListener(IocpListener& listener) {
   if (::WSAEventSelect(handle, listener.arrived, FD_ACCEPT) != 0) {
     return failure(static_cast<DWORD>(::WSAGetLastError()));
   }
-  if (!::RegisterWaitForSingleObject(&listener.arrived_wait, listener.arrived, &OnArrived, port_,
-                                     INFINITE, WT_EXECUTEDEFAULT)) {
+  if (!::RegisterWaitForSingleObject(&listener.arrived_wait, listener.arrived, &OnArrived,
+                                     &listener, INFINITE, WT_EXECUTEDEFAULT)) {
     listener.arrived_wait = nullptr;
     return failure(::GetLastError());
   }
@@ -234,10 +236,11 @@ void IocpPort::CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batc
 void IocpPort::OnClientFoundNoAccept() {
   const MutexLock ports_lock(listeners_lock_);
   for (IocpListener* listener = first_listener_; listener != nullptr; listener = listener->next) {
+    if (!listener->client_came.exchange(false, std::memory_order_relaxed)) continue;
     const MutexLock lock(listener->lock);
     WSANETWORKEVENTS events{};
     ::WSAEnumNetworkEvents(static_cast<SOCKET>(listener->socket.handle), nullptr, &events);
-    if ((events.lNetworkEvents & FD_ACCEPT) == 0 || options_.gate != nullptr) continue;
+    if (options_.gate != nullptr) continue;
     listener->wanted = std::min(2 * listener->wanted, options_.max_accepts);
     PostAccepts(*listener);
   }

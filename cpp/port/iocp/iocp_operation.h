@@ -1,6 +1,7 @@
 // What the Windows port has with the system: operations, and the sockets that they belong to.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <new>
 #include <vector>
@@ -61,15 +62,17 @@ struct IocpAccept : IocpListenerOperation {
 
 // The port's part of a listener; its Socket::port_data.
 struct IocpListener {
-  explicit IocpListener(Socket& of) : socket(of) {}
+  IocpListener(Socket& of, HANDLE its_port) : socket(of), port(its_port) {}
 
   Socket& socket;
+  const HANDLE port;
   IocpListener* next = nullptr;  // in the port's list of all
   int family = AF_UNSPEC;
   LPFN_ACCEPTEX accept_ex = nullptr;
   LPFN_GETACCEPTEXSOCKADDRS get_addresses = nullptr;
-  HANDLE arrived = nullptr;       // an event, set when a client finds no accept (FD_ACCEPT)
-  HANDLE arrived_wait = nullptr;  // the thread pool's, for that event
+  HANDLE arrived = nullptr;              // an event, set when a client finds no accept (FD_ACCEPT)
+  HANDLE arrived_wait = nullptr;         // the thread pool's, for that event
+  std::atomic<bool> client_came{false};  // true exactly when that is still to be acted on
 
   Mutex lock;  // for what follows
   std::vector<std::unique_ptr<IocpAccept>> accepts;
