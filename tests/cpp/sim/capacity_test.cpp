@@ -176,6 +176,26 @@ TEST_F(CapacityTest, NewcomersThatWaitStayWithTheNetworkHoweverManyWorkersAccept
   EXPECT_EQ(scenario.stats().refused, 0U);
 }
 
+// The worker that has freed it may be in a hook for long.
+TEST_F(CapacityTest, ASlotThatComesFreeIsForAnyWorkerThatIsFree) {
+  Scenario::Setup setup = ForWorkers(Full(AtCapacity::kWait), 2);
+  setup.options.max_connections = 1;
+  Scenario scenario(setup);
+  auto served = scenario.Connect();
+  const auto waits = scenario.Dial();
+  scenario.StepAll();
+  EXPECT_EQ(scenario.stats().accepted, 1U);
+  bool served_meanwhile = false;
+  scenario.server().on_closing = [&](Connection&) {
+    scenario.StepAll();  // the other one
+    served_meanwhile = scenario.server().records.count(waits->port()) == 1;
+  };
+  served->Close();
+  scenario.StepAll();
+  EXPECT_TRUE(served_meanwhile);
+  scenario.server().on_closing = nullptr;
+}
+
 TEST_F(CapacityTest, AShortageIsReportedOnceHoweverManyWorkersMeetIt) {
   Scenario scenario(ForWorkers({}, 4));
   scenario.network().exhausted = true;
