@@ -1,5 +1,5 @@
-// What the operator hears of clients that could not be accepted: once a minute at most, of the
-// whole server.
+// Warns the operator of clients that could not be accepted: once a minute at most, for the whole
+// server.
 #pragma once
 
 #include <atomic>

@@ -49,7 +49,7 @@ TEST_P(ConformanceTest, R08_AListenerThatIsPausedOrEndsLeavesTheOtherAlone) {
   for (int i = 0; i < 10; ++i) ASSERT_NE(driver.Meet(driver.Dial(other)), nullptr);
 }
 
-// What one listener has run out of, it has run out of by itself.
+// The gate answers for each listener by itself.
 TEST_P(ConformanceTest, R08_AGateThatIsClosedForOneListenerIsOpenForAnother) {
   struct OneOnly final : AcceptGate {
     bool Enter(Socket& listener) override { return &listener != closed_for; }
@@ -110,7 +110,7 @@ TEST_P(ConformanceTest, R08_SeveralPortsAcceptOnOneListener) {
   EXPECT_TRUE(second.accept_errors().empty());
 }
 
-// What one port has no room for, or no descriptor, another one may have.
+// A port that has no room leaves the client to the others.
 TEST_P(ConformanceTest, R08_AClientThatOnePortLeavesIsTheOthers) {
   CountingGate full(0);
   DriverOptions options;

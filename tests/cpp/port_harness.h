@@ -243,7 +243,7 @@ class PortDriver {
     listener.handle = listener.listening;
     return listener;
   }
-  // What another port listens on.
+  // A listener of another port, shared.
   ServerListener& Share(const ServerListener& other) {
     listeners_.push_back(std::make_unique<ServerListener>());
     listeners_.back()->handle = other.listening;

@@ -72,7 +72,7 @@ bool IocpPort::SkipsPacketsLike(const IocpListener& listener) {
   return skips || !skips_packets_.load(std::memory_order_relaxed);
 }
 
-// What accepting needs of the system.
+// Asks the system for all that accepting needs.
 Error IocpPort::PrepareListener(IocpListener& listener) {
   const auto handle = static_cast<SOCKET>(listener.socket.handle);
   const auto failure = [](DWORD code) { return ErrorFromWindows(static_cast<int>(code)); };
