@@ -26,8 +26,7 @@ struct Run {
   std::size_t left = 0;    // workers that have left
   Error open_error;        // of the first that failed
   enum class Start : std::uint8_t { kUndecided, kGo, kGiveUp } start = Start::kUndecided;
-  bool accepting = false;  // true exactly when the first worker has begun to accept
-  bool stopped = false;    // true exactly when all workers of a run that went have left
+  bool stopped = false;  // true exactly when all workers of a run that went have left
 
   void WaitUntilStopped() {
     MutexLock lock(mutex);
@@ -37,19 +36,6 @@ struct Run {
 
 // The run whose worker this thread is, for the thread's whole life; null on every other thread.
 thread_local const Run* run_of_worker = nullptr;
-
-// A listening socket, closed unless a run has taken it over.
-struct Listener {
-  explicit Listener(const PortKind& port_kind) : kind(port_kind) {}
-  Listener(const Listener&) = delete;
-  Listener& operator=(const Listener&) = delete;
-  ~Listener() {
-    if (handle != kNoSocket) kind.close_listener(handle);
-  }
-
-  const PortKind& kind;
-  NativeSocket handle = kNoSocket;
-};
 
 Status NoBackend(const std::string& message) {
   return {Status::Problem::kNoBackend, {ErrorKind::kUnsupported, 0}, message};
@@ -147,16 +133,6 @@ void Server::Lifecycle::WorkerMain(Handler& handler, const std::shared_ptr<Run>&
     if (run->start == Run::Start::kGiveUp) return;
   }
   handler.OnWorkerBegin();
-  if (index == 0) engine.BeginAccepting();
-  {
-    // Where workers share a port, any of them may be the one to end it.
-    MutexLock lock(run->mutex);
-    if (index == 0) {
-      run->accepting = true;
-      run->changed.NotifyAll();
-    }
-    run->changed.Wait(run->mutex, [&] { return run->accepting; });
-  }
   worker.Run();
   handler.OnWorkerEnd();
   {
@@ -253,25 +229,21 @@ Status Server::Lifecycle::Start(const Options& options) {
     }
   } starting_now{*this};
 
-  Listener listener(*kind);
-  Address bound;
-  status = kind->listen({options.host, options.port, options.listen_backlog, options.no_delay,
-                         options.reuse_port, options.dual_stack, options.keepalive},
-                        &listener.handle, &bound);
+  const auto new_run = std::make_shared<Run>(std::make_unique<Engine>(handler, options, *kind));
+  Engine& engine = *new_run->engine;
+  status = engine.Listen({options.host, options.port, options.listen_backlog, options.no_delay,
+                          options.reuse_port, options.dual_stack, options.keepalive});
   if (!status.ok()) return status;
 
-  std::shared_ptr<Run> new_run;
   std::vector<Thread> new_threads;
   Error error;
   try {
-    new_run = std::make_shared<Run>(
-        std::make_unique<Engine>(handler, options, *kind, listener.handle, bound));
     error = OpenWorkers(new_run, new_threads);
   } catch (const std::bad_alloc&) {
     error = {ErrorKind::kOutOfResources, 0};
   }
   if (error) {
-    if (new_run != nullptr) GiveUp(new_run, new_threads);
+    GiveUp(new_run, new_threads);
     status.problem = Status::Problem::kSystem;
     status.error = error;
     status.message = std::string("cannot start the workers of backend '") + kind->name + "'";
@@ -281,9 +253,8 @@ Status Server::Lifecycle::Start(const Options& options) {
     const MutexLock lock(mutex);
     run = new_run;
     threads = std::move(new_threads);
-    address = bound;
+    address = engine.listeners().front()->address();
     backend = kind->name;
-    listener.handle = kNoSocket;
   }
   {
     const MutexLock lock(new_run->mutex);

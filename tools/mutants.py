@@ -39,6 +39,7 @@ PATIENCE = 60
 PROGRAMS = {
     "sim/deadlines_test.cpp": "sim/defects_test",
     "sim/defects_server_test.cpp": "sim/defects_test",
+    "conformance_accept.cpp": "conformance_test",
     "conformance_deadlines.cpp": "conformance_test",
     "conformance_listen.cpp": "conformance_test",
     "conformance_load.cpp": "conformance_test",

@@ -9,17 +9,18 @@
 namespace iocp {
 
 Engine::Engine(Handler& handler, const Options& options, const PortKind& kind,
-               NativeSocket listener, const Address& listening, StageFactory stages)
+               StageFactory stages)
     : handler_(handler),
       options_(options),
       wanted_hooks_(handler.WantedHooks()),
-      backend_(kind.name),
+      kind_(kind),
       stages_(std::move(stages)),
-      acceptor_(*this, listener) {
+      slots_(*this, options.max_connections) {
   KeepHeapWarm();
+  AcceptGate* const gate = options.at_capacity == AtCapacity::kWait ? &slots_ : nullptr;
   for (int i = 0; i < options.workers; ++i) {
     if (shards_.empty() || !shards_.back()->port().shared()) {
-      shards_.push_back(std::make_unique<Shard>(kind, options_, listening));
+      shards_.push_back(std::make_unique<Shard>(kind, options_, gate, shards_.size()));
     }
     workers_.push_back(std::make_unique<Worker>(*this, *shards_.back()));
   }
@@ -27,7 +28,12 @@ Engine::Engine(Handler& handler, const Options& options, const PortKind& kind,
 
 Engine::~Engine() = default;
 
-void Engine::BeginAccepting() { acceptor_.Begin(shards_.front()->port()); }
+Status Engine::Listen(const ListenOptions& listen) {
+  auto listener = std::make_unique<Listener>(*this, kind_);
+  Status status = listener->Listen(listen);
+  if (status.ok()) listeners_.push_back(std::move(listener));
+  return status;
+}
 
 bool Engine::MakeStages(std::unique_ptr<StageStack>* stages) const {
   if (stages_ == nullptr) return true;
@@ -45,7 +51,7 @@ void Engine::RequestStop(TimePoint deadline) {
          !stop_deadline_.compare_exchange_weak(before, deadline, std::memory_order_acq_rel)) {
   }
   stopping_.store(true, std::memory_order_release);
-  CallAllShards();
+  WakeAllShards();
 }
 
 void Engine::Snapshot(std::vector<ConnectionPtr>& connections) const {
@@ -77,34 +83,39 @@ Stats Engine::stats() const {
   return stats;
 }
 
-Shard& Engine::LeastLoadedShard() {
-  const auto load = [](const std::unique_ptr<Shard>& shard) {
-    return shard->connection_count() + shard->newcomers.load(std::memory_order_relaxed);
+void Engine::OnTurn(Worker& worker) {
+  for (const auto& listener : listeners_) listener->OnTurn(worker);
+  if (!stopping()) accept_reports_.OnTurn(worker);
+}
+
+TimePoint Engine::NextTurn(const Shard& shard) const {
+  TimePoint next = stopping() ? TimePoint::max() : accept_reports_.NextTurn();
+  for (const auto& listener : listeners_) next = std::min(next, listener->NextTurn(shard));
+  return next;
+}
+
+bool Engine::AcceptingHasEnded() const {
+  return std::all_of(listeners_.begin(), listeners_.end(),
+                     [](const auto& listener) { return listener->done(); });
+}
+
+Shard& Engine::LeastLoadedShard(Shard& preferred) {
+  const auto load = [](const Shard& shard) {
+    return shard.connection_count() + shard.handed_off.load(std::memory_order_relaxed);
   };
-  return **std::min_element(
-      shards_.begin(), shards_.end(),
-      [&](const auto& left, const auto& right) { return load(left) < load(right); });
+  Shard* best = &preferred;
+  std::size_t fewest = load(preferred);
+  for (const auto& shard : shards_) {
+    const std::size_t connections = load(*shard);
+    if (connections >= fewest) continue;
+    best = shard.get();
+    fewest = connections;
+  }
+  return *best;
 }
 
-bool Engine::TakeSlot() {
-  int taken = slots_taken_.load(std::memory_order_relaxed);
-  do {
-    if (taken >= options_.max_connections) return false;
-  } while (!slots_taken_.compare_exchange_weak(taken, taken + 1, std::memory_order_acq_rel));
-  return true;
-}
-
-void Engine::ReleaseSlot() {
-  slots_taken_.fetch_sub(1, std::memory_order_seq_cst);
-  acceptor_.OnRoom();
-}
-
-bool Engine::full() const {
-  return slots_taken_.load(std::memory_order_seq_cst) >= options_.max_connections;
-}
-
-void Engine::CallAllShards() {
-  for (const auto& shard : shards_) shard->Call();
+void Engine::WakeAllShards() {
+  for (const auto& shard : shards_) shard->Wake();
 }
 
 }  // namespace iocp

@@ -6,8 +6,10 @@
 #include <memory>
 #include <vector>
 
-#include "engine/acceptor.h"
+#include "engine/accept_reports.h"
+#include "engine/listener.h"
 #include "engine/shard.h"
+#include "engine/slots.h"
 #include "engine/worker.h"
 #include "iocp/address.h"
 #include "iocp/connection.h"
@@ -26,9 +28,9 @@ using StageFactory = std::function<std::vector<std::unique_ptr<Stage>>()>;
 // Makes no threads: Server does that, one for each worker; a test may step the workers itself.
 class Engine {
  public:
-  // Takes over `listener`. `options` were validated.
-  Engine(Handler& handler, const Options& options, const PortKind& kind, NativeSocket listener,
-         const Address& listening, StageFactory stages = nullptr);
+  // `options` were validated.
+  Engine(Handler& handler, const Options& options, const PortKind& kind,
+         StageFactory stages = nullptr);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
   ~Engine();
@@ -36,8 +38,12 @@ class Engine {
   [[nodiscard]] std::size_t worker_count() const { return workers_.size(); }
   [[nodiscard]] Worker& worker(std::size_t index) { return *workers_[index]; }
 
-  // Once every worker is open, on the thread of one that waits on the first port.
-  void BeginAccepting();
+  // Makes a listener, on which every worker accepts. Any number of times, before the first turn of
+  // any worker. On failure nothing is left behind.
+  Status Listen(const ListenOptions& listen);
+  [[nodiscard]] const std::vector<std::unique_ptr<Listener>>& listeners() const {
+    return listeners_;
+  }
 
   // Any thread, any number of times; the earliest deadline counts. Connections are closed
   // gracefully until `deadline`, aborted then.
@@ -53,24 +59,27 @@ class Engine {
   [[nodiscard]] std::size_t connection_count() const;
   [[nodiscard]] Stats stats() const;
 
-  // --- For the workers and the acceptor.
+  // --- For the workers and the listeners.
   [[nodiscard]] Handler& handler() { return handler_; }
   // False when there is no memory for them. Null stages: the connection has none.
   bool MakeStages(std::unique_ptr<StageStack>* stages) const;
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] unsigned wanted_hooks() const { return wanted_hooks_; }
-  [[nodiscard]] Acceptor& acceptor() { return acceptor_; }
-  [[nodiscard]] bool IsAcceptorShard(const Shard& shard) const {
-    return &shard == shards_.front().get();
-  }
-  [[nodiscard]] Shard& LeastLoadedShard();
-  // Connections, those on their way to a shard included, against max_connections.
-  bool TakeSlot();
-  void ReleaseSlot();
-  [[nodiscard]] bool full() const;
-  void CallAcceptor() { shards_.front()->Call(); }
-  void CallAllShards();
-  [[nodiscard]] const char* backend() const { return backend_; }
+  [[nodiscard]] std::size_t shard_count() const { return shards_.size(); }
+  [[nodiscard]] Slots& slots() { return slots_; }
+  [[nodiscard]] AcceptReports& accept_reports() { return accept_reports_; }
+  // Once in each turn of each worker: what there is to do about accepting.
+  void OnTurn(Worker& worker);
+  // When OnTurn has something to do for a worker of that shard at the latest.
+  [[nodiscard]] TimePoint NextTurn(const Shard& shard) const;
+  // True exactly when no listener will hand anything to a shard any more.
+  [[nodiscard]] bool AcceptingHasEnded() const;
+  // The shard with the fewest connections; `preferred` where no other has fewer.
+  [[nodiscard]] Shard& LeastLoadedShard(Shard& preferred);
+  // A connection has gone. Any worker.
+  void OnSlotFreed() { slots_.Release(); }
+  void WakeAllShards();
+  [[nodiscard]] const char* backend() const { return kind_.name; }
   // True for the first port of this run that breaks.
   [[nodiscard]] bool FirstToBreak() { return !port_broken_.exchange(true); }
 
@@ -78,12 +87,13 @@ class Engine {
   Handler& handler_;
   const Options options_;
   const unsigned wanted_hooks_;
-  const char* const backend_;
+  const PortKind& kind_;
   const StageFactory stages_;
+  Slots slots_;
+  AcceptReports accept_reports_;
   std::vector<std::unique_ptr<Shard>> shards_;
   std::vector<std::unique_ptr<Worker>> workers_;
-  Acceptor acceptor_;
-  std::atomic<int> slots_taken_{0};
+  std::vector<std::unique_ptr<Listener>> listeners_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> port_broken_{false};  // true exactly when a worker got kBroken
   std::atomic<TimePoint> stop_deadline_{TimePoint::max()};

@@ -3,27 +3,27 @@
 namespace iocp {
 namespace {
 
-PortOptions ForPort(const Options& options, BufferPool* pool, const Address& listening) {
+PortOptions ForPort(const Options& options, BufferPool* pool, AcceptGate* gate) {
   PortOptions port_options;
   port_options.pool = pool;
   port_options.initial_accepts = options.initial_accepts;
   port_options.max_accepts = options.max_accepts;
-  port_options.newcomers_wait = options.at_capacity == AtCapacity::kWait;
+  port_options.gate = gate;
   port_options.initial_reads = options.initial_reads;
   port_options.close_timeout = options.close_timeout;
   port_options.keepalive = options.keepalive;
   port_options.no_delay = options.no_delay;
-  port_options.listening = listening;
   return port_options;
 }
 
 }  // namespace
 
-Shard::Shard(const PortKind& kind, const Options& options, const Address& listening)
-    : buffers_(BufferPool::Create(options.buffer_size,
+Shard::Shard(const PortKind& kind, const Options& options, AcceptGate* gate, std::size_t index)
+    : index_(index),
+      buffers_(BufferPool::Create(options.buffer_size,
                                   static_cast<std::size_t>(options.max_free_buffers))),
       sessions_(SessionPool::Create(static_cast<std::size_t>(options.max_free_contexts))),
-      port_(kind.create(ForPort(options, buffers_.get(), listening))),
+      port_(kind.create(ForPort(options, buffers_.get(), gate))),
       timers_(port_->Now()) {}
 
 void Shard::Insert(Session& session) {
@@ -65,8 +65,8 @@ TimePoint Shard::NextTimer() {
   return timers_.Next();
 }
 
-void Shard::Call() {
-  if (!called_.exchange(true, std::memory_order_acq_rel)) port_->Post(call_);
+void Shard::Wake() {
+  if (!woken_.exchange(true, std::memory_order_acq_rel)) port_->Post(wake_);
 }
 
 }  // namespace iocp

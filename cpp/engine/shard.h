@@ -18,21 +18,26 @@
 namespace iocp {
 
 // An accepted socket on its way to the shard that is to serve it.
-struct Newcomer : Posting {
+struct HandedOff : Posting {
   static constexpr int kPostingTag = 2;
 
-  explicit Newcomer(NativeSocket accepted) : handle(accepted) { tag = kPostingTag; }
+  HandedOff(NativeSocket accepted, const Address& address) : handle(accepted), listening(address) {
+    tag = kPostingTag;
+  }
 
   const NativeSocket handle;
+  const Address& listening;  // its listener's
 };
 
 // Several workers may share one where the port allows it; elsewhere each worker has its own.
 class Shard {
  public:
-  Shard(const PortKind& kind, const Options& options, const Address& listening);
+  // `index` is its place among the shards of its engine; `gate` is for its port.
+  Shard(const PortKind& kind, const Options& options, AcceptGate* gate, std::size_t index);
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
 
+  [[nodiscard]] std::size_t index() const { return index_; }
   [[nodiscard]] CompletionPort& port() { return *port_; }
   [[nodiscard]] BufferPool& buffers() { return *buffers_; }
   [[nodiscard]] SessionPool& sessions() { return *sessions_; }
@@ -63,13 +68,13 @@ class Shard {
     timers_.Advance(now, [&](TimerNode& node) { expired(static_cast<Session&>(node)); });
   }
 
-  // Makes one worker look around: something changed that no completion tells of. Any thread.
-  void Call();
-  // By the worker that got the posting of Call, which has tag 0.
-  void CallSeen() { called_.store(false, std::memory_order_release); }
+  // Wakes one worker, so that it looks at what no completion reports. Any thread.
+  void Wake();
+  // By the worker that got the posting of Wake, which has tag 0.
+  void WakeSeen() { woken_.store(false, std::memory_order_release); }
 
-  // Sockets handed over by the acceptor that no worker has taken yet.
-  std::atomic<std::size_t> newcomers{0};
+  // Sockets handed off to this shard that no worker has taken yet.
+  std::atomic<std::size_t> handed_off{0};
 
  private:
   // A pool goes when the last of its objects has come back.
@@ -80,6 +85,7 @@ class Shard {
     }
   };
 
+  const std::size_t index_;
   const std::unique_ptr<BufferPool, ClosePool> buffers_;
   const std::unique_ptr<SessionPool, ClosePool> sessions_;
   // The system's object goes before the memory that it may have known of (R10).
@@ -92,8 +98,8 @@ class Shard {
   Mutex timers_mutex_;
   TimerWheel timers_ IOCP_GUARDED_BY(timers_mutex_);
 
-  Posting call_;
-  std::atomic<bool> called_{false};  // true exactly when call_ is with the port
+  Posting wake_;
+  std::atomic<bool> woken_{false};  // true exactly when wake_ is with the port
 };
 
 }  // namespace iocp

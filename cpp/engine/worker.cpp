@@ -45,7 +45,7 @@ bool Worker::Turn() {
     session.timeouts().MarkDue();
     Acquire(session);
   });
-  if (engine_.IsAcceptorShard(shard_)) engine_.acceptor().OnTurn(*this);
+  engine_.OnTurn(*this);
   if (engine_.stopping()) StopConnections();
   if (shared() && !active_.empty()) HandOverWatch();
   RunHooks();
@@ -60,10 +60,7 @@ TimePoint Worker::Deadline() {
 }
 
 TimePoint Worker::NextDeadline() {
-  TimePoint deadline = shard_.NextTimer();
-  if (engine_.IsAcceptorShard(shard_)) {
-    deadline = std::min(deadline, engine_.acceptor().NextTurn());
-  }
+  TimePoint deadline = std::min(shard_.NextTimer(), engine_.NextTurn(shard_));
   if (engine_.stopping() && !stop_enforced_) {
     deadline = std::min(deadline, engine_.stop_deadline());
   }
@@ -81,7 +78,7 @@ void Worker::HandOverWatch() {
     if (until <= next) return;
     sleeper = true;
   }
-  if (sleeper) shard_.Call();
+  if (sleeper) shard_.Wake();
 }
 
 // ---- Who owns what.
@@ -119,7 +116,7 @@ void Worker::Retire(Session& session) {
   // Also when it is not armed: another worker may be at work in the wheel, this node in its hands.
   shard_.DisarmTimer(session);
   shard_.Remove(session);
-  engine_.ReleaseSlot();
+  engine_.OnSlotFreed();
 }
 
 // ---- The first step of a turn: what has completed.
@@ -127,7 +124,7 @@ void Worker::Retire(Session& session) {
 void Worker::Dispatch(Completion& completion) {
   switch (completion.operation) {
     case Operation::kAccept:
-      engine_.acceptor().OnCompletion(*this, completion);
+      Listener::Of(*completion.socket).OnCompletion(*this, completion);
       return;
     case Operation::kPost:
       OnPosting(*completion.posting);
@@ -170,21 +167,21 @@ void Worker::OnBroken(const Error& error) {
 }
 
 void Worker::OnPosting(Posting& posting) {
-  if (posting.tag == Newcomer::kPostingTag) {
-    const std::unique_ptr<Newcomer> newcomer(static_cast<Newcomer*>(&posting));
-    Adopt(newcomer->handle);
-    shard_.newcomers.fetch_sub(1, std::memory_order_acq_rel);
+  if (posting.tag == HandedOff::kPostingTag) {
+    const std::unique_ptr<HandedOff> handed_off(static_cast<HandedOff*>(&posting));
+    Adopt(handed_off->handle, handed_off->listening);
+    shard_.handed_off.fetch_sub(1, std::memory_order_acq_rel);
   } else if (posting.tag == Session::kPostingTag) {
     static_cast<Session&>(posting).TakePosting(*this);
   } else {
-    shard_.CallSeen();
+    shard_.WakeSeen();
   }
 }
 
-void Worker::Adopt(NativeSocket handle) {
+void Worker::Adopt(NativeSocket handle, const Address& listening) {
   Session* session = engine_.stopping() ? nullptr : shard_.sessions().Take();
   std::unique_ptr<StageStack> stages;
-  Address local;
+  Address local = listening;
   Address remote;
   Error error{ErrorKind::kOutOfResources, 0};
   if (session != nullptr && engine_.MakeStages(&stages)) {
@@ -194,7 +191,7 @@ void Worker::Adopt(NativeSocket handle) {
     // It left before it was served, or there is no room for it: its own affair.
     counters().accept_errors.Add(1);
     port().Discard(handle, true);
-    engine_.ReleaseSlot();
+    engine_.OnSlotFreed();
     if (session != nullptr) session->DropReference();
     return;
   }
@@ -253,13 +250,13 @@ void Worker::Submit() {
 }
 
 bool Worker::MayLeave() {
-  if (!engine_.stopping() || !engine_.acceptor().done() || !active_.empty() ||
-      !warnings_.empty() || shard_.newcomers.load(std::memory_order_acquire) != 0 ||
+  if (!engine_.stopping() || !engine_.AcceptingHasEnded() || !active_.empty() ||
+      !warnings_.empty() || shard_.handed_off.load(std::memory_order_acquire) != 0 ||
       shard_.connection_count() != 0) {
     return false;
   }
-  // A port with several workers wakes one for a call: the next one has to be told as well.
-  if (shared()) shard_.Call();
+  // A port with several workers wakes one of them: the next one has to be told as well.
+  if (shared()) shard_.Wake();
   return true;
 }
 

@@ -43,8 +43,9 @@ class Worker final : public Owner {
   void ArmTimer(Session& session, TimePoint deadline) override;
   void Retire(Session& session) override;
 
-  // Takes an accepted socket, for which a slot is taken, as a connection of this shard.
-  void Adopt(NativeSocket handle);
+  // Takes an accepted socket, for which a slot is taken, as a connection of this shard. `listening`
+  // is where its listener is bound.
+  void Adopt(NativeSocket handle, const Address& listening);
   // Reports something to the operator with the next hooks: the text that `compose` returns. Without
   // memory for it nothing is reported; what it is about is counted.
   template <typename Compose>
@@ -55,6 +56,7 @@ class Worker final : public Owner {
     }
   }
 
+  [[nodiscard]] Engine& engine() { return engine_; }
   [[nodiscard]] Shard& shard() { return shard_; }
 
  private:

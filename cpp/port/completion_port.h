@@ -26,10 +26,14 @@
 //     socket, after every operation on it has ended.
 // R7  A reset is never reported as an end of stream. Errors are a closed set, ErrorKind, plus the
 //     system's own code; kCancelled is reported exactly for what Cancel ended.
-// R8  Accepting cannot die. The error of one client is a completion, and accepting goes on. Where
-//     newcomers may have to wait for room, a port accepts one client at a time: Pause comes before
-//     the next one, and the others stay with the system. An accept that the system has and that
-//     cannot be paused may bring one more, for each worker that waits on the port.
+// R8  Accepting cannot die. The error of one client is a completion, and accepting goes on. A port
+//     accepts on any number of listeners. Several ports may accept on one handle, each by a Socket
+//     of its own, but where a port is shared: nothing that happens to one Socket touches another,
+//     and the handle stays open. Whoever listens closes it with close_listener, once no port
+//     accepts on it.
+//     Where there is a gate (PortOptions), the port asks it before it takes a client from the
+//     system. While the gate has no room, the clients stay with the system: accepting on that
+//     Socket is paused until Resume, without a completion.
 //     Running out of descriptors or memory, or any other failure that would come again at once, is
 //     a completion with kOutOfResources and the system's code, and accepting is paused until
 //     Resume: never a busy loop, never an exit.
@@ -82,6 +86,24 @@ struct Socket {
   std::uint8_t interest = 0;        // what the poller watches it for (readiness port only)
 };
 
+// Decides whether there is room for one more client, where newcomers have to wait for it (R8).
+// Ports call it from any worker, with locks of their own held.
+class AcceptGate {
+ public:
+  AcceptGate() = default;
+  AcceptGate(const AcceptGate&) = delete;
+  AcceptGate& operator=(const AcceptGate&) = delete;
+
+  // True: room for one client is taken; whoever gets the accepted socket gives it back. False:
+  // `listener`, on which it was to be accepted, is resumed when there may be room.
+  virtual bool Enter(Socket& listener) = 0;
+  // No client came of an Enter that was true.
+  virtual void Leave() = 0;
+
+ protected:
+  ~AcceptGate() = default;
+};
+
 // A message to a worker. It is embedded in its owner and posted at most once at a time.
 struct Posting {
   Posting* next = nullptr;  // the port's
@@ -127,12 +149,11 @@ struct PortOptions {
   BufferPool* pool = nullptr;  // outlives the port
   int initial_accepts = 10;
   int max_accepts = 100;
-  bool newcomers_wait = false;  // true exactly when newcomers may have to wait for room (R8)
+  AcceptGate* gate = nullptr;  // null: newcomers never wait for room. Outlives the port
   int initial_reads = 4;
   Duration close_timeout = std::chrono::seconds(5);  // see Close
   std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
   bool no_delay = true;
-  Address listening;  // where the listener is bound; of no family when it is not known
 };
 
 class CompletionPort {
@@ -145,10 +166,12 @@ class CompletionPort {
   // By each worker, on its own thread, before anything else. May fail.
   virtual Error Open() = 0;
 
-  // Begins to accept on `listener`, whose handle came from Listen. Completions bring sockets.
-  virtual void Accept(Socket& listener) = 0;
+  // Begins to accept on `listener`, whose handle listens, once in its life. Completions bring
+  // sockets. On an error nothing has begun and nothing is kept; another try is allowed.
+  virtual Error Accept(Socket& listener) = 0;
   // Makes `handle`, accepted by this port or another of its kind, a socket of this port, and
-  // tells its two addresses. On an error nothing is kept; the caller still owns `handle`.
+  // tells its two addresses. Before that `local` is where its listener is bound, or of no family
+  // where that is not known. On an error nothing is kept; the caller still owns `handle`.
   virtual Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) = 0;
   // Begins to receive, once in a socket's life.
   virtual void Receive(Socket& socket) = 0;
@@ -166,6 +189,7 @@ class CompletionPort {
   virtual void Cancel(Socket& socket) = 0;
   // Closes the handle; with `reset` the peer gets a reset, whatever is still queued. Without, the
   // system goes on sending what is queued, for PortOptions::close_timeout where it can be asked to.
+  // A listener's handle stays open (R8); what the port has kept for the Socket goes.
   virtual void Close(Socket& socket, bool reset) = 0;
   // The same for a handle that was never adopted.
   virtual void Discard(NativeSocket handle, bool reset) = 0;

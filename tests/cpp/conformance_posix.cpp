@@ -207,7 +207,7 @@ TEST_P(ConformanceTest, ListenOptionsReachTheConnections) {
     Socket listener;
     Address bound;
     ASSERT_TRUE(world().kind().listen(options, &listener.handle, &bound).ok());
-    port->Accept(listener);
+    ASSERT_FALSE(port->Accept(listener));
     const auto peer = world().Connect(bound);
     Socket socket;
     Address local;
@@ -234,7 +234,9 @@ TEST_P(ConformanceTest, ListenOptionsReachTheConnections) {
     while (port->Wait(&completion, 1, kBatchBytes, give_up) == 0 && port->Now() < give_up) {
     }
     EXPECT_TRUE(completion.last);
+    const NativeSocket listening = listener.handle;
     port->Close(listener, false);
+    world().kind().close_listener(listening);
     port.reset();
     pool->Close();
   }

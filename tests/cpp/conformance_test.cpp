@@ -178,7 +178,7 @@ TEST_P(ConformanceTest, R02_ABufferOutlivesItsPortAndPool) {
     Socket listener;
     Address bound;
     ASSERT_TRUE(world().kind().listen({}, &listener.handle, &bound).ok());
-    port->Accept(listener);
+    ASSERT_FALSE(port->Accept(listener));
     auto peer = world().Connect(bound);
     ASSERT_NE(peer, nullptr);
     EXPECT_EQ(peer->Send("for long"), 8U);
@@ -205,7 +205,9 @@ TEST_P(ConformanceTest, R02_ABufferOutlivesItsPortAndPool) {
     }
     ASSERT_EQ(ended, 2);
     port->Close(socket, true);
+    const NativeSocket listening = listener.handle;
     port->Close(listener, false);
+    world().kind().close_listener(listening);
   }
   EXPECT_EQ(pool->in_use(), 1U);
   pool->Close();

@@ -28,7 +28,7 @@ class IocpMemoryTest : public ::testing::Test {
     ListenOptions listen;
     listen.host = "127.0.0.1";
     ASSERT_TRUE(kIocpPortKind.listen(listen, &listener_.handle, &bound_).ok());
-    port_->Accept(listener_);
+    ASSERT_FALSE(port_->Accept(listener_));
   }
   void TearDown() override {
     for (Socket& socket : sockets_) {
@@ -41,7 +41,9 @@ class IocpMemoryTest : public ::testing::Test {
     port_->Cancel(listener_);
     while (!Next().last) {
     }
+    const NativeSocket listening = listener_.handle;
     port_->Close(listener_, false);
+    kIocpPortKind.close_listener(listening);
     port_.reset();
     pool_->Close();
   }

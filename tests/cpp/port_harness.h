@@ -149,13 +149,34 @@ struct ServerEnd : Socket {
   [[nodiscard]] bool AllWritten() const { return !sending && written == writing.size(); }
 };
 
+// A listener, and what the port told of it.
+struct ServerListener : Socket {
+  NativeSocket listening = kNoSocket;  // the handle, for closing it; kNoSocket: somebody else does
+  Address bound;
+  bool begun = false;  // true exactly when the port knows it
+  bool accepting = false;
+  bool cancelled = false;
+  std::size_t accepts = 0;  // that brought a socket
+};
+
+// Room for so many clients.
+class CountingGate final : public AcceptGate {
+ public:
+  explicit CountingGate(int clients) : room(clients) {}
+
+  bool Enter(Socket&) override { return room > 0 && room-- > 0; }
+  void Leave() override { ++room; }
+
+  int room;
+};
+
 struct DriverOptions {
   std::size_t block_size = 64 * 1024;
   std::size_t max_free = 200;
   std::string host = "127.0.0.1";
   bool dual_stack = true;
   int max_accepts = 100;
-  bool newcomers_wait = false;
+  AcceptGate* gate = nullptr;
   bool accept = true;   // begin to accept at once
   bool adopt = true;    // else sockets wait in newcomers()
   bool receive = true;  // begin to receive on what was adopted
@@ -179,7 +200,7 @@ class PortDriver {
     port_options.pool = pool_;
     port_options.initial_accepts = 4;
     port_options.max_accepts = options.max_accepts;
-    port_options.newcomers_wait = options.newcomers_wait;
+    port_options.gate = options.gate;
     port_options.initial_reads = world.initial_reads();
     port_ = world.kind().create(port_options);
     const Error error = port_->Open();
@@ -187,9 +208,8 @@ class PortDriver {
     ListenOptions listen;
     listen.host = options.host;
     listen.dual_stack = options.dual_stack;
-    const Status status = world.kind().listen(listen, &listener_.handle, &bound_);
-    EXPECT_TRUE(status.ok()) << status.message;
-    if (options.accept) Accept();
+    Listen(listen);
+    if (options.accept) Accept(listener());
   }
   PortDriver(const PortDriver&) = delete;
   PortDriver& operator=(const PortDriver&) = delete;
@@ -204,9 +224,9 @@ class PortDriver {
 
   CompletionPort& port() { return *port_; }
   BufferPool& pool() { return *pool_; }
-  Socket& listener() { return listener_; }
-  [[nodiscard]] const Address& bound() const { return bound_; }
-  [[nodiscard]] bool accepting() const { return accepting_; }
+  ServerListener& listener() { return *listeners_.front(); }  // the first
+  [[nodiscard]] const Address& bound() const { return listeners_.front()->bound; }
+  [[nodiscard]] bool accepting() const { return listeners_.front()->accepting; }
   [[nodiscard]] const Error& broken() const { return broken_; }
   [[nodiscard]] const std::vector<Error>& accept_errors() const { return accept_errors_; }
   [[nodiscard]] std::size_t accepts() const { return accepts_; }  // that brought a socket
@@ -215,18 +235,47 @@ class PortDriver {
   [[nodiscard]] const std::vector<Posting*>& postings() const { return postings_; }
   [[nodiscard]] const std::vector<std::unique_ptr<ServerEnd>>& ends() const { return ends_; }
 
-  void Accept() {
-    accepting_ = true;
-    port_->Accept(listener_);
+  ServerListener& Listen(const ListenOptions& listen = {}) {
+    listeners_.push_back(std::make_unique<ServerListener>());
+    ServerListener& listener = *listeners_.back();
+    const Status status = world_.kind().listen(listen, &listener.listening, &listener.bound);
+    EXPECT_TRUE(status.ok()) << status.message;
+    listener.handle = listener.listening;
+    return listener;
   }
-  void CancelAccept() {
-    accept_cancelled_ = true;
-    port_->Cancel(listener_);
+  // A listener of another port, shared.
+  ServerListener& Share(const ServerListener& other) {
+    listeners_.push_back(std::make_unique<ServerListener>());
+    listeners_.back()->handle = other.listening;
+    listeners_.back()->bound = other.bound;
+    return *listeners_.back();
+  }
+  void Accept(ServerListener& listener) {
+    const Error error = port_->Accept(listener);
+    EXPECT_FALSE(error) << "Accept: error " << error.code;
+    listener.begun = listener.accepting = !error;
+  }
+  void CancelAccept() { CancelAccept(listener()); }
+  void CancelAccept(ServerListener& listener) {
+    listener.cancelled = true;
+    port_->Cancel(listener);
+  }
+  // Once it has ended: the port knows it no more, and others may go on.
+  void EndAccepting(ServerListener& listener) {
+    if (std::exchange(listener.begun, false)) port_->Close(listener, false);
+    listener.handle = kNoSocket;
+  }
+  // And nobody listens any more.
+  void CloseListener(ServerListener& listener) {
+    EndAccepting(listener);
+    if (listener.listening == kNoSocket) return;
+    world_.kind().close_listener(std::exchange(listener.listening, kNoSocket));
   }
 
   // A connected client, in the system's backlog until the port accepts it.
-  std::unique_ptr<Peer> Dial() {
-    auto peer = world_.Connect(bound_);
+  std::unique_ptr<Peer> Dial() { return Dial(listener()); }
+  std::unique_ptr<Peer> Dial(const ServerListener& listener) {
+    auto peer = world_.Connect(listener.bound);
     if (peer == nullptr) {
       ADD_FAILURE() << "could not connect: errno " << errno;
     } else {
@@ -394,12 +443,15 @@ class PortDriver {
     on_received = nullptr;
     capacity = kBatchCompletions;
     max_bytes = kBatchBytes;
-    if (accepting_) CancelAccept();
+    for (const auto& listener : listeners_) {
+      if (listener->accepting) CancelAccept(*listener);
+    }
     for (const auto& end : ends_) {
       if (!end->Idle()) Cancel(*end);
     }
     const bool idle = Until([&] {
-      return !accepting_ &&
+      return std::none_of(listeners_.begin(), listeners_.end(),
+                          [](const auto& listener) { return listener->accepting; }) &&
              std::all_of(ends_.begin(), ends_.end(), [](const auto& end) { return end->Idle(); });
     });
     for (const NativeSocket handle : std::exchange(newcomers_, {})) port_->Discard(handle, true);
@@ -411,7 +463,7 @@ class PortDriver {
     for (const auto& end : ends_) {
       if (!end->closed) Close(*end, true);
     }
-    if (listener_.handle != kNoSocket) port_->Close(listener_, false);
+    for (const auto& listener : listeners_) CloseListener(*listener);
     port_.reset();
     for (const auto& end : ends_) end->kept.clear();
     EXPECT_EQ(pool_->posted(), 0);
@@ -486,12 +538,21 @@ class PortDriver {
     return end;
   }
 
+  ServerListener* ListenerOf(const Completion& completion) {
+    for (const auto& listener : listeners_) {
+      if (listener.get() == completion.socket) return listener.get();
+    }
+    ADD_FAILURE() << "an accept of no listener of this port";
+    return nullptr;
+  }
+
   void OnAccept(const Completion& completion) {
-    EXPECT_EQ(completion.socket, &listener_);
-    EXPECT_TRUE(accepting_) << "an accept after the last one";
+    ServerListener* const listener = ListenerOf(completion);
+    if (listener == nullptr) return;
+    EXPECT_TRUE(listener->accepting) << "an accept after the last one";
     if (completion.last) {
-      accepting_ = false;
-      EXPECT_TRUE(accept_cancelled_ || broken_) << "accepting has died";
+      listener->accepting = false;
+      EXPECT_TRUE(listener->cancelled || broken_) << "accepting has died";
       if (!broken_) {
         EXPECT_EQ(completion.error.kind, ErrorKind::kCancelled);
       }
@@ -507,6 +568,7 @@ class PortDriver {
     }
     EXPECT_NE(completion.accepted, kNoSocket);
     ++accepts_;
+    ++listener->accepts;
     if (adopt) {
       Adopt(completion.accepted);
     } else {
@@ -578,10 +640,7 @@ class PortDriver {
   World& world_;
   BufferPool* pool_;
   std::unique_ptr<CompletionPort> port_;
-  Socket listener_;
-  Address bound_;
-  bool accepting_ = false;
-  bool accept_cancelled_ = false;
+  std::vector<std::unique_ptr<ServerListener>> listeners_;
   std::size_t accepts_ = 0;
   std::vector<Error> accept_errors_;
   Error broken_;  // as Wait reported it; kNone: it did not

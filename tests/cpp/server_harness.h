@@ -28,7 +28,9 @@ class Client {
     SetTimeout(socket_, SO_RCVTIMEO, kDeadline);
     SetTimeout(socket_, SO_SNDTIMEO, kDeadline);
     const int code = ConnectSocket(socket_, Loopback(Address::Family::kIPv4, address.port));
-    if (code != 0) throw std::runtime_error("connect: " + std::to_string(code));
+    if (code == 0) return;
+    Close();
+    throw std::runtime_error("connect: " + std::to_string(code));
   }
   Client(Client&& other) noexcept : socket_(std::exchange(other.socket_, kNoClientSocket)) {}
   Client(const Client&) = delete;

@@ -27,7 +27,10 @@ class SharedPort final : public CompletionPort {
     const std::lock_guard lock(mutex_);
     return std::exchange(open_, true) ? Error{} : port_.Open();
   }
-  void Accept(Socket& listener) override { Locked(&CompletionPort::Accept, listener); }
+  Error Accept(Socket& listener) override {
+    const std::lock_guard lock(mutex_);
+    return port_.Accept(listener);
+  }
   Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override {
     const std::lock_guard lock(mutex_);
     return port_.Adopt(socket, handle, local, remote);
@@ -144,14 +147,12 @@ class Running {
   explicit Running(const Options& options, bool favourite = false) {
     ListenOptions listen;
     listen.host = options.host;
-    NativeSocket listener = kNoSocket;
-    const Status status = kSharedKind.listen(listen, &listener, &bound_);
+    engine_ = std::make_unique<Engine>(handler_, options, kSharedKind);
+    const Status status = engine_->Listen(listen);
     EXPECT_TRUE(status.ok()) << status.message;
-    engine_ = std::make_unique<Engine>(handler_, options, kSharedKind, listener, bound_);
     for (std::size_t i = 0; i < engine_->worker_count(); ++i) {
       EXPECT_FALSE(engine_->worker(i).Open());
     }
-    engine_->BeginAccepting();
     for (std::size_t i = 0; i < engine_->worker_count(); ++i) {
       threads_.emplace_back([this, i, favourite] {
         if (favourite && i == 0) SharedPort::favourite = std::this_thread::get_id();
@@ -170,13 +171,12 @@ class Running {
     threads_.clear();
     SharedPort::favourite = std::thread::id{};
   }
-  [[nodiscard]] const Address& address() const { return bound_; }
+  [[nodiscard]] const Address& address() const { return engine_->listeners().front()->address(); }
   EchoHandler& handler() { return handler_; }
   Engine& engine() { return *engine_; }
 
  private:
   EchoHandler handler_;
-  Address bound_;
   std::unique_ptr<Engine> engine_;
   std::vector<std::thread> threads_;
 };

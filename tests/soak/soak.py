@@ -194,7 +194,7 @@ def run_share(plan: Plan, tick: Tick) -> Share:
     share = Share(plan)
     options = {"backend": plan.backend, "workers": plan.workers} | TIMEOUTS
     command = [
-        *("prlimit", f"--nofile={DESCRIPTORS}:", "--"),  # io_uring keeps the limit of the start
+        *("prlimit", f"--nofile={DESCRIPTORS}:", "--"),
         *SUBJECTS[plan.subject],
         *(str(part) for option in options.items() for part in option),
     ]

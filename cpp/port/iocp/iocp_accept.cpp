@@ -1,5 +1,8 @@
 // The Windows port accepts: accepts posted ahead, topped up when a client finds none.
 #include <algorithm>
+#include <memory>
+#include <new>
+#include <utility>
 
 #include "port/iocp/iocp_port.h"
 
@@ -23,61 +26,85 @@ bool HasSystemHandles(SOCKET socket) {
          (info.dwServiceFlags1 & XP1_IFS_HANDLES) != 0;
 }
 
+// Waits for the callback, which takes no lock.
+void DropSystemObjects(IocpListener& listener) {
+  if (listener.arrived_wait != nullptr) {
+    ::UnregisterWaitEx(listener.arrived_wait, INVALID_HANDLE_VALUE);
+  }
+  if (listener.arrived != nullptr) ::CloseHandle(listener.arrived);
+}
+
 // On a thread of the system's pool. Should there be no memory for a packet, the next client that
 // finds no accept sends another.
-void CALLBACK OnArrived(void* port, BOOLEAN /*timed_out*/) {
-  ::PostQueuedCompletionStatus(static_cast<HANDLE>(port), 0, 0, nullptr);
+void CALLBACK OnArrived(void* context, BOOLEAN /*timed_out*/) {
+  auto& listener = *static_cast<IocpListener*>(context);
+  listener.client_came.store(true, std::memory_order_relaxed);
+  ::PostQueuedCompletionStatus(listener.port, 0, 0, nullptr);
 }
 
 }  // namespace
 
-void IocpPort::Accept(Socket& socket) {
-  const MutexLock ports_lock(listener_lock_);
-  IocpListener* const listener = &listener_memory_.emplace(socket);
-  socket.port_data = listener;
-  socket.state = kIsListener;
-  listener_ = listener;
-  const MutexLock lock(listener->lock);
+Error IocpPort::Accept(Socket& socket) {
+  std::unique_ptr<IocpListener> listener(new (std::nothrow) IocpListener(socket, port_));
+  if (listener == nullptr) return ErrorFromCode(WSA_NOT_ENOUGH_MEMORY);
   const Error error = PrepareListener(*listener);
   if (error) {
-    PauseInTrouble(*listener, error.code);
-    return;
+    DropSystemObjects(*listener);
+    return error;
   }
-  listener->wanted = options_.newcomers_wait ? 1 : options_.initial_accepts;
-  PostAccepts(*listener);
+  socket.port_data = listener.get();
+  socket.state = kIsListener;
+  const MutexLock ports_lock(listeners_lock_);
+  listener->next = std::exchange(first_listener_, listener.get());
+  const MutexLock lock(listener->lock);
+  listener->wanted = options_.gate != nullptr ? 1 : options_.initial_accepts;
+  PostAccepts(*listener.release());
+  return {};
 }
 
-// What accepting needs of the system, made once. Under the listener's lock.
+// Whether connections are told to skip packets is one answer for the whole port: that of the first
+// listener, with which all others have to agree.
+bool IocpPort::SkipsPacketsLike(const IocpListener& listener) {
+  const bool skips = HasSystemHandles(static_cast<SOCKET>(listener.socket.handle));
+  const MutexLock lock(listeners_lock_);
+  if (!std::exchange(listened_, true)) skips_packets_.store(skips, std::memory_order_relaxed);
+  return skips || !skips_packets_.load(std::memory_order_relaxed);
+}
+
+// Asks the system for all that accepting needs.
 Error IocpPort::PrepareListener(IocpListener& listener) {
   const auto handle = static_cast<SOCKET>(listener.socket.handle);
   const auto failure = [](DWORD code) { return ErrorFromCode(static_cast<int>(code)); };
-  if (listener.accept_ex == nullptr) {
-    sockaddr_storage address{};
-    int length = sizeof(address);
-    if (::getsockname(handle, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-      return failure(static_cast<DWORD>(::WSAGetLastError()));
-    }
-    listener.family = address.ss_family;
-    skips_packets_.store(HasSystemHandles(handle), std::memory_order_relaxed);
-    if (::CreateIoCompletionPort(reinterpret_cast<HANDLE>(handle), port_, 0, 0) == nullptr) {
-      return failure(::GetLastError());
-    }
-    if (!FindExtension(handle, WSAID_GETACCEPTEXSOCKADDRS, &listener.get_addresses) ||
-        !FindExtension(handle, WSAID_ACCEPTEX, &listener.accept_ex)) {
-      return failure(static_cast<DWORD>(::WSAGetLastError()));
-    }
+  BOOL listens = FALSE;
+  int length = sizeof(listens);
+  if (::getsockopt(handle, SOL_SOCKET, SO_ACCEPTCONN, reinterpret_cast<char*>(&listens), &length) !=
+      0) {
+    return failure(static_cast<DWORD>(::WSAGetLastError()));
   }
-  if (listener.arrived_wait != nullptr) return {};
-  if (listener.arrived == nullptr) {
-    listener.arrived = ::CreateEventW(nullptr, FALSE, FALSE, nullptr);
-    if (listener.arrived == nullptr) return failure(::GetLastError());
+  if (!listens) return failure(WSAEINVAL);
+  sockaddr_storage address{};
+  length = sizeof(address);
+  if (::getsockname(handle, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    return failure(static_cast<DWORD>(::WSAGetLastError()));
   }
+  listener.family = address.ss_family;
+  if (!FindExtension(handle, WSAID_GETACCEPTEXSOCKADDRS, &listener.get_addresses) ||
+      !FindExtension(handle, WSAID_ACCEPTEX, &listener.accept_ex)) {
+    return failure(static_cast<DWORD>(::WSAGetLastError()));
+  }
+  listener.arrived = ::CreateEventW(nullptr, FALSE, FALSE, nullptr);
+  if (listener.arrived == nullptr) return failure(::GetLastError());
   if (::WSAEventSelect(handle, listener.arrived, FD_ACCEPT) != 0) {
     return failure(static_cast<DWORD>(::WSAGetLastError()));
   }
-  if (!::RegisterWaitForSingleObject(&listener.arrived_wait, listener.arrived, &OnArrived, port_,
-                                     INFINITE, WT_EXECUTEDEFAULT)) {
+  if (!::RegisterWaitForSingleObject(&listener.arrived_wait, listener.arrived, &OnArrived,
+                                     &listener, INFINITE, WT_EXECUTEDEFAULT)) {
     listener.arrived_wait = nullptr;
+    return failure(::GetLastError());
+  }
+  // Last, as a handle belongs to its first port for good, also when something fails behind this.
+  if (!SkipsPacketsLike(listener)) return {ErrorKind::kUnsupported, WSAEOPNOTSUPP};
+  if (::CreateIoCompletionPort(reinterpret_cast<HANDLE>(handle), port_, 0, 0) == nullptr) {
     return failure(::GetLastError());
   }
   return {};
@@ -87,6 +114,10 @@ Error IocpPort::PrepareListener(IocpListener& listener) {
 void IocpPort::PostAccepts(IocpListener& listener) {
   while (!listener.paused && !listener.cancelled &&
          listener.outstanding() < static_cast<std::size_t>(listener.wanted)) {
+    if (options_.gate != nullptr && !options_.gate->Enter(listener.socket)) {
+      listener.paused = true;
+      return;
+    }
     int code = WSA_NOT_ENOUGH_MEMORY;
     if (listener.HasIdle()) {
       IocpAccept& accept = *listener.idle.back();
@@ -100,6 +131,7 @@ void IocpPort::PostAccepts(IocpListener& listener) {
       accept.accepted = INVALID_SOCKET;
       listener.idle.push_back(&accept);
     }
+    if (options_.gate != nullptr) options_.gate->Leave();
     PauseInTrouble(listener, code);
   }
 }
@@ -156,6 +188,7 @@ void IocpPort::CompleteAccept(IocpAccept& accept, int code, Batch& batch) {
     endpoints = {AddressFrom(local, local_length), AddressFrom(remote, remote_length)};
   } else {
     ::closesocket(accepted);
+    if (options_.gate != nullptr) options_.gate->Leave();
   }
   const MutexLock lock(listener.lock);
   listener.idle.push_back(&accept);
@@ -184,8 +217,7 @@ void IocpPort::EndAccepting(IocpListener& listener) {
 }
 
 void IocpPort::CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batch) {
-  const MutexLock ports_lock(listener_lock_);
-  IocpListener& listener = *listener_;
+  IocpListener& listener = static_cast<IocpListenerOperation&>(operation).listener;
   const MutexLock lock(listener.lock);
   Completion& completion = batch.Add(Operation::kAccept, &listener.socket);
   if (operation.kind == IocpOperation::Kind::kAcceptEnd) {
@@ -200,14 +232,16 @@ void IocpPort::CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batc
 
 // A client has come and found no accept: twice as many from now on, up to max_accepts.
 void IocpPort::OnClientFoundNoAccept() {
-  const MutexLock ports_lock(listener_lock_);
-  if (listener_ == nullptr) return;
-  const MutexLock lock(listener_->lock);
-  WSANETWORKEVENTS events{};
-  ::WSAEnumNetworkEvents(static_cast<SOCKET>(listener_->socket.handle), nullptr, &events);
-  if (options_.newcomers_wait) return;
-  listener_->wanted = std::min(2 * listener_->wanted, options_.max_accepts);
-  PostAccepts(*listener_);
+  const MutexLock ports_lock(listeners_lock_);
+  for (IocpListener* listener = first_listener_; listener != nullptr; listener = listener->next) {
+    if (!listener->client_came.exchange(false, std::memory_order_relaxed)) continue;
+    const MutexLock lock(listener->lock);
+    WSANETWORKEVENTS events{};
+    ::WSAEnumNetworkEvents(static_cast<SOCKET>(listener->socket.handle), nullptr, &events);
+    if (options_.gate != nullptr) continue;
+    listener->wanted = std::min(2 * listener->wanted, options_.max_accepts);
+    PostAccepts(*listener);
+  }
 }
 
 void IocpPort::PauseAccepting(IocpListener& listener) {
@@ -221,15 +255,7 @@ void IocpPort::PauseAccepting(IocpListener& listener) {
 
 void IocpPort::ResumeAccepting(IocpListener& listener) {
   const MutexLock lock(listener.lock);
-  if (!std::exchange(listener.paused, false)) return;
-  const Error error = PrepareListener(listener);
-  if (error) {
-    PauseInTrouble(listener, error.code);
-    return;
-  }
-  if (listener.wanted == 0)
-    listener.wanted = options_.newcomers_wait ? 1 : options_.initial_accepts;
-  PostAccepts(listener);
+  if (std::exchange(listener.paused, false)) PostAccepts(listener);
 }
 
 void IocpPort::CancelAccepting(IocpListener& listener) {
@@ -243,16 +269,15 @@ void IocpPort::CancelAccepting(IocpListener& listener) {
 
 void IocpPort::CloseListener(IocpListener& listener) {
   {
-    const MutexLock ports_lock(listener_lock_);
-    listener_ = nullptr;
+    const MutexLock ports_lock(listeners_lock_);
+    IocpListener** place = &first_listener_;
+    while (*place != &listener) place = &(*place)->next;
+    *place = listener.next;
   }
-  // Waits for the callback, which takes no lock.
-  if (listener.arrived_wait != nullptr) {
-    ::UnregisterWaitEx(listener.arrived_wait, INVALID_HANDLE_VALUE);
-  }
-  CloseSocket(std::exchange(listener.socket.handle, kNoSocket), false);
-  if (listener.arrived != nullptr) ::CloseHandle(listener.arrived);
-  listener_memory_.reset();
+  ::WSAEventSelect(static_cast<SOCKET>(listener.socket.handle), nullptr, 0);
+  DropSystemObjects(listener);
+  listener.socket.handle = kNoSocket;
+  delete &listener;
 }
 
 }  // namespace iocp

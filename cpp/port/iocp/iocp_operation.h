@@ -1,6 +1,7 @@
 // The overlapped operations of the Windows port, and the sockets that they belong to.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <new>
 #include <vector>
@@ -44,27 +45,35 @@ struct IocpOperation {
 struct IocpListener;
 struct IocpChannel;
 
-struct IocpAccept : IocpOperation {
+struct IocpListenerOperation : IocpOperation {
+  IocpListenerOperation(Kind kind_of, IocpListener& of) : IocpOperation(kind_of), listener(of) {}
+
+  IocpListener& listener;
+};
+
+struct IocpAccept : IocpListenerOperation {
   // AcceptEx wants 16 bytes beside each address.
   static constexpr DWORD kAddressRoom = sizeof(sockaddr_storage) + 16;
 
-  explicit IocpAccept(IocpListener& of) : IocpOperation(Kind::kAccept), listener(of) {}
+  explicit IocpAccept(IocpListener& of) : IocpListenerOperation(Kind::kAccept, of) {}
 
-  IocpListener& listener;
   SOCKET accepted = INVALID_SOCKET;
   char addresses[2 * kAddressRoom]{};
 };
 
 // The port's part of a listener; its Socket::port_data.
 struct IocpListener {
-  explicit IocpListener(Socket& of) : socket(of) {}
+  IocpListener(Socket& of, HANDLE its_port) : socket(of), port(its_port) {}
 
   Socket& socket;
+  const HANDLE port;
+  IocpListener* next = nullptr;  // in the port's list of all
   int family = AF_UNSPEC;
   LPFN_ACCEPTEX accept_ex = nullptr;
   LPFN_GETACCEPTEXSOCKADDRS get_addresses = nullptr;
-  HANDLE arrived = nullptr;       // an event, set when a client finds no accept (FD_ACCEPT)
-  HANDLE arrived_wait = nullptr;  // the thread pool's, for that event
+  HANDLE arrived = nullptr;              // an event, set when a client finds no accept (FD_ACCEPT)
+  HANDLE arrived_wait = nullptr;         // the thread pool's, for that event
+  std::atomic<bool> client_came{false};  // true exactly when that is still to be acted on
 
   Mutex lock;  // for what follows
   std::vector<std::unique_ptr<IocpAccept>> accepts;
@@ -74,8 +83,8 @@ struct IocpListener {
   bool cancelled = false;         // true exactly when Cancel was called
   bool ended = false;             // true exactly when `end` is on its way
   bool in_trouble = false;        // true exactly when `trouble` is on its way
-  IocpOperation end{IocpOperation::Kind::kAcceptEnd};
-  IocpOperation trouble{IocpOperation::Kind::kAcceptTrouble};
+  IocpListenerOperation end{IocpOperation::Kind::kAcceptEnd, *this};
+  IocpListenerOperation trouble{IocpOperation::Kind::kAcceptTrouble, *this};
 
   [[nodiscard]] std::size_t outstanding() const { return accepts.size() - idle.size(); }
   // Makes one when there is none; false when there is no memory.

@@ -30,7 +30,7 @@ IocpPort::IocpPort(const PortOptions& options) : options_(options) {
 
 IocpPort::~IocpPort() {
   assert(results_.empty() && "results were never handed out");
-  assert(listener_ == nullptr && "the listener was never closed");
+  assert(first_listener_ == nullptr && "a listener was never closed");
   if (port_ != nullptr) ::CloseHandle(port_);
 }
 

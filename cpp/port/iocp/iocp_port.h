@@ -9,7 +9,6 @@
 #pragma once
 
 #include <atomic>
-#include <optional>
 #include <unordered_map>
 
 #include "base/fifo.h"
@@ -27,7 +26,7 @@ class IocpPort final : public CompletionPort {
   ~IocpPort() override;
 
   Error Open() override { return open_error_; }
-  void Accept(Socket& listener) override;
+  Error Accept(Socket& listener) override;
   Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
   void Receive(Socket& socket) override;
   void Pause(Socket& socket) override;
@@ -78,6 +77,7 @@ class IocpPort final : public CompletionPort {
   void CompleteAccept(IocpAccept& accept, int code, Batch& batch);
   void CompleteAcceptEnd(IocpOperation& operation, int code, Batch& batch);
   void OnClientFoundNoAccept();
+  bool SkipsPacketsLike(const IocpListener& listener);
   void CloseListener(IocpListener& listener);
   void PauseAccepting(IocpListener& listener);
   void ResumeAccepting(IocpListener& listener);
@@ -99,9 +99,9 @@ class IocpPort final : public CompletionPort {
   HANDLE port_ = nullptr;
   std::atomic<int> pending_accepts_{0};
 
-  Mutex listener_lock_;  // for listener_; taken before the listener's own
-  IocpListener* listener_ = nullptr;
-  std::optional<IocpListener> listener_memory_;  // its place, as Accept cannot fail
+  Mutex listeners_lock_;  // for what follows; taken before a listener's own
+  IocpListener* first_listener_ = nullptr;
+  bool listened_ = false;  // true exactly when skips_packets_ is known
   // True exactly when the system's sockets queue no packet for an operation that ends at once.
   std::atomic<bool> skips_packets_{false};
 

@@ -9,7 +9,7 @@
 
 namespace iocp {
 
-// It lives from Adopt to Close; the listener has one too. Results are noted here, so no call needs
+// It lives from Adopt to Close; that of a listener from Accept on. Results are noted here, so no call needs
 // memory to end an operation, however many operations end at once.
 struct ReadinessChannel {
   Socket* socket = nullptr;
@@ -20,6 +20,7 @@ struct ReadinessChannel {
   Error receive_error;               // of the receive, or the accept, that has ended
   Error send_error;      // of the send that has ended; of an accept that failed, for a listener
   std::size_t sent = 0;  // of the send that has ended
+  bool counted = false;  // true exactly when it is in ReadinessPort::accepting_
   KeptPieces pieces;     // of a send that waits until the socket can be written
 
   void Join(ReadinessChannel** first) {

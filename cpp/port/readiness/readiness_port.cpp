@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "port/common/deadline.h"
+#include "port/common/posix_accept.h"
 #include "port/common/posix_net.h"
 
 namespace iocp {
@@ -47,8 +48,7 @@ std::uint8_t Wanted(const Socket& socket) {
 
 }  // namespace
 
-ReadinessPort::ReadinessPort(const PortOptions& options)
-    : options_(options), listener_(std::make_unique<Channel>()) {}
+ReadinessPort::ReadinessPort(const PortOptions& options) : options_(options) {}
 
 ReadinessPort::~ReadinessPort() { assert(results_.empty() && "results were never handed out"); }
 
@@ -58,18 +58,30 @@ ReadinessPort::Channel& ReadinessPort::ChannelOf(const Socket& socket) {
 
 Error ReadinessPort::Open() { return poller_.Open(); }
 
-void ReadinessPort::Accept(Socket& listener) {
+Error ReadinessPort::Accept(Socket& listener) {
+  const Error error = CheckListens(listener.handle);
+  if (error) return error;
+  auto* channel = new (std::nothrow) Channel;
+  if (channel == nullptr) return ErrorFromCode(ENOMEM);
+  channel->socket = &listener;
+  channel->Join(&first_open_);
   listener.state = kReceiving | kListener;
   listener.interest = 0;
-  const bool joined = std::exchange(listener.port_data, listener_.get()) != nullptr;
-  listener_->socket = &listener;
-  if (!joined) listener_->Join(&first_open_);
-  accepting_.store(1, std::memory_order_relaxed);
+  listener.port_data = channel;
+  CountAccepting(listener);
   Watch(listener);
+  return {};
+}
+
+void ReadinessPort::CountAccepting(const Socket& socket) {
+  const bool accepting =
+      (socket.state & (kListener | kReceiving | kPaused)) == (kListener | kReceiving);
+  if (std::exchange(ChannelOf(socket).counted, accepting) == accepting) return;
+  accepting_.fetch_add(accepting ? 1 : -1, std::memory_order_relaxed);
 }
 
 Error ReadinessPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
-  const Error error = ReadEndpoints(handle, options_.listening, local, remote);
+  const Error error = ReadEndpoints(handle, *local, local, remote);
   if (error) return error;
   auto* channel = new (std::nothrow) Channel;
   if (channel == nullptr) return ErrorFromCode(ENOMEM);
@@ -90,14 +102,14 @@ void ReadinessPort::Pause(Socket& socket) {
   // The poller goes on watching. It stops only when it reports something that nobody wants, so a
   // short pause costs nothing.
   socket.state |= kPaused;
-  if ((socket.state & kListener) != 0) accepting_.store(0, std::memory_order_relaxed);
+  CountAccepting(socket);
 }
 
 void ReadinessPort::Resume(Socket& socket) {
   if ((socket.state & kPaused) == 0) return;
   socket.state &= static_cast<std::uint8_t>(~kPaused);
   if ((socket.state & kReceiving) == 0) return;
-  if ((socket.state & kListener) != 0) accepting_.store(1, std::memory_order_relaxed);
+  CountAccepting(socket);
   Watch(socket);
 }
 
@@ -119,7 +131,6 @@ void ReadinessPort::ShutdownSend(Socket& socket) {
 
 void ReadinessPort::Cancel(Socket& socket) {
   const Error cancelled{ErrorKind::kCancelled, ECANCELED};
-  if ((socket.state & kListener) != 0) accepting_.store(0, std::memory_order_relaxed);
   EndReceive(socket, cancelled);
   EndSend(socket, cancelled);
 }
@@ -128,6 +139,7 @@ void ReadinessPort::Cancel(Socket& socket) {
 void ReadinessPort::EndReceive(Socket& socket, Error error) {
   if ((socket.state & kReceiving) == 0) return;
   socket.state &= static_cast<std::uint8_t>(~kReceiving);
+  CountAccepting(socket);
   ChannelOf(socket).receive_error = error;
   AddResult(ChannelOf(socket), kReceiveEnded);
 }
@@ -153,15 +165,15 @@ void ReadinessPort::AddResult(Channel& channel, std::uint8_t result) {
 
 void ReadinessPort::Close(Socket& socket, bool reset) {
   auto* const channel = static_cast<Channel*>(std::exchange(socket.port_data, nullptr));
-  if (channel != nullptr) channel->Leave();
+  channel->Leave();
   Unwatch(socket);
   ready_.Forget(socket);
-  assert((channel == nullptr || channel->results == 0) && "closed before its operations ended");
-  const bool listener = channel == nullptr || channel == listener_.get();
-  if (!listener) delete channel;
+  assert(channel->results == 0 && "closed before its operations ended");
+  delete channel;
   const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
-  if (reset || listener) {
-    CloseSocket(handle, reset);
+  if ((socket.state & kListener) != 0) return;  // others may accept on it
+  if (reset) {
+    CloseSocket(handle, true);
   } else {
     CloseInOrderPosix(handle, options_.close_timeout);
   }
@@ -264,7 +276,6 @@ void ReadinessPort::Break(int error_number) {
   broken_ = ErrorFromCode(error_number);
   report_broken_ = true;
   ready_.Clear();
-  accepting_.store(0, std::memory_order_relaxed);
   for (Channel* channel = first_open_; channel != nullptr; channel = channel->next_open) {
     EndReceive(*channel->socket, broken_);
     EndSend(*channel->socket, broken_);
@@ -283,7 +294,10 @@ void ReadinessPort::HandleReady(Batch& batch) {
     if (out) FinishSend(socket, batch);
     if (in && !batch.full()) {
       if ((socket.state & kListener) != 0) {
-        AcceptSome(socket, batch);
+        if (!AcceptSome(socket, options_.gate, options_.max_accepts, batch)) {
+          Pause(socket);
+          Watch(socket);
+        }
       } else if (!ReceiveOnce(socket, batch)) {
         return;
       }
@@ -300,30 +314,6 @@ void ReadinessPort::HandleReady(Batch& batch) {
     } else {
       Watch(socket);
     }
-  }
-}
-
-void ReadinessPort::AcceptSome(Socket& listener, Batch& batch) {
-  const int most = options_.newcomers_wait ? 1 : options_.max_accepts;
-  for (int i = 0; i < most && !batch.full(); ++i) {
-    const int fd = ::accept4(Descriptor(listener), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-    if (fd < 0 && errno == EINTR) continue;
-    Error error;
-    if (fd < 0) {
-      const bool one_clients = IsOneClientsError(errno);
-      error = {one_clients ? ErrorKind::kClientGone : ErrorKind::kOutOfResources, errno};
-      // Whatever else fails would fail again at once, so it waits for Resume like exhaustion.
-      if (!one_clients) {
-        Pause(listener);
-        Watch(listener);
-      }
-    }
-    Completion& completion = batch.Add(Operation::kAccept, &listener);
-    completion.last = false;
-    completion.error = error;
-    completion.accepted = fd < 0 ? kNoSocket : fd;
-    if ((listener.state & kPaused) != 0) return;
   }
 }
 
@@ -423,8 +413,8 @@ void ReadinessPort::Watch(Socket& socket) {
   } else if ((socket.state & kListener) != 0) {
     // It cannot be served for now.
     Pause(socket);
-    listener_->send_error = {ErrorKind::kOutOfResources, code};
-    AddResult(*listener_, kAcceptFailed);
+    ChannelOf(socket).send_error = {ErrorKind::kOutOfResources, code};
+    AddResult(ChannelOf(socket), kAcceptFailed);
   } else {
     EndReceive(socket, ErrorFromCode(code));
     EndSend(socket, ErrorFromCode(code));

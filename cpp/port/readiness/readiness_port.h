@@ -8,7 +8,6 @@
 #pragma once
 
 #include <atomic>
-#include <memory>
 
 #include "base/fifo.h"
 #include "port/common/batch.h"
@@ -29,7 +28,7 @@ class ReadinessPort final : public CompletionPort {
   ~ReadinessPort() override;
 
   Error Open() override;
-  void Accept(Socket& listener) override;
+  Error Accept(Socket& listener) override;
   Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
   void Receive(Socket& socket) override;
   void Pause(Socket& socket) override;
@@ -61,7 +60,7 @@ class ReadinessPort final : public CompletionPort {
   void TakeAtHand(Batch& batch, std::size_t limit);
   void PollSystem(TimePoint deadline, bool may_sleep);
   void HandleReady(Batch& batch);
-  void AcceptSome(Socket& listener, Batch& batch);
+  void CountAccepting(const Socket& socket);
   bool ReceiveOnce(Socket& socket, Batch& batch);
   void FinishSend(Socket& socket, Batch& batch);
   bool TrySend(Socket& socket, const Piece* pieces, std::size_t count);
@@ -82,7 +81,6 @@ class ReadinessPort final : public CompletionPort {
   Block* block_ = nullptr;  // receives of one Wait are packed into it, from used_ on
   std::size_t used_ = 0;
 
-  std::unique_ptr<Channel> listener_;      // its channel, as Accept cannot fail
   Fifo<Channel, &Channel::next> results_;  // channels with results for the next Wait
   Channel* first_open_ = nullptr;          // the channels of all sockets of this port
   Error broken_;                           // why the port is broken; kNone: it is not

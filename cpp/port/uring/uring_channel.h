@@ -13,7 +13,7 @@ namespace iocp {
 
 // The subject of a completion: the low bits of its user_data. The rest is the address of a channel.
 enum UringTag : std::uint64_t {
-  kReceiveTag,  // an accept or a receive
+  kReceiveTag,  // a receive, or a look at a listener
   kSendTag,
   kCancelReceiveTag,
   kCancelSendTag,
@@ -45,10 +45,11 @@ struct UringPort::Channel {
   unsigned answers_due = 0;  // submissions whose last completion has not come
 
   bool listener = false;        // true exactly when it accepts instead of receiving
+  bool counted = false;         // true exactly when it is in UringPort::accepting_
   bool receiving = false;       // true exactly when Accept or Receive has not ended
   bool paused = false;          // true exactly from Pause, or an exhaustion, to Resume
   bool cancel_receive = false;  // true exactly when Cancel has to end what is receiving
-  bool armed = false;           // true exactly when the kernel has the accept or receive
+  bool armed = false;           // true exactly when the kernel has the receive or the look
   // True exactly when the kernel was asked to end it, and did not refuse.
   bool disarming = false;
 

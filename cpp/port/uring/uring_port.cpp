@@ -7,11 +7,12 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
-#include <cstdlib>
+#include <cstddef>
 #include <new>
 #include <thread>
 #include <utility>
 
+#include "port/common/posix_accept.h"
 #include "port/common/posix_net.h"
 #include "port/uring/uring_channel.h"
 
@@ -41,15 +42,10 @@ Error UringPort::Open() {
   const int refused = SetUpRing(&ring_, tuning_.set_up);
   if (refused < 0) return ErrorFromCode(-refused);
   has_ring_ = true;
-  accepts_need_a_look_ = AcceptsNeedALook(KernelRelease());
   const int no_buffers =
       buffers_.Register(&ring_, options_.pool, tuning_.incremental_buffers, tuning_.blocks);
   if (no_buffers < 0) return ErrorFromCode(-no_buffers);
   if (const Error error = wake_.Open()) return error;
-  // The listener's, because Accept cannot fail.
-  Channel* channel = TakeChannel();
-  if (channel == nullptr) return ErrorFromCode(ENOMEM);
-  ReleaseIfUnused(*channel);
   return {};
 }
 
@@ -79,21 +75,29 @@ UringPort::Channel& UringPort::ChannelOf(const Socket& socket) {
 
 void UringPort::MarkChanged(Channel& channel) { lists_->changed.Push(channel); }
 
-void UringPort::Accept(Socket& listener) {
-  auto* channel = static_cast<Channel*>(listener.port_data);
-  if (channel == nullptr) {
-    channel = TakeChannel();
-    if (channel == nullptr) std::abort();  // not the first listener, see Open
-    listener.port_data = channel;
-    channel->socket = &listener;
-  }
+Error UringPort::Accept(Socket& listener) {
+  const Error error = CheckListens(listener.handle);
+  if (error) return error;
+  Channel* channel = TakeChannel();
+  if (channel == nullptr) return ErrorFromCode(ENOMEM);
+  listener.port_data = channel;
+  channel->socket = &listener;
   channel->listener = true;
   channel->receiving = true;
+  CountAccepting(*channel);
   MarkChanged(*channel);
+  return {};
+}
+
+void UringPort::CountAccepting(Channel& channel) {
+  const bool accepting = channel.listener && channel.receiving && !channel.paused && !channel.cancel_receive;
+  if (accepting == channel.counted) return;
+  channel.counted = accepting;
+  accepting_.fetch_add(accepting ? 1 : -1, std::memory_order_relaxed);
 }
 
 Error UringPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
-  const Error error = ReadEndpoints(handle, options_.listening, local, remote);
+  const Error error = ReadEndpoints(handle, *local, local, remote);
   if (error) return error;
   Channel* channel = TakeChannel();
   if (channel == nullptr) return ErrorFromCode(ENOMEM);
@@ -112,12 +116,14 @@ void UringPort::Receive(Socket& socket) {
 void UringPort::Pause(Socket& socket) {
   ChannelOf(socket).paused = true;
   ChannelOf(socket).watch_ended = false;
+  CountAccepting(ChannelOf(socket));
   MarkChanged(ChannelOf(socket));
 }
 
 void UringPort::Resume(Socket& socket) {
   ChannelOf(socket).paused = false;
   ChannelOf(socket).broke_while_paused = false;
+  CountAccepting(ChannelOf(socket));
   MarkChanged(ChannelOf(socket));
 }
 
@@ -134,29 +140,24 @@ void UringPort::ShutdownSend(Socket& socket) {
 }
 
 void UringPort::Cancel(Socket& socket) {
-  if (socket.port_data == nullptr) return;  // a listener that never accepted
   Channel& channel = ChannelOf(socket);
   channel.cancel_receive = channel.receiving;
   channel.cancel_send = channel.sending;
+  CountAccepting(channel);
   MarkChanged(channel);
 }
 
 void UringPort::Close(Socket& socket, bool reset) {
-  bool listener =
-      true;  // true exactly when it is a listener; one that never accepted has no channel
-  if (socket.port_data != nullptr) {
-    Channel& channel = ChannelOf(socket);
-    assert(!channel.receiving && !channel.sending && !channel.watched);
-    listener = channel.listener;
-    // The kernel may not have let go of it yet.
-    if (listener && !has_ring_) ::shutdown(DescriptorOf(socket), SHUT_RDWR);
-    channel.socket = nullptr;
-    socket.port_data = nullptr;
-    ReleaseIfUnused(channel);
-  }
+  Channel& channel = ChannelOf(socket);
+  assert(!channel.receiving && !channel.sending && !channel.watched);
+  const bool listener = channel.listener;
+  channel.socket = nullptr;
+  socket.port_data = nullptr;
+  ReleaseIfUnused(channel);
   const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
-  if (reset || listener) {
-    CloseSocket(handle, reset);
+  if (listener) return;  // others may accept on it
+  if (reset) {
+    CloseSocket(handle, true);
   } else {
     CloseInOrderPosix(handle, options_.close_timeout);
   }
@@ -342,14 +343,10 @@ bool UringPort::SubmitReceive(Channel& channel) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
   if (channel.listener) {
-    constexpr int kFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
-    const int fd = DescriptorOf(*channel.socket);
-    // A multishot accept takes the whole backlog before anybody can pause it.
-    if (options_.newcomers_wait) {
-      io_uring_prep_accept(entry, fd, nullptr, nullptr, kFlags);
-    } else {
-      io_uring_prep_multishot_accept(entry, fd, nullptr, nullptr, kFlags);
-    }
+    // Only a look: an accept in the ring hears of a client in place of other ports that are free
+    // (see posix_accept.h), and a multishot one takes the whole backlog before anybody can pause
+    // it.
+    io_uring_prep_poll_add(entry, DescriptorOf(*channel.socket), POLLIN);
   } else {
     // A multishot receive that finds much data takes every buffer there is. While other receives
     // wait for buffers, each gets one at a time.
@@ -494,7 +491,6 @@ void UringPort::Break() {
   io_uring_queue_exit(&ring_);
   has_ring_ = false;
   operations_in_flight_ = 0;
-  accepting_.store(0, std::memory_order_relaxed);
   while (Channel* const channel = lists_->starved.Pop()) MarkChanged(*channel);
   while (Channel* const channel = lists_->delayed.Pop()) MarkChanged(*channel);
   for (Channel* channel = all_channels_; channel != nullptr; channel = channel->next_in_all) {

@@ -39,7 +39,6 @@ struct UringCounters {
   std::uint64_t out_of_memory = 0;    // operations tried again because the kernel had no memory
   std::uint64_t missed_cancels = 0;   // cancellations that did not find their operation
   std::uint64_t refused_submits = 0;  // submissions that the kernel pushed back
-  std::uint64_t invalid_accepts = 0;  // accepted descriptors that were none
 };
 
 class UringPort final : public CompletionPort {
@@ -48,7 +47,7 @@ class UringPort final : public CompletionPort {
   ~UringPort() override;
 
   Error Open() override;
-  void Accept(Socket& listener) override;
+  Error Accept(Socket& listener) override;
   Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
   void Receive(Socket& socket) override;
   void Pause(Socket& socket) override;
@@ -110,7 +109,7 @@ class UringPort final : public CompletionPort {
   bool TakeResult(const io_uring_cqe& cqe, Batch& batch);
   void OnReceiveResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch);
   void OnAcceptResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch);
-  void OnAcceptError(Channel& channel, int error_number, Batch& batch);
+  void CountAccepting(Channel& channel);
   void OnSendResult(Channel& channel, int result, Batch& batch);
   void OnWatchResult(Channel& channel, int result, bool more);
   void OnCancelResult(Channel& channel, int result, std::uint64_t tag);
@@ -132,8 +131,6 @@ class UringPort final : public CompletionPort {
   bool wake_watched_ = false;
   // True exactly when the last Wait did not ask the kernel for completions.
   bool skipped_system_ = false;
-  // True exactly when this kernel may complete an accept with a number that is no socket.
-  bool accepts_need_a_look_ = true;
   // True exactly when the next Wait hands out postings before results. They take turns, so that
   // neither starves the other.
   bool postings_first_ = true;

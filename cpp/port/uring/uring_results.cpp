@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "port/common/posix_accept.h"
 #include "port/common/posix_net.h"
 #include "port/uring/uring_channel.h"
 
@@ -15,13 +16,6 @@ namespace {
 void LetOperationsWait(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags >= 0 && (flags & O_NONBLOCK) != 0) ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
-}
-
-// Whether a number that an accept completed with is one.
-bool IsSocket(int fd) {
-  int type = 0;
-  socklen_t length = sizeof(type);
-  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0;
 }
 
 }  // namespace
@@ -137,37 +131,20 @@ bool UringPort::TryAgain(Channel& channel, int error_number, bool cancelled) {
 }
 
 void UringPort::OnAcceptResult(Channel& channel, const io_uring_cqe& cqe, Batch& batch) {
-  if (cqe.res < 0) {
-    const int error_number = -cqe.res;
-    if (error_number == ECANCELED && channel.cancel_receive) {
-      EndReceive(channel, ErrorFromCode(ECANCELED), batch);
-    } else if (IsExhaustion(error_number) || !TryAgain(channel, error_number, false)) {
-      // Out of memory is for the server to wait for, like out of descriptors.
-      OnAcceptError(channel, error_number, batch);
+  if (cqe.res == -ECANCELED && channel.cancel_receive) {
+    EndReceive(channel, ErrorFromCode(ECANCELED), batch);
+  } else if (cqe.res >= 0) {
+    if (channel.paused || channel.cancel_receive) return;
+    if (!AcceptSome(*channel.socket, options_.gate, options_.max_accepts, batch)) {
+      Pause(*channel.socket);
     }
-    return;
+  } else if (IsExhaustion(-cqe.res) || !TryAgain(channel, -cqe.res, false)) {
+    // For the server to wait for, as when there is no descriptor (R8).
+    Completion& completion = batch.Add(Operation::kAccept, channel.socket);
+    completion.last = false;
+    completion.error = {ErrorKind::kOutOfResources, -cqe.res};
+    Pause(*channel.socket);
   }
-  if (accepts_need_a_look_ && !IsSocket(cqe.res)) {
-    ++counters_.invalid_accepts;
-    OnAcceptError(channel, ECONNABORTED, batch);
-    return;
-  }
-  Completion& completion = batch.Add(Operation::kAccept, channel.socket);
-  completion.last = false;
-  completion.accepted = cqe.res;
-}
-
-void UringPort::OnAcceptError(Channel& channel, int error_number, Batch& batch) {
-  Completion& completion = batch.Add(Operation::kAccept, channel.socket);
-  completion.last = false;
-  if (IsOneClientsError(error_number)) {
-    completion.error = {ErrorKind::kClientGone, error_number};
-    return;
-  }
-  // Descriptors or memory have run out, or the listener itself is wrong: again at once would fail
-  // again at once, so it waits for Resume (R8).
-  completion.error = {ErrorKind::kOutOfResources, error_number};
-  channel.paused = true;
 }
 
 void UringPort::OnSendResult(Channel& channel, int result, Batch& batch) {
@@ -215,7 +192,6 @@ void UringPort::SetArmed(Channel& channel, bool armed) {
   if (channel.armed == armed) return;
   channel.armed = armed;
   operations_in_flight_ += armed ? std::size_t{1} : ~std::size_t{0};
-  if (channel.listener) accepting_.store(armed ? 1 : 0, std::memory_order_relaxed);
 }
 
 void UringPort::EndReceive(Channel& channel, Error error, Batch& batch) {
@@ -226,6 +202,7 @@ void UringPort::EndReceive(Channel& channel, Error error, Batch& batch) {
   }
   channel.receiving = false;
   channel.cancel_receive = false;
+  CountAccepting(channel);
 }
 
 void UringPort::EndSend(Channel& channel, Error error, std::size_t bytes, Batch& batch) {

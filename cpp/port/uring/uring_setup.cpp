@@ -7,7 +7,6 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -181,16 +180,6 @@ std::string ExplainRefusal(int error_number, int io_uring_disabled, const std::s
 std::string KernelRelease() {
   utsname name{};
   return ::uname(&name) == 0 ? name.release : "unknown";
-}
-
-bool AcceptsNeedALook(const std::string& release) {
-  const char* const end = release.data() + release.size();
-  unsigned major = 0;
-  unsigned minor = 0;
-  const auto [dot, bad_major] = std::from_chars(release.data(), end, major);
-  if (bad_major != std::errc() || dot == end || *dot != '.') return true;
-  if (std::from_chars(dot + 1, end, minor).ec != std::errc()) return true;
-  return major < 6 || (major == 6 && minor < 9);
 }
 
 }  // namespace iocp

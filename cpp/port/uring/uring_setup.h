@@ -27,8 +27,4 @@ std::string ExplainRefusal(int error_number, int io_uring_disabled, const std::s
 // This kernel's release, as "6.1.0-18-amd64".
 std::string KernelRelease();
 
-// False when a kernel of this release surely completes an accept with a socket: those from 6.6 to
-// 6.8 now and then, under load, name a descriptor that is none. A pure function.
-bool AcceptsNeedALook(const std::string& release);
-
 }  // namespace iocp

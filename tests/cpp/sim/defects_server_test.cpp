@@ -198,7 +198,7 @@ TEST_F(DefectsTest, D14_OnlyAStopEndsAWorker) {
     const auto client = scenario.Connect();
     // Postings of every other kind. That no worker leaves is looked at in each step.
     for (int i = 0; i < 10; ++i) {
-      scenario.engine().CallAllShards();
+      scenario.engine().WakeAllShards();
       scenario.ConnectionOf(client).Send("x", 1);
       scenario.StepAll();
     }
@@ -395,7 +395,7 @@ TEST_F(DefectsTest, D30_RemovingAConnectionTouchesItsNeighboursOnly) {
   constexpr std::size_t kCount = 1000;
   Choices choices{1};
   Network network(choices, {});
-  Shard shard(kSimPortKind, Options{}, {});
+  Shard shard(kSimPortKind, Options{}, nullptr, 0);
   LockedAway sessions(kCount);
   const TimePoint deadline = network.now() + seconds(120);
   for (std::size_t i = 0; i < kCount; ++i) {

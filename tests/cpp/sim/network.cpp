@@ -195,12 +195,19 @@ std::deque<LinkPtr>* Network::BacklogOf(NativeSocket listener) {
                                                                   : &found->second.backlog;
 }
 
+void Network::EndAccepting(NativeSocket listener) {
+  const bool listens = BacklogOf(listener) != nullptr;
+  Check(listens, "R8: a listener is closed before a port has ended accepting on it");
+  if (listens) --handles_[listener].accepting;
+}
+
 void Network::CloseListener(NativeSocket handle) {
   const auto found = handles_.find(handle);
   if (found == handles_.end() || found->second.link != nullptr) {
     Fail("a listener is closed that is not open");
     return;
   }
+  Check(found->second.accepting == 0, "R8: a listener is closed while a port accepts on it");
   for (const LinkPtr& link : found->second.backlog) {
     link->server_open = false;
     SendReset(*link, false);

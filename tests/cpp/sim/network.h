@@ -209,6 +209,9 @@ class Network {
   NativeSocket OpenConnection(LinkPtr link);
   [[nodiscard]] LinkPtr LinkOf(NativeSocket handle) const;
   std::deque<LinkPtr>* BacklogOf(NativeSocket listener);
+  // How many ports accept on it: none when it is closed.
+  void BeginAccepting(NativeSocket listener) { ++handles_[listener].accepting; }
+  void EndAccepting(NativeSocket listener);
   void CloseListener(NativeSocket handle);
   void CloseConnection(NativeSocket handle, bool reset);
   [[nodiscard]] std::size_t open_descriptors() const { return handles_.size() + open_ports; }
@@ -241,6 +244,7 @@ class Network {
     LinkPtr link;  // null: a listener
     std::uint16_t port = 0;
     std::deque<LinkPtr> backlog;
+    std::size_t accepting = 0;  // ports that accept on the listener
   };
   NativeSocket FreeNumber() const;
 

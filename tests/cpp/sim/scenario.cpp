@@ -87,12 +87,12 @@ void ScriptedHandler::OnConnectionClosing(Connection& connection, CloseReason re
 Scenario::Scenario(const Setup& setup)
     : network_(choices_, ForNetwork(setup)), options_(WithWorkers(setup.options, setup.workers)) {
   handler_.hooks = setup.hooks;
-  NativeSocket listener = kNoSocket;
-  EXPECT_TRUE(kSimPortKind.listen({}, &listener, &bound_).ok());
-  engine_ = std::make_unique<Engine>(handler_, options_, kSimPortKind, listener, bound_);
+  engine_ = std::make_unique<Engine>(handler_, options_, kSimPortKind);
+  for (int i = 0; i < setup.listeners; ++i) EXPECT_TRUE(engine_->Listen({}).ok());
+  network_.faults = setup.faults;
   seats_.resize(engine_->worker_count());
   for (std::size_t i = 0; i < seats_.size(); ++i) EXPECT_FALSE(engine_->worker(i).Open());
-  engine_->BeginAccepting();
+  StepAll();  // each begins to accept
 }
 
 Scenario::~Scenario() {
@@ -116,8 +116,8 @@ Scenario::~Scenario() {
   EXPECT_EQ(network_.open_descriptors(), 0U);
 }
 
-Scenario::Client Scenario::Dial() {
-  LinkPtr link = network_.Connect(bound_);
+Scenario::Client Scenario::Dial(std::size_t listener) {
+  LinkPtr link = network_.Connect(engine_->listeners()[listener]->address());
   EXPECT_NE(link, nullptr) << "nobody listens";
   return std::make_unique<SimPeer>(network_, std::move(link));
 }

@@ -59,10 +59,12 @@ class Scenario {
  public:
   struct Setup {
     int workers = 1;
+    int listeners = 1;
     bool shared = false;  // the workers wait on one port; else each on its own
     int reads = 1;        // outstanding for each connection
     std::size_t window = std::size_t{64} * 1024;  // bytes on their way in each direction
     unsigned hooks = kHookAll;                    // those that the server has
+    Faults faults;                                // from the beginning on
     Options options;
   };
   using Client = std::unique_ptr<SimPeer>;
@@ -78,8 +80,8 @@ class Scenario {
   Engine& engine() { return *engine_; }
   [[nodiscard]] Stats stats() const { return engine_->stats(); }
 
-  // A client in the listener's backlog.
-  Client Dial();
+  // A client in a listener's backlog.
+  Client Dial(std::size_t listener = 0);
   // A client whose connection is established, with everything done that there was to do.
   Client Connect();
   // All that a client receives while it waits for the end of the stream, for a second at most.
@@ -93,6 +95,7 @@ class Scenario {
   void Step(std::size_t worker);
   // The worker that is in a turn: in a hook, the one that calls it.
   [[nodiscard]] std::size_t InTurn() const;
+  [[nodiscard]] bool in_turn(std::size_t worker) const { return seats_[worker].in_turn; }
   // Turns until nobody has anything to do at this moment.
   void StepAll();
   // The same, while the time passes.
@@ -115,7 +118,6 @@ class Scenario {
   Network network_;
   ScriptedHandler handler_;
   const Options options_;
-  Address bound_;
   std::unique_ptr<Engine> engine_;
   std::vector<Seat> seats_;
 };

@@ -39,7 +39,7 @@ SimPort::SimPort(Network& network, const PortOptions& options)
 
 SimPort::~SimPort() {
   network_.Check(streams_.empty(), "R10: a port is destroyed with a socket open");
-  network_.Check(listener_ == nullptr, "R10: a port is destroyed while it accepts");
+  network_.Check(listening_.empty(), "R10: a port is destroyed while it accepts");
   for (const Posting* posting : postings_) {
     network_.Check(posting->tag == 0, "R10: a port is destroyed with a posting that matters");
   }
@@ -63,12 +63,26 @@ SimPort::Stream* SimPort::Known(const Socket& socket, const char* call) {
   return nullptr;
 }
 
-void SimPort::Accept(Socket& listener) {
+SimPort::Listening* SimPort::ListeningOn(const Socket& socket) {
+  for (const auto& listening : listening_) {
+    if (listening->socket == &socket) return listening.get();
+  }
+  return nullptr;
+}
+
+Error SimPort::Accept(Socket& listener) {
   const FailingMemory::Scope unarmed(false);
-  network_.Check(listener_ == nullptr, "R1: Accept twice");
-  network_.Check(network_.BacklogOf(listener.handle) != nullptr, "Accept on no listener");
-  listener_ = &listener;
-  accept_paused_ = accept_exhausted_ = accept_in_hand_ = accept_ended_ = false;
+  network_.Check(ListeningOn(listener) == nullptr, "R1: Accept twice");
+  if (network_.BacklogOf(listener.handle) == nullptr) return Failure(ErrorKind::kInvalidArgument);
+  if (network_.Fails(network_.faults.accept_exhausted)) {
+    ++told_.accept_errors;
+    return Failure(ErrorKind::kOutOfResources);
+  }
+  network_.BeginAccepting(listener.handle);
+  listening_.push_back(std::make_unique<Listening>());
+  listening_.back()->socket = &listener;
+  if (broken_) EndAccept(*listening_.back(), ErrorKind::kOther);
+  return {};
 }
 
 Error SimPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) {
@@ -110,10 +124,8 @@ void SimPort::PostReads(Stream& stream) {
 
 void SimPort::Pause(Socket& socket) {
   const FailingMemory::Scope unarmed(false);
-  if (&socket == listener_) {
-    accept_in_hand_ = pending_accepts() != 0 && options_.newcomers_wait &&
-                      network_.choices.Chance(network_.faults.late_cancel);
-    accept_paused_ = true;
+  if (Listening* listening = ListeningOn(socket)) {
+    listening->paused = true;
   } else if (Stream* stream = Known(socket, "Pause")) {
     stream->paused = true;  // nobody else moves: the caller may hold a lock
   }
@@ -121,9 +133,9 @@ void SimPort::Pause(Socket& socket) {
 
 void SimPort::Resume(Socket& socket) {
   const FailingMemory::Scope unarmed(false);
-  if (&socket == listener_) {
-    accept_paused_ = false;
-    accept_exhausted_ = false;
+  if (Listening* listening = ListeningOn(socket)) {
+    listening->paused = false;
+    listening->exhausted = false;
   } else if (Stream* stream = Known(socket, "Resume")) {
     stream->paused = false;
     PostReads(*stream);
@@ -157,8 +169,8 @@ void SimPort::ShutdownSend(Socket& socket) {
 
 void SimPort::Cancel(Socket& socket) {
   const FailingMemory::Scope unarmed(false);
-  if (&socket == listener_) {
-    EndAccept(ErrorKind::kCancelled);
+  if (Listening* listening = ListeningOn(socket)) {
+    EndAccept(*listening, ErrorKind::kCancelled);
     return;
   }
   Stream* stream = Known(socket, "Cancel");
@@ -220,13 +232,11 @@ std::size_t SimPort::Unacknowledged(Socket& socket) {
 
 void SimPort::Close(Socket& socket, bool reset) {
   const FailingMemory::Scope unarmed(false);
-  if (&socket == listener_) {
-    network_.Check(accept_ended_ && pending_accepts() == 0, "R6: the listener still accepts");
-    listener_ = nullptr;
-  }
   const NativeSocket handle = std::exchange(socket.handle, kNoSocket);
-  if (network_.BacklogOf(handle) != nullptr) {
-    network_.CloseListener(handle);
+  if (const Listening* listening = ListeningOn(socket)) {
+    network_.Check(listening->brought, "R6: the listener still accepts");
+    network_.EndAccepting(handle);
+    std::erase_if(listening_, [&](const auto& other) { return other.get() == listening; });
     return;
   }
   Stream* stream = Known(socket, "Close");
@@ -262,7 +272,7 @@ void SimPort::Break() {
   report.operation = Operation::kBroken;
   report.error = Failure(ErrorKind::kOther);
   Make(std::move(report));
-  if (listener_ != nullptr) EndAccept(ErrorKind::kOther);
+  for (const auto& listening : listening_) EndAccept(*listening, ErrorKind::kOther);
   for (const auto& stream : streams_) {
     if (stream->receiving && !stream->ended) EndReads(*stream, ErrorKind::kOther);
     if (stream->sending) ProduceSend(*stream);
@@ -270,8 +280,14 @@ void SimPort::Break() {
 }
 
 int SimPort::pending_accepts() const {
-  const bool accepts = listener_ != nullptr && !accept_paused_ && !accept_exhausted_;
-  return accepts && !accept_ended_ ? options_.initial_accepts : 0;
+  const auto accepting =
+      std::count_if(listening_.begin(), listening_.end(),
+                    [this](const auto& listening) { return Accepts(*listening); });
+  return static_cast<int>(accepting) * options_.initial_accepts;
+}
+
+bool SimPort::Accepts(const Listening& listening) const {
+  return !listening.paused && !listening.exhausted && !listening.ended;
 }
 
 // ---- What the network does to the operations in flight.
@@ -288,46 +304,41 @@ bool SimPort::Strikes(Bug bug) {
 }
 
 void SimPort::Produce() {
-  ProduceAccepts();
+  for (const auto& listening : listening_) ProduceAccepts(*listening);
   for (const auto& stream : streams_) {
     ProduceReads(*stream);
     ProduceSend(*stream);
   }
 }
 
-// Sockets that Wait has not handed out yet.
-bool SimPort::BringsAnAccept() const {
-  return std::any_of(made_.begin(), made_.end(), [](const Made& made) {
-    return made.completion.operation == Operation::kAccept && !made.completion.error;
-  });
-}
-
-void SimPort::ProduceAccepts() {
-  const bool in_hand = accept_in_hand_ && !accept_ended_;
-  if (pending_accepts() == 0 && !in_hand) return;
-  std::deque<LinkPtr>& backlog = *network_.BacklogOf(listener_->handle);
-  int most = options_.max_accepts;
-  if (options_.newcomers_wait && !Strikes(Bug::kAcceptsTheBacklog)) most = BringsAnAccept() ? 0 : 1;
-  for (int i = 0; i < most && !backlog.empty(); ++i) {
-    accept_in_hand_ = false;
+void SimPort::ProduceAccepts(Listening& listening) {
+  if (!Accepts(listening)) return;
+  std::deque<LinkPtr>& backlog = *network_.BacklogOf(listening.socket->handle);
+  AcceptGate* const gate = Strikes(Bug::kAcceptsTheBacklog) ? nullptr : options_.gate;
+  for (int i = 0; i < options_.max_accepts && !backlog.empty(); ++i) {
+    if (gate != nullptr && !gate->Enter(*listening.socket)) {
+      listening.paused = true;
+      return;
+    }
     Completion completion;
     completion.operation = Operation::kAccept;
     completion.last = false;
-    completion.socket = listener_;
+    completion.socket = listening.socket;
     if (network_.exhausted || network_.Fails(network_.faults.accept_exhausted)) {
-      accept_exhausted_ = true;
+      listening.exhausted = true;
       completion.error = Failure(ErrorKind::kOutOfResources);
     } else if (network_.Fails(network_.faults.accept_error)) {
       network_.SendReset(*backlog.front(), false);
       backlog.front()->server_open = false;
       backlog.pop_front();
-      if (Strikes(Bug::kForgetsAnAccept)) accept_exhausted_ = true;
+      if (Strikes(Bug::kForgetsAnAccept)) listening.exhausted = true;
       completion.error = Failure(ErrorKind::kClientGone);
     } else {
       completion.accepted = network_.OpenConnection(std::move(backlog.front()));
       backlog.pop_front();
     }
     const bool failed = completion.error.kind == ErrorKind::kOutOfResources;
+    if (completion.error && gate != nullptr) gate->Leave();
     Make(std::move(completion));
     if (failed) return;
   }
@@ -399,12 +410,12 @@ Block* SimPort::TakeBlock() {
   return options_.pool->Take();
 }
 
-void SimPort::EndAccept(ErrorKind kind) {
-  if (std::exchange(accept_ended_, true)) return;
+void SimPort::EndAccept(Listening& listening, ErrorKind kind) {
+  if (std::exchange(listening.ended, true)) return;
   Completion last;
   last.operation = Operation::kAccept;
   last.error = Failure(kind);
-  last.socket = listener_;
+  last.socket = listening.socket;
   Make(std::move(last));
 }
 
@@ -491,9 +502,8 @@ bool SimPort::Ready() {
 bool SimPort::MayBring(const Completion& completion) const {
   if (network_.held_back && network_.held_back(completion)) return false;
   if (completion.operation != Operation::kAccept || !completion.last) return true;
-  return std::none_of(made_.begin(), made_.end(), [](const Made& other) {
-    return other.completion.operation == Operation::kAccept && !other.completion.last &&
-           !other.brought;
+  return std::none_of(made_.begin(), made_.end(), [&](const Made& other) {
+    return other.completion.socket == completion.socket && !other.completion.last && !other.brought;
   });
 }
 
@@ -560,7 +570,10 @@ std::size_t SimPort::Bring(Completion* batch, std::size_t capacity, std::size_t 
 void SimPort::OnBrought(Completion& completion) {
   if (completion.operation == Operation::kBroken) return;
   if (completion.operation == Operation::kAccept) {
-    if (completion.last) return;
+    if (completion.last) {
+      ListeningOn(*completion.socket)->brought = true;
+      return;
+    }
     ++(completion.error ? told_.accept_errors : told_.accepts);
     return;
   }

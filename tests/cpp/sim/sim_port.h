@@ -20,7 +20,7 @@ class SimPort final : public CompletionPort {
   ~SimPort() override;
 
   Error Open() override;
-  void Accept(Socket& listener) override;
+  Error Accept(Socket& listener) override;
   Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) override;
   void Receive(Socket& socket) override;
   void Pause(Socket& socket) override;
@@ -79,6 +79,14 @@ class SimPort final : public CompletionPort {
     bool sending = false;       // true exactly from Send until its completion is made
     std::vector<Piece> pieces;  // of the send, until Wait has brought its completion
   };
+  // A listener, as the port knows it, until Close.
+  struct Listening {
+    Socket* socket;
+    bool paused = false;     // true exactly when the port was last told so, or the gate was full
+    bool exhausted = false;  // true exactly when it has paused by itself (R8)
+    bool ended = false;      // true exactly when the last completion was made
+    bool brought = false;    // true exactly when Wait has brought that
+  };
   struct Made {  // a completion that is on its way to Wait
     Completion completion;
     TimePoint at;
@@ -86,17 +94,19 @@ class SimPort final : public CompletionPort {
   };
 
   Stream* Known(const Socket& socket, const char* call);
+  // Null when it is no listener of this port.
+  Listening* ListeningOn(const Socket& socket);
   void PostReads(Stream& stream);
   // What the network has for the operations in flight becomes completions.
   void Produce();
-  void ProduceAccepts();
-  [[nodiscard]] bool BringsAnAccept() const;
+  void ProduceAccepts(Listening& listening);
+  [[nodiscard]] bool Accepts(const Listening& listening) const;
   void ProduceReads(Stream& stream);
   bool ProduceData(Stream& stream);
   bool HasArrived(Stream& stream);
   bool HasRoom(const Stream& stream);
   Block* TakeBlock();
-  void EndAccept(ErrorKind kind);
+  void EndAccept(Listening& listening, ErrorKind kind);
   void EndReads(Stream& stream, ErrorKind kind);
   void ProduceSend(Stream& stream);
   std::size_t Transmit(Stream& stream);
@@ -114,11 +124,7 @@ class SimPort final : public CompletionPort {
   std::vector<std::unique_ptr<Stream>> streams_;
   std::deque<Made> made_;
   std::deque<Posting*> postings_;
-  Socket* listener_ = nullptr;  // while it accepts
-  bool accept_paused_ = false;
-  bool accept_exhausted_ = false;  // paused by itself (R8)
-  bool accept_in_hand_ = false;    // true exactly when one may come in spite of the pause
-  bool accept_ended_ = false;      // true exactly when the last completion was made
+  std::vector<std::unique_ptr<Listening>> listening_;
   Told told_;
 };
 

@@ -92,7 +92,7 @@ class Simulation final : public FailingMemory::Source {
   std::map<std::uint16_t, Account> accounts_;
   App app_;
   Options options_;
-  Address bound_;
+  std::size_t listeners_;
   std::unique_ptr<Engine> engine_;
   std::vector<Seat> seats_;
   std::vector<std::unique_ptr<Client>> clients_;
@@ -119,6 +119,7 @@ Simulation::Simulation(Choices& choices, const RunSettings& settings)
       settings_(settings),
       network_(choices, DrawNetwork(choices, settings)),
       app_(network_, accounts_),
+      listeners_(choices.Between(1, 2)),
       most_clients_(choices.Between(1, 12)),
       interleaving_(choices.OneOf({0.0, 0.05, 0.3})) {
   DrawOptions();
@@ -185,20 +186,19 @@ RunResult Simulation::Run() {
 bool Simulation::Start() {
   const Status valid = ValidateOptions(options_);
   network_.Check(valid.ok(), valid.message.c_str());
-  NativeSocket listener = kNoSocket;
-  const Status status = kSimPortKind.listen({}, &listener, &bound_);
-  network_.Check(status.ok(), "cannot listen");
   StageFactory stages;
   if (stages_ != 0) {
     stages = [count = stages_] { return testing::Scramblers(count); };
   }
-  engine_ = std::make_unique<Engine>(app_, options_, kSimPortKind, listener, bound_, stages);
+  engine_ = std::make_unique<Engine>(app_, options_, kSimPortKind, stages);
   app_.engine = engine_.get();
+  for (std::size_t i = 0; i < listeners_; ++i) {
+    network_.Check(engine_->Listen({}).ok(), "cannot listen");
+  }
   seats_.resize(engine_->worker_count());
   for (std::size_t i = 0; i < seats_.size(); ++i) {
     network_.Check(!engine_->worker(i).Open(), "cannot open a port");
   }
-  engine_->BeginAccepting();
   return !failed();
 }
 
@@ -335,7 +335,8 @@ void Simulation::LetTimePass() {
 // ---- Clients.
 
 void Simulation::Dial() {
-  LinkPtr link = network_.Connect(bound_);
+  const auto& listeners = engine_->listeners();
+  LinkPtr link = network_.Connect(listeners[choices_.Below(listeners.size())]->address());
   if (link == nullptr) return;
   const std::uint16_t port = link->client_port;
   auto client = std::make_unique<Client>();
@@ -467,9 +468,8 @@ void Simulation::CheckCounters(bool at_the_end) {
   check(stats.connections <= static_cast<std::uint64_t>(options_.max_connections),
         "more connections than max_connections");
   if (options_.at_capacity == AtCapacity::kWait) {
-    // One more: an accept that the port had in hand when it was paused.
-    check(network_.open_connections() <= static_cast<std::size_t>(options_.max_connections) + 1,
-          "more sockets than max_connections and one that waits");
+    check(network_.open_connections() <= static_cast<std::size_t>(options_.max_connections),
+          "more sockets than max_connections");
   }
   check(stats.hook_calls == app_.hooks(), "counter: hook_calls");
   check(stats.hook_errors == app_.thrown(), "counter: hook_errors");
