@@ -13,7 +13,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-class CapacityTest : public DefectsTest {
+class CapacityTest : public ScenarioTest {
  protected:
   static Scenario::Setup Full(AtCapacity at_capacity) {
     Scenario::Setup setup;

@@ -203,9 +203,9 @@ bool Scenario::all_left() const {
 
 // ---- The fixture.
 
-void DefectsTest::SetUp() { live_before_ = LiveAllocations(); }
+void ScenarioTest::SetUp() { live_before_ = LiveAllocations(); }
 
-void DefectsTest::TearDown() {
+void ScenarioTest::TearDown() {
   if (HasFailure()) return;  // and its messages are left
   EXPECT_EQ(LiveAllocations(), live_before_) << "memory was left";
 }

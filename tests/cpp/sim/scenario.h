@@ -121,7 +121,7 @@ class Scenario {
 };
 
 // Each test leaves the heap as it found it.
-class DefectsTest : public ::testing::Test {
+class ScenarioTest : public ::testing::Test {
  protected:
   void SetUp() override;
   void TearDown() override;

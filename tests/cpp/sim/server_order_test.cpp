@@ -1,6 +1,6 @@
-// The rows of the original's list of defects that are about the server as a whole: accepting,
-// timers, workers, stopping, what is shared. The others, about one connection, are in
-// defects_test.cpp; the table of all rows is in docs/testing.md.
+// The server as a whole in a forced order of events: accepting, timers, workers, stopping, what is
+// shared. Each order is one in which the original went wrong; docs/testing.md has the list of its
+// defects.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -25,6 +25,8 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using State = SimPeer::State;
 
+class ServerOrderTest : public ScenarioTest {};
+
 Scenario::Setup Workers(int workers, bool shared) {
   Scenario::Setup setup;
   setup.workers = workers;
@@ -43,7 +45,7 @@ void ExpectServed(Scenario& scenario) {
   EXPECT_EQ(client->Receive(100), "served?");
 }
 
-TEST_F(DefectsTest, D07_TheCountIsTrueAtEveryMomentWhileAllAreClosed) {
+TEST_F(ServerOrderTest, TheCountIsTrueAtEveryMomentWhileAllAreClosed) {
   constexpr std::size_t kClients = 12;
   Scenario scenario(Workers(3, false));
   std::vector<Scenario::Client> clients;
@@ -76,7 +78,7 @@ TEST_F(DefectsTest, D07_TheCountIsTrueAtEveryMomentWhileAllAreClosed) {
   EXPECT_EQ(scenario.stats().closed[static_cast<std::size_t>(CloseReason::kLocalClose)], kClients);
 }
 
-TEST_F(DefectsTest, D09_WithoutADescriptorAcceptingIsRetriedWithBackOff) {
+TEST_F(ServerOrderTest, WithoutADescriptorAcceptingIsRetriedWithBackOff) {
   Scenario scenario({});
   const int accepts = static_cast<int>(scenario.stats().pending_accepts);
   scenario.network().exhausted = true;
@@ -99,7 +101,7 @@ TEST_F(DefectsTest, D09_WithoutADescriptorAcceptingIsRetriedWithBackOff) {
 }
 
 // It comes together with the end of accepting, while there is still a client to be waited for.
-TEST_F(DefectsTest, D09_AShortageThatIsToldOfOnceAcceptingEndsIsNotRetried) {
+TEST_F(ServerOrderTest, AShortageReportedWhenAcceptingEndsIsNotRetried) {
   Scenario scenario({});
   const auto client = scenario.Connect();
   scenario.network().exhausted = true;
@@ -116,7 +118,7 @@ TEST_F(DefectsTest, D09_AShortageThatIsToldOfOnceAcceptingEndsIsNotRetried) {
   scenario.network().exhausted = false;
 }
 
-TEST_F(DefectsTest, D10_EveryAcceptThatFailsIsReplaced) {
+TEST_F(ServerOrderTest, EveryAcceptThatFailsIsReplaced) {
   Scenario scenario({});
   const std::uint64_t accepts = scenario.stats().pending_accepts;
   EXPECT_GT(accepts, 0U);
@@ -131,7 +133,7 @@ TEST_F(DefectsTest, D10_EveryAcceptThatFailsIsReplaced) {
   ExpectServed(scenario);
 }
 
-TEST_F(DefectsTest, D11_OnlyItsHolderActsOnAConnectionsTimer) {
+TEST_F(ServerOrderTest, OnlyItsHolderActsOnAConnectionsTimer) {
   Scenario::Setup setup = Workers(2, true);
   setup.options.first_data_timeout = seconds(1);
   Scenario scenario(setup);
@@ -154,7 +156,7 @@ TEST_F(DefectsTest, D11_OnlyItsHolderActsOnAConnectionsTimer) {
   EXPECT_FALSE(scenario.Of(late).closed);
 }
 
-TEST_F(DefectsTest, D12_SilentClientsGoOnTimeUnderConstantAcceptsAndHoldNoAccept) {
+TEST_F(ServerOrderTest, SilentClientsGoOnTimeUnderConstantAcceptsAndHoldNoAccept) {
   constexpr std::size_t kSilent = 150;  // more than there are accepts
   Scenario::Setup setup;
   setup.options.first_data_timeout = seconds(2);
@@ -192,7 +194,7 @@ static_assert(std::is_same_v<decltype(Completion::socket), Socket*>);
 static_assert(std::is_same_v<decltype(Completion::posting), Posting*>);
 static_assert(std::is_same_v<decltype(Completion::bytes), std::size_t>);
 
-TEST_F(DefectsTest, D14_OnlyAStopEndsAWorker) {
+TEST_F(ServerOrderTest, OnlyAStopEndsAWorker) {
   for (const bool shared : {false, true}) {
     Scenario scenario(Workers(3, shared));
     const auto client = scenario.Connect();
@@ -212,7 +214,7 @@ TEST_F(DefectsTest, D14_OnlyAStopEndsAWorker) {
   }
 }
 
-TEST_F(DefectsTest, D15_AWaitThatBringsNothingIsHarmless) {
+TEST_F(ServerOrderTest, AWaitThatBringsNothingIsHarmless) {
   for (const bool shared : {false, true}) {
     Scenario scenario(Workers(2, shared));
     for (int i = 0; i < 100; ++i) scenario.Step(static_cast<std::size_t>(i) % 2);
@@ -223,7 +225,7 @@ TEST_F(DefectsTest, D15_AWaitThatBringsNothingIsHarmless) {
   }
 }
 
-TEST_F(DefectsTest, D16_NoFailedCompletionEndsAWorker) {
+TEST_F(ServerOrderTest, NoFailedCompletionEndsAWorker) {
   double Faults::* const kFaults[] = {&Faults::accept_error, &Faults::accept_exhausted,
                                       &Faults::adopt_error,  &Faults::reset,
                                       &Faults::send_error,   &Faults::late_cancel};
@@ -248,7 +250,7 @@ TEST_F(DefectsTest, D16_NoFailedCompletionEndsAWorker) {
 
 // At a stop the client takes nothing, and the system is late with the end of what was cancelled: of
 // the connection's operations, or of the accept.
-TEST_F(DefectsTest, D17_NothingIsFreedBeforeItsLastCompletion) {
+TEST_F(ServerOrderTest, NothingIsFreedBeforeItsLastCompletion) {
   struct Loan {
     std::string bytes = std::string(1000, 'l');
     int returned = 0;
@@ -286,7 +288,7 @@ TEST_F(DefectsTest, D17_NothingIsFreedBeforeItsLastCompletion) {
   }
 }
 
-TEST_F(DefectsTest, D18_AClosingHookMayWaitForAnotherConnectionsClose) {
+TEST_F(ServerOrderTest, AClosingHookMayWaitForAnotherConnectionsClose) {
   Scenario scenario(Workers(2, true));
   const auto first = scenario.Connect();
   const auto second = scenario.Connect();
@@ -318,7 +320,7 @@ TEST_F(DefectsTest, D18_AClosingHookMayWaitForAnotherConnectionsClose) {
 static_assert(!std::is_copy_constructible_v<Context> && !std::is_move_constructible_v<Context>);
 static_assert(!std::is_copy_assignable_v<Context> && !std::is_move_assignable_v<Context>);
 
-TEST_F(DefectsTest, D22_AContextThatIsUsedAgainIsMadeAnew) {
+TEST_F(ServerOrderTest, AContextThatIsUsedAgainIsMadeAnew) {
   ContextPool* const pool = ContextPool::Create(1);
   Context* const context = pool->Take();
   ASSERT_NE(context, nullptr);
@@ -383,7 +385,7 @@ class LockedAway {
   char* const memory_;
 };
 
-TEST_F(DefectsTest, D30_RemovingAConnectionTouchesItsNeighboursOnly) {
+TEST_F(ServerOrderTest, RemovingAConnectionTouchesItsNeighboursOnly) {
   constexpr std::size_t kCount = 1000;
   Choices choices{1};
   Network network(choices, {});

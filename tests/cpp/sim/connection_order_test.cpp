@@ -1,6 +1,5 @@
-// The rows of the original's list of defects that are about one connection: its data, its hooks and
-// its end. Each test forces the order of events in which the original went wrong. The table of all
-// rows is in docs/testing.md.
+// One connection in a forced order of events: its data, its hooks and its end. Each order is one in
+// which the original went wrong; docs/testing.md has the list of its defects.
 #include <chrono>
 #include <string>
 #include <utility>
@@ -15,6 +14,8 @@ namespace {
 
 using std::chrono::milliseconds;
 using State = SimPeer::State;
+
+class ConnectionOrderTest : public ScenarioTest {};
 
 // Workers on one port, several reads outstanding: what the original had.
 Scenario::Setup Original(int workers = 2) {
@@ -37,7 +38,7 @@ struct Loan {
   static void Return(void* self) { ++static_cast<Loan*>(self)->returned; }
 };
 
-TEST_F(DefectsTest, D01_TheEndOfTheStreamWaitsForTheDataBeforeIt) {
+TEST_F(ConnectionOrderTest, TheEndOfTheStreamWaitsForTheDataBeforeIt) {
   Scenario scenario(Original());
   const auto client = scenario.Connect();
   const std::string data = Bytes(1000);
@@ -55,7 +56,7 @@ TEST_F(DefectsTest, D01_TheEndOfTheStreamWaitsForTheDataBeforeIt) {
   EXPECT_EQ(scenario.Of(client).closed, CloseReason::kPeerClosed);
 }
 
-TEST_F(DefectsTest, D01_TheEndOfTheStreamWaitsForAHookOfAnotherWorker) {
+TEST_F(ConnectionOrderTest, TheEndOfTheStreamWaitsForAHookOfAnotherWorker) {
   Scenario scenario(Original());
   const std::string data = Bytes(1000);
   bool first = true;
@@ -76,7 +77,7 @@ TEST_F(DefectsTest, D01_TheEndOfTheStreamWaitsForAHookOfAnotherWorker) {
   EXPECT_EQ(scenario.Of(client).closed, CloseReason::kPeerClosed);
 }
 
-TEST_F(DefectsTest, D02_OneWorkerAtATimePutsReadsInOrder) {
+TEST_F(ConnectionOrderTest, OneWorkerAtATimePutsReadsInOrder) {
   Scenario scenario(Original(3));
   const std::string data = Bytes(std::size_t{4} * 512);
   std::vector<std::size_t> waiting;  // for what was before them
@@ -104,7 +105,7 @@ TEST_F(DefectsTest, D02_OneWorkerAtATimePutsReadsInOrder) {
   EXPECT_EQ(scenario.Of(client).received, data);
 }
 
-TEST_F(DefectsTest, D03_AContextLivesUntilItsLastHookIsDone) {
+TEST_F(ConnectionOrderTest, AContextLivesUntilItsLastHookIsDone) {
   Scenario scenario(Original());
   const auto client = scenario.Connect();
   Scenario::Client newcomer;
@@ -138,7 +139,7 @@ TEST_F(DefectsTest, D03_AContextLivesUntilItsLastHookIsDone) {
 }
 
 // A read and a send are outstanding when it is aborted; their ends come to different workers.
-TEST_F(DefectsTest, D04_ReleasedOnceByWhoeverTakesTheLastReference) {
+TEST_F(ConnectionOrderTest, ReleasedOnceByWhoeverTakesTheLastReference) {
   Scenario::Setup setup = Original();
   setup.window = 256;
   Scenario scenario(setup);
@@ -172,7 +173,7 @@ TEST_F(DefectsTest, D04_ReleasedOnceByWhoeverTakesTheLastReference) {
   EXPECT_EQ(scenario.stats().free_contexts, 0U) << "released twice";
 }
 
-TEST_F(DefectsTest, D05_ASendIsCountedBeforeItCanComplete) {
+TEST_F(ConnectionOrderTest, ASendIsCountedBeforeItCanComplete) {
   Scenario scenario(Original());
   const auto client = scenario.Connect();
   Connection& connection = scenario.ConnectionOf(client);
@@ -200,7 +201,7 @@ TEST_F(DefectsTest, D05_ASendIsCountedBeforeItCanComplete) {
   EXPECT_EQ(scenario.Of(client).written, (std::vector<std::size_t>{5}));
 }
 
-TEST_F(DefectsTest, D06_ASocketThatCannotBeSetUpIsReleased) {
+TEST_F(ConnectionOrderTest, ASocketThatCannotBeSetUpIsReleased) {
   Scenario::Setup setup;
   setup.options.max_connections = 1;
   Scenario scenario(setup);
@@ -217,7 +218,7 @@ TEST_F(DefectsTest, D06_ASocketThatCannotBeSetUpIsReleased) {
   scenario.Connect();  // its place is free
 }
 
-TEST_F(DefectsTest, D06_AConnectionWithNothingOutstandingIsReleased) {
+TEST_F(ConnectionOrderTest, AConnectionWithNothingOutstandingIsReleased) {
   for (const bool abort : {false, true}) {
     Scenario scenario(Original());
     scenario.handler().on_established = [](Connection& connection) { connection.PauseReading(); };
@@ -238,7 +239,7 @@ TEST_F(DefectsTest, D06_AConnectionWithNothingOutstandingIsReleased) {
   }
 }
 
-TEST_F(DefectsTest, D08_ARefusedSendLeavesNothingBehind) {
+TEST_F(ConnectionOrderTest, ARefusedSendLeavesNothingBehind) {
   Scenario::Setup setup = Original();
   setup.options.send_backlog_limit = 10;
   Scenario scenario(setup);
@@ -272,7 +273,7 @@ TEST_F(DefectsTest, D08_ARefusedSendLeavesNothingBehind) {
   // That no memory is left is looked at behind each test.
 }
 
-TEST_F(DefectsTest, D08_AFailedSendAndAReadWithoutABufferLeaveNothingBehind) {
+TEST_F(ConnectionOrderTest, AFailedSendAndAReadWithoutABufferLeaveNothingBehind) {
   Scenario scenario(Original());
   const auto broken = scenario.Connect();
   Loan loan{Bytes(5000)};
@@ -303,7 +304,7 @@ TEST_F(DefectsTest, D08_AFailedSendAndAReadWithoutABufferLeaveNothingBehind) {
   EXPECT_EQ(scenario.stats().buffers_in_use, 0U);
 }
 
-TEST_F(DefectsTest, D23_TheLimitsAreExactAndNothingAcceptedIsDropped) {
+TEST_F(ConnectionOrderTest, TheLimitsAreExactAndNothingAcceptedIsDropped) {
   Scenario::Setup setup;
   setup.options.send_backlog_limit = 2048;
   setup.options.max_pending_sends = 4;
@@ -333,7 +334,7 @@ TEST_F(DefectsTest, D23_TheLimitsAreExactAndNothingAcceptedIsDropped) {
   EXPECT_EQ(client->state(), State::kEnded);
 }
 
-TEST_F(DefectsTest, D25_TheRestOfAShortSendFollowsInOrder) {
+TEST_F(ConnectionOrderTest, TheRestOfAShortSendFollowsInOrder) {
   Scenario::Setup setup = Original();
   setup.window = 300;
   Scenario scenario(setup);
@@ -359,7 +360,7 @@ TEST_F(DefectsTest, D25_TheRestOfAShortSendFollowsInOrder) {
 }
 
 // Sends of its own hook, of another worker's hook and of a plain thread, in turns.
-TEST_F(DefectsTest, D26_TheOrderIsThatInWhichSendReturned) {
+TEST_F(ConnectionOrderTest, TheOrderIsThatInWhichSendReturned) {
   Scenario scenario(Original());
   const auto client = scenario.Connect();
   const auto other = scenario.Connect();
@@ -387,14 +388,14 @@ TEST_F(DefectsTest, D26_TheOrderIsThatInWhichSendReturned) {
   EXPECT_EQ(client->Receive(100), "abcdef");
 }
 
-TEST_F(DefectsTest, D27_TheServerMaySpeakFirst) {
+TEST_F(ConnectionOrderTest, TheServerMaySpeakFirst) {
   Scenario scenario({});
   scenario.handler().on_established = [](Connection& connection) { connection.Send("220", 3); };
   const auto client = scenario.Connect();
   EXPECT_EQ(client->Receive(10), "220");
 }
 
-TEST_F(DefectsTest, D28_CloseFlushesAndReadsThatArePostedMakeNoReset) {
+TEST_F(ConnectionOrderTest, CloseFlushesAndReadsThatArePostedMakeNoReset) {
   Scenario::Setup setup = Original();
   setup.window = 300;
   Scenario scenario(setup);

@@ -15,7 +15,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "client.h"
+#include "loopback.h"
 #include "port/common/posix_net.h"
 
 namespace iocp::testing {
@@ -272,7 +272,7 @@ TEST(PosixErrorsTest, EveryErrnoIsAnErrorAndKeepsItsNumber) {
   EXPECT_EQ(ErrorFromErrno(ETIMEDOUT).kind, ErrorKind::kTimedOut);
 }
 
-TEST(AddressTest, D34_OfNoMoreBytesThanTheSystemTold) {
+TEST(AddressTest, IsMadeOfNoMoreBytesThanTheSystemGave) {
   for (const Address::Family family : {Address::Family::kIPv4, Address::Family::kIPv6}) {
     const Address whole = Loopback(family, 4567);
     sockaddr_storage storage;

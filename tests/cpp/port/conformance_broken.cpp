@@ -5,8 +5,8 @@
 #include <string_view>
 #include <thread>
 
-#include "client.h"
-#include "seccomp.h"
+#include "loopback.h"
+#include "support/seccomp.h"
 
 namespace iocp::testing {
 namespace {

@@ -209,7 +209,7 @@ TEST(BufferPoolTest, ExchangedMemoryIsReceivedIntoAndGivenBackOnce) {
   EXPECT_EQ(second.returned, 1) << "it goes with the pool";
 }
 
-TEST(BufferPoolTest, D29_ABlockThatComesBackIsNotTouched) {
+TEST(BufferPoolTest, ABlockThatComesBackIsNotTouched) {
   const Pool pool = MakePool(4);
   const std::string bytes(kBlockSize, '\x5a');
   const char* const data = [&] { return Filled(*pool, bytes).data(); }();
@@ -219,7 +219,7 @@ TEST(BufferPoolTest, D29_ABlockThatComesBackIsNotTouched) {
   again->DropReference();
 }
 
-TEST(BufferPoolTest, D29_MemoryIsGivenBackUnderNoLock) {
+TEST(BufferPoolTest, MemoryIsGivenBackUnderNoLock) {
   // Its owner, when it is given back, waits for another thread that uses the same pool.
   struct Owner {
     BufferPool* pool;

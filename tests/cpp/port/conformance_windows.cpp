@@ -1,5 +1,5 @@
 // The conformance suite: what only Windows has.
-#include "client.h"
+#include "loopback.h"
 #include "port/common/windows_net.h"
 
 namespace iocp::testing {
@@ -61,7 +61,7 @@ Address AddressOf(NativeSocket handle, decltype(&::getpeername) ask) {
 }
 
 // What an accepted socket can do only after SO_UPDATE_ACCEPT_CONTEXT.
-TEST_P(ConformanceTest, D13_AnAcceptedSocketKnowsItsEndsAndCanEndItsStream) {
+TEST_P(ConformanceTest, AnAcceptedSocketKnowsItsEndsAndCanEndItsStream) {
   PortDriver driver(world());
   ServerEnd& end = driver.Connect();
   EXPECT_EQ(AddressOf(end.handle, &::getpeername).port, end.peer->port());
@@ -73,7 +73,7 @@ TEST_P(ConformanceTest, D13_AnAcceptedSocketKnowsItsEndsAndCanEndItsStream) {
   }));
 }
 
-TEST(WindowsAddressTest, D34_OfNoMoreBytesThanTheSystemTold) {
+TEST(WindowsAddressTest, IsMadeOfNoMoreBytesThanTheSystemGave) {
   for (const Address::Family family : {Address::Family::kIPv4, Address::Family::kIPv6}) {
     const Address whole = Loopback(family, 4567);
     sockaddr_storage storage;

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "platform.h"
+#include "support/platform.h"
 
 namespace iocp::testing {
 

@@ -1,7 +1,7 @@
 // The world of real sockets: clients over the loopback interface.
 #pragma once
 
-#include "platform.h"
+#include "support/platform.h"
 #ifndef _WIN32
 #include <sys/resource.h>
 #endif

@@ -1,5 +1,4 @@
-// Programs as they are written for the classic CIOCPServer, on cpp/compat/ciocpserver.h. Ids such
-// as D07 are rows of the original's list of defects; see docs/coming-from-ciocpserver.md.
+// Programs as they are written for the classic CIOCPServer, on cpp/compat/ciocpserver.h.
 #if defined(_WIN32) && !defined(NOMINMAX)
 #define NOMINMAX  // for the harness; the header is the programs' and leaves such things to them
 #endif
@@ -16,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "server_harness.h"
+#include "server/server_harness.h"
 
 namespace {
 
@@ -285,7 +284,7 @@ TEST_P(CIOCPServerTest, FirstDataComesWithOnConnectionEstablishedThenReads) {
   EXPECT_EQ(log_.Count(Hook::kEstablished), 1U);
 }
 
-TEST_P(CIOCPServerTest, D27_OfASilentClientNothingIsToldAndNothingIsSentToIt) {
+TEST_P(CIOCPServerTest, ASilentClientIsNotReportedAndGetsNothing) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0));
   std::vector<Client> clients;
@@ -350,7 +349,7 @@ TEST_P(CIOCPServerTest, WritesAreToldWithTheirBytes) {
   EXPECT_EQ(context->nOutstandingSend, 0);
 }
 
-TEST_P(CIOCPServerTest, D24_D25_OneSendTextOfAnyLengthArrivesWhole) {
+TEST_P(CIOCPServerTest, OneSendTextOfAnyLengthArrivesWhole) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0));
   const Client client = Served(server, "x");
@@ -365,7 +364,7 @@ TEST_P(CIOCPServerTest, D24_D25_OneSendTextOfAnyLengthArrivesWhole) {
   EXPECT_EQ(client.Receive(1), "y");
 }
 
-TEST_P(CIOCPServerTest, D26_WritesOfManyThreadsAreToldInTheOrderOfTheStream) {
+TEST_P(CIOCPServerTest, WritesOfManyThreadsAreToldInTheOrderOfTheStream) {
   constexpr std::size_t kThreads = 4;
   constexpr std::size_t kSends = 300;
   constexpr std::size_t kSize = 8;
@@ -390,7 +389,7 @@ TEST_P(CIOCPServerTest, D26_WritesOfManyThreadsAreToldInTheOrderOfTheStream) {
   EXPECT_EQ(log_.BytesOf(Hook::kWrite), "x" + stream);
 }
 
-TEST_P(CIOCPServerTest, D23_AFullBacklogIsToldFromAClosedConnectionAndLosesNothing) {
+TEST_P(CIOCPServerTest, AFullBacklogIsToldFromAClosedConnectionAndLosesNothing) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0));
   Client client = Served(server, "x");
@@ -409,7 +408,7 @@ TEST_P(CIOCPServerTest, D23_AFullBacklogIsToldFromAClosedConnectionAndLosesNothi
   EXPECT_TRUE(context->bClosing);
 }
 
-TEST_P(CIOCPServerTest, D03_D08_ADeadContextIsAHarmlessHandle) {
+TEST_P(CIOCPServerTest, ADeadContextIsAHarmlessHandle) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0));
   const Client other = Served(server, "the other");
@@ -488,7 +487,7 @@ TEST_P(CIOCPServerTest, CloseAConnectionFlushesAndClosesOnce) {
   EXPECT_TRUE(Eventually([&] { return server.GetCurrentConnection() == 0; }));
 }
 
-TEST_P(CIOCPServerTest, D07_CloseAllConnectionsClosesEachOnceAndTheCountIsTrue) {
+TEST_P(CIOCPServerTest, CloseAllConnectionsClosesEachOnceAndTheCountIsTrue) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0));
   std::vector<Client> clients;
@@ -583,7 +582,7 @@ TEST_P(CIOCPServerTest, AChatThatWalksTheConnectionListAndHasALockOfItsOwn) {
   EXPECT_TRUE(Eventually([&] { return server.GetCurrentConnection() == 0; }));
 }
 
-TEST_P(CIOCPServerTest, D18_TheClosingHookMayWaitForAnotherConnectionsClose) {
+TEST_P(CIOCPServerTest, TheClosingHookMayWaitForAnotherConnectionsClose) {
   struct CWaitingServer : CEchoServer {
     using CEchoServer::CEchoServer;
     void OnConnectionClosing(CIOCPContext* context, CIOCPBuffer* buffer) override {
@@ -602,7 +601,7 @@ TEST_P(CIOCPServerTest, D18_TheClosingHookMayWaitForAnotherConnectionsClose) {
   EXPECT_TRUE(Eventually([&] { return server.GetCurrentConnection() == 0; }));
 }
 
-TEST_P(CIOCPServerTest, D20_StartAnswersFalseAndLeavesTheReason) {
+TEST_P(CIOCPServerTest, StartAnswersFalseAndLeavesTheReason) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0));
   const int port = server.m_nPort;
@@ -648,7 +647,7 @@ TEST_P(CIOCPServerTest, StartHasTheOriginalsDefaults) {
   const Client client = Served(server, "on defaults");
 }
 
-TEST_P(CIOCPServerTest, D33_ConnectionsAboveTheLimitAreReset) {
+TEST_P(CIOCPServerTest, ConnectionsAboveTheLimitAreReset) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0, 2, 0, 0, 1));
   const Client first = Served(server, "x");
@@ -674,7 +673,7 @@ TEST_P(CIOCPServerTest, AnEchoNeverMeetsTheLimitOfItsBacklog) {
   }
 }
 
-TEST_P(CIOCPServerTest, D21_ShutdownAndStartAgainAnyNumberOfTimes) {
+TEST_P(CIOCPServerTest, ShutdownAndStartAgainAnyNumberOfTimes) {
   On<> server(GetParam(), &log_);
   constexpr std::size_t kRuns = 10;
   for (std::size_t run = 1; run <= kRuns; ++run) {
@@ -711,7 +710,7 @@ TEST_P(CIOCPServerTest, ShutdownInAHookGoesOnBehindIt) {
 }
 
 // As far as it can be sound: no hook runs any more, and none uses a member that has gone.
-TEST_P(CIOCPServerTest, D19_TheDestructorStopsAServerThatStillRuns) {
+TEST_P(CIOCPServerTest, TheDestructorStopsAServerThatStillRuns) {
   struct CBareServer : CEchoServer {
     CBareServer(std::string name, Log* log) : CEchoServer(log), backend(std::move(name)) {}
     void AdjustOptions(iocp::Options& adjusted) override {

@@ -1,5 +1,4 @@
-// The server on the real ports of this system. Ids such as D01 are rows of the original's list of
-// defects; see docs/testing.md.
+// The server on the real ports of this system.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -154,7 +153,7 @@ TEST_P(ServerTest, WhatCannotBeSentOnStaysTheHooks) {
   EXPECT_TRUE(left == sent);
 }
 
-TEST_P(ServerTest, D01_DataBeforeTheEndOfTheStreamIsDelivered) {
+TEST_P(ServerTest, DataBeforeTheEndOfTheStreamIsDelivered) {
   handler_.on_read = [](Connection& connection, Buffer& buffer) {
     connection.Send(buffer.data(), buffer.size());
   };
@@ -175,7 +174,7 @@ TEST_P(ServerTest, D01_DataBeforeTheEndOfTheStreamIsDelivered) {
   EXPECT_EQ(Only().reason, CloseReason::kPeerClosed);
 }
 
-TEST_P(ServerTest, D04_D07_CloseAllClosesEachOnceAndTheCountIsTrue) {
+TEST_P(ServerTest, CloseAllClosesEachOnceAndTheCountIsTrue) {
   Start(On(3));
   std::vector<Client> clients;
   for (int i = 0; i < 50; ++i) clients.emplace_back(server_.address());
@@ -196,7 +195,7 @@ TEST_P(ServerTest, D04_D07_CloseAllClosesEachOnceAndTheCountIsTrue) {
   EXPECT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 51; }));
 }
 
-TEST_P(ServerTest, D10_ResetsDuringAcceptDoNotMakeItDeaf) {
+TEST_P(ServerTest, ResetsDuringAcceptDoNotMakeItDeaf) {
   StartEcho(On());
   for (int i = 0; i < 500; ++i) Client(server_.address()).Reset();
   const Client client(server_.address());
@@ -208,7 +207,7 @@ TEST_P(ServerTest, D10_ResetsDuringAcceptDoNotMakeItDeaf) {
   }));
 }
 
-TEST_P(ServerTest, D12_SilentClientsGoOnTimeUnderTraffic) {
+TEST_P(ServerTest, SilentClientsGoOnTimeUnderTraffic) {
   Options options = On();
   options.first_data_timeout = 300ms;
   StartEcho(options);
@@ -235,7 +234,7 @@ TEST_P(ServerTest, D12_SilentClientsGoOnTimeUnderTraffic) {
 }
 
 // The system knows a connection by its address, and tells how many bytes it has moved.
-TEST_P(ServerTest, D14_APointerComesBackFromTheSystemWhole) {
+TEST_P(ServerTest, APointerComesBackFromTheSystemWhole) {
   std::atomic<std::uintptr_t> address{0};
   handler_.on_established = [&](Connection& connection) {
     address = reinterpret_cast<std::uintptr_t>(&connection);
@@ -252,7 +251,7 @@ TEST_P(ServerTest, D14_APointerComesBackFromTheSystemWhole) {
 #endif
 }
 
-TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
+TEST_P(ServerTest, AHookMayWaitForAnotherConnectionsClose) {
   std::atomic<Connection*> first_connection{nullptr};
   std::atomic<int> closings{0};
   std::atomic<bool> seen{false};
@@ -277,7 +276,7 @@ TEST_P(ServerTest, D18_AHookMayWaitForAnotherConnectionsClose) {
   first_connection.load()->DropReference();
 }
 
-TEST_P(ServerTest, D18_AClosingHookMayWaitForAnotherClosingHook) {
+TEST_P(ServerTest, AClosingHookMayWaitForAnotherClosingHook) {
   std::atomic<int> closings{0};
   std::atomic<int> met{0};
   handler_.on_closing = [&](Connection&, CloseReason) {
@@ -297,7 +296,7 @@ TEST_P(ServerTest, D18_AClosingHookMayWaitForAnotherClosingHook) {
   EXPECT_EQ(met, 2);
 }
 
-TEST_P(ServerTest, D19_TheDestructorStopsAServerThatRunsAndWaitsForItsHooks) {
+TEST_P(ServerTest, TheDestructorStopsAServerThatRunsAndWaitsForItsHooks) {
   RecordingHandler handler;
   auto server = std::make_unique<Server>(handler);
   std::atomic<bool> in_hook{false};
@@ -324,7 +323,7 @@ TEST_P(ServerTest, D19_TheDestructorStopsAServerThatRunsAndWaitsForItsHooks) {
   end.join();
 }
 
-TEST_P(ServerTest, D20_AFailedStartLeavesNothingBehind) {
+TEST_P(ServerTest, AFailedStartLeavesNothingBehind) {
   Start(On());
   Options taken = On();
   taken.port = server_.address().port;
@@ -343,7 +342,7 @@ TEST_P(ServerTest, D20_AFailedStartLeavesNothingBehind) {
   EXPECT_EQ(server_.Start(On()).problem, Status::Problem::kAlreadyRunning);
 }
 
-TEST_P(ServerTest, D21_StartsAndStopsAnyNumberOfTimes) {
+TEST_P(ServerTest, StartsAndStopsAnyNumberOfTimes) {
   for (int i = 0; i < 50; ++i) {
     StartEcho(On(1 + i % 3));
     Client client(server_.address());
@@ -371,7 +370,7 @@ TEST_P(ServerTest, MayBeStoppedBeforeItsWorkersHaveTakenATurn) {
   }
 }
 
-TEST_P(ServerTest, D23_TheLimitsAreExactAndToldFromAClosedConnection) {
+TEST_P(ServerTest, TheLimitsAreExactAndToldFromAClosedConnection) {
   Options options = On();
   options.max_pending_sends = 3;
   options.send_backlog_limit = 1000;
@@ -392,7 +391,7 @@ TEST_P(ServerTest, D23_TheLimitsAreExactAndToldFromAClosedConnection) {
                          SendResult::kBacklogFull, SendResult::kClosed}));
 }
 
-TEST_P(ServerTest, D24_D25_OneSendOfAnyLengthArrivesWhole) {
+TEST_P(ServerTest, OneSendOfAnyLengthArrivesWhole) {
   const std::string data = Pattern(8'000'000, 2);
   handler_.on_established = [&](Connection& connection) {
     EXPECT_EQ(connection.Send(data.data(), data.size()), SendResult::kAccepted);
@@ -406,7 +405,7 @@ TEST_P(ServerTest, D24_D25_OneSendOfAnyLengthArrivesWhole) {
   EXPECT_EQ(Only().written.front(), data.size());
 }
 
-TEST_P(ServerTest, D26_SendsOfManyThreadsAreContiguousAndInOrder) {
+TEST_P(ServerTest, SendsOfManyThreadsAreContiguousAndInOrder) {
   constexpr int kThreads = 8;
   constexpr std::uint32_t kSends = 500;
   std::atomic<Connection*> target{nullptr};
@@ -449,7 +448,7 @@ TEST_P(ServerTest, D26_SendsOfManyThreadsAreContiguousAndInOrder) {
   target.load()->DropReference();
 }
 
-TEST_P(ServerTest, D27_TheServerMaySpeakFirst) {
+TEST_P(ServerTest, TheServerMaySpeakFirst) {
   handler_.on_established = [](Connection& connection) { connection.Send("220 hello", 9); };
   Start(On());
   const Stopper stopper{server_};
@@ -472,7 +471,7 @@ TEST_P(ServerTest, EstablishedOnFirstDataIsNeverToldOfASilentClient) {
   EXPECT_EQ(server_.stats().established, 1U);
 }
 
-TEST_P(ServerTest, D28_CloseFlushesEverythingAndNeverResets) {
+TEST_P(ServerTest, CloseFlushesEverythingAndNeverResets) {
   const std::string data = Pattern(4'000'000, 3);
   handler_.on_read = [&](Connection& connection, Buffer&) {
     connection.Send(data.data(), data.size());
@@ -535,7 +534,7 @@ TEST_P(ServerTest, AResetBehindMuchDataIsSeen) {
 static_assert(!std::is_copy_constructible_v<Counter> && !std::is_copy_assignable_v<Counter>);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
-TEST_P(ServerTest, D31_CountersMayBeReadWhileTheyAreWritten) {
+TEST_P(ServerTest, CountersMayBeReadWhileTheyAreWritten) {
   constexpr std::size_t kClients = 4;
   constexpr std::uint64_t kRounds = 500;
   StartEcho(On(2));
@@ -576,7 +575,7 @@ TEST_P(ServerTest, D31_CountersMayBeReadWhileTheyAreWritten) {
   EXPECT_EQ(server_.stats().bytes_sent, kClients * kRounds);
 }
 
-TEST(ServerContextTest, D31_TheBacklogIsWhatItWasAtOneMoment) {
+TEST(ServerContextTest, TheBacklogIsWhatItWasAtOneMoment) {
   constexpr int kLooks = 20'000'000;  // a wrong one in some millions
   Context context(nullptr);
   std::atomic<bool> stop{false};
@@ -594,7 +593,7 @@ TEST(ServerContextTest, D31_TheBacklogIsWhatItWasAtOneMoment) {
   EXPECT_EQ(context.send_backlog(), 0U);
 }
 
-TEST_P(ServerTest, D32_AsManyWorkersAsAskedForOnLoopbackByDefault) {
+TEST_P(ServerTest, AsManyWorkersAsAskedForOnLoopbackByDefault) {
   struct CountingHandler : Handler {
     std::atomic<int> begun{0};
     std::atomic<int> ended{0};
@@ -614,7 +613,7 @@ TEST_P(ServerTest, D32_AsManyWorkersAsAskedForOnLoopbackByDefault) {
   }
 }
 
-TEST_P(ServerTest, D33_AtCapacityRefusesWithAResetAndCounts) {
+TEST_P(ServerTest, AtCapacityRefusesWithAResetAndCounts) {
   Options options = On();
   options.max_connections = 2;
   StartEcho(options);
@@ -630,7 +629,7 @@ TEST_P(ServerTest, D33_AtCapacityRefusesWithAResetAndCounts) {
   EXPECT_EQ(next.Receive(4), "room");
 }
 
-TEST_P(ServerTest, D33_AtCapacityWaitsUntilThereIsRoom) {
+TEST_P(ServerTest, AtCapacityWaitsUntilThereIsRoom) {
   Options options = On();
   options.max_connections = 3;
   options.at_capacity = AtCapacity::kWait;
@@ -848,7 +847,7 @@ TEST_P(ServerTest, AHostThatCannotBeResolvedIsTheResolversFailure) {
 }
 
 // However few descriptors there are for it: the next one more gets it a step further.
-TEST_P(ServerTest, D20_EveryStepThatFailsIsToldAndUndone) {
+TEST_P(ServerTest, EveryStepOfAStartThatFailsIsReportedAndUndone) {
   Start(On(2));  // what is made once in a process is there
   server_.Shutdown();
   rlimit before{};
@@ -881,7 +880,7 @@ TEST_P(ServerTest, D20_EveryStepThatFailsIsToldAndUndone) {
 
 // Descriptors run out because of clients, again and again: each time the server waits without
 // burning the processor, and serves again. It says so once, not once for each client that goes.
-TEST_P(ServerTest, D09_OutOfDescriptorsWaitsAndRecovers) {
+TEST_P(ServerTest, OutOfDescriptorsWaitsAndRecovers) {
   rlimit before{};
   ::getrlimit(RLIMIT_NOFILE, &before);
   const int probe = ::dup(0);

@@ -5,9 +5,9 @@
 #include <thread>
 #include <vector>
 
-#include "no_memory.h"
 #include "port/iocp/iocp_port.h"
-#include "server_harness.h"
+#include "server/server_harness.h"
+#include "support/no_memory.h"
 
 namespace iocp::testing {
 namespace {

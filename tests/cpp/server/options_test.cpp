@@ -15,8 +15,8 @@ struct Bad {
   std::function<void(Options&)> spoil;
 };
 
-// D20: a bad argument is refused, by name, before anything is touched.
-TEST(Options, D20_EachBadOneIsRefusedByName) {
+// A bad argument is refused, by name, before anything is touched.
+TEST(Options, EachBadOneIsRefusedByName) {
   using std::chrono::seconds;
   const Bad kBad[] = {
       {"port", [](Options& o) { o.port = 70000; }},

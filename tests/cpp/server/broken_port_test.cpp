@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "seccomp.h"
 #include "server_harness.h"
+#include "support/seccomp.h"
 
 namespace iocp {
 namespace {

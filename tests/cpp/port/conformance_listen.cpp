@@ -1,5 +1,5 @@
 // The conformance suite on the ports of this system; R11, and listening.
-#include "client.h"
+#include "loopback.h"
 
 namespace iocp::testing {
 namespace {

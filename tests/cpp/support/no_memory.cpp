@@ -1,4 +1,4 @@
-#include "no_memory.h"
+#include "support/no_memory.h"
 
 #include <atomic>
 #include <cstdlib>

@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "seccomp.h"
+#include "support/seccomp.h"
 
 namespace iocp {
 namespace {
