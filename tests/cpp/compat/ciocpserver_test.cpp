@@ -15,7 +15,8 @@
 #include <thread>
 #include <vector>
 
-#include "server/server_harness.h"
+#include "support/backends.h"
+#include "support/client.h"
 
 namespace {
 

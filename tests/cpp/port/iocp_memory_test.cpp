@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "port/iocp/iocp_port.h"
-#include "server/server_harness.h"
+#include "support/client.h"
 #include "support/no_memory.h"
 
 namespace iocp::testing {

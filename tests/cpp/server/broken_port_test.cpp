@@ -4,7 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "server_harness.h"
+#include "support/backends.h"
+#include "support/client.h"
+#include "support/handlers.h"
 #include "support/seccomp.h"
 
 namespace iocp {
@@ -45,7 +47,7 @@ TEST_P(BrokenPortTest, ConnectionsAreReportedClosedAndTheOperatorIsWarnedOnce) {
     ASSERT_TRUE(handler_.WaitFor([&] { return handler_.closed == 6; }));
     for (const auto& [id, record] : handler_.records) {
       EXPECT_EQ(record.error.code, EPERM);
-      EXPECT_EQ(record.reason, CloseReason::kError);
+      EXPECT_EQ(record.closed, CloseReason::kError);
     }
     ASSERT_TRUE(handler_.WaitFor([&] { return !handler_.warnings.empty(); }));
     const Address address = server_.address();

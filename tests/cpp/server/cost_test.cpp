@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "server_harness.h"
+#include "support/client.h"
 
 namespace iocp::testing {
 namespace {
@@ -22,7 +22,7 @@ constexpr std::string_view kEnd = "end";
 
 // Echoes. callgrind counts each thread on its own and listens to the thread itself, so the worker's
 // count is begun and ended by messages.
-class EchoHandler final : public Handler {
+class MeasuredEcho final : public Handler {
  public:
   void OnReadCompleted(Connection& connection, Buffer& data) override {
     if (data.view() == kBegin) CALLGRIND_ZERO_STATS;
@@ -83,7 +83,7 @@ class CostTest : public ::testing::Test {
     return cost;
   }
 
-  EchoHandler handler_;
+  MeasuredEcho handler_;
   Server server_{handler_};
   std::filesystem::path out_file_;
   static inline int dumps_ = 0;  // of this process

@@ -6,7 +6,9 @@
 #include <memory>
 #include <stdexcept>
 
-#include "server_harness.h"
+#include "support/backends.h"
+#include "support/client.h"
+#include "support/handlers.h"
 
 namespace iocp {
 namespace {
@@ -26,35 +28,11 @@ class LifecycleTest : public ::testing::TestWithParam<std::string> {
   }
 };
 
-// Calls what a test gives it on its worker threads.
-class CallingHandler : public Handler {
- public:
-  std::function<void()> on_worker_begin, on_worker_end, on_stopped;
-  std::function<void(Connection&)> on_read;
-  std::atomic<int> established{0};
-  std::atomic<int> closed{0};
-
-  void OnWorkerBegin() override {
-    if (on_worker_begin) on_worker_begin();
-  }
-  void OnWorkerEnd() override {
-    if (on_worker_end) on_worker_end();
-  }
-  void OnStopped() override {
-    if (on_stopped) on_stopped();
-  }
-  void OnConnectionEstablished(Connection&) override { ++established; }
-  void OnReadCompleted(Connection& connection, Buffer&) override {
-    if (on_read) on_read(connection);
-  }
-  void OnConnectionClosing(Connection&, CloseReason) override { ++closed; }
-};
-
 TEST_P(LifecycleTest, WaitingInAHookAnswersAtOnce) {
   std::promise<bool> answer;
-  CallingHandler handler;
+  RecordingHandler handler;
   Server server(handler);
-  handler.on_read = [&](Connection&) {
+  handler.on_read = [&](Connection&, Buffer&) {
     server.Shutdown(Duration::zero());
     const bool at_once = server.WaitUntilStopped();
     answer.set_value(at_once || server.WaitUntilStopped(std::chrono::hours(1)));
@@ -70,7 +48,7 @@ TEST_P(LifecycleTest, WaitingInAHookAnswersAtOnce) {
 
 TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerBegins) {
   for (const int workers : {1, 3}) {
-    CallingHandler handler;
+    RecordingHandler handler;
     Server server(handler);
     handler.on_worker_begin = [&] {
       server.Shutdown(Duration::zero());
@@ -85,7 +63,7 @@ TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerBegins) {
 
 TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerEnds) {
   for (const int workers : {1, 3}) {
-    CallingHandler handler;
+    RecordingHandler handler;
     Server server(handler);
     std::atomic<int> ended{0};
     handler.on_worker_end = [&] {
@@ -105,19 +83,19 @@ TEST_P(LifecycleTest, MayBeShutDownWhereAWorkerEnds) {
 }
 
 TEST_P(LifecycleTest, TwoServersMayShutEachOtherDown) {
-  CallingHandler first_handler;
-  CallingHandler second_handler;
+  RecordingHandler first_handler;
+  RecordingHandler second_handler;
   Server first(first_handler);
   Server second(second_handler);
   // Not std::barrier: that of MinGW loses wake-ups.
   std::promise<void> in_first;
   std::promise<void> in_second;
-  first_handler.on_read = [&](Connection&) {
+  first_handler.on_read = [&](Connection&, Buffer&) {
     in_first.set_value();
     in_second.get_future().wait();
     second.Shutdown(Duration::zero());
   };
-  second_handler.on_read = [&](Connection&) {
+  second_handler.on_read = [&](Connection&, Buffer&) {
     in_second.set_value();
     in_first.get_future().wait();
     first.Shutdown(Duration::zero());
@@ -134,18 +112,18 @@ TEST_P(LifecycleTest, TwoServersMayShutEachOtherDown) {
 
 TEST_P(LifecycleTest, DestroyedInItsOwnHookItStopsBehindTheHook) {
   for (const int workers : {1, 3}) {
-    CallingHandler handler;
+    RecordingHandler handler;
     auto server = std::make_unique<Server>(handler);
     std::promise<void> begin;
     std::atomic<bool> stopped{false};
-    handler.on_read = [&](Connection& connection) {
+    handler.on_read = [&](Connection& connection, Buffer&) {
       begin.get_future().wait();
       server.reset();
       // What is left of the hook still has its connection.
       EXPECT_EQ(connection.Send("bye", 3), SendResult::kAccepted);
     };
     handler.on_stopped = [&] {
-      EXPECT_EQ(handler.established, handler.closed);
+      EXPECT_EQ(handler.records.size(), handler.closed);
       stopped = true;
     };
     Options options = TestOptions();
@@ -155,20 +133,20 @@ TEST_P(LifecycleTest, DestroyedInItsOwnHookItStopsBehindTheHook) {
     {
       const Client other(address);
       const Client client(address);
-      ASSERT_TRUE(Eventually([&] { return handler.established == 2; }));
+      ASSERT_TRUE(handler.WaitFor([&] { return handler.records.size() == 2; }));
       ASSERT_TRUE(client.Send("x"));
       begin.set_value();
       EXPECT_EQ(client.Receive(4), "bye");
       EXPECT_EQ(other.WaitForEnd(), 0);
     }
     ASSERT_TRUE(Eventually([&] { return stopped.load(); }));
-    EXPECT_EQ(handler.closed, 2);
+    EXPECT_EQ(handler.closed, 2U);
   }
 }
 
 TEST_P(LifecycleTest, TwoServersMayDestroyEachOther) {
-  CallingHandler first_handler;
-  CallingHandler second_handler;
+  RecordingHandler first_handler;
+  RecordingHandler second_handler;
   auto first = std::make_unique<Server>(first_handler);
   auto second = std::make_unique<Server>(second_handler);
   std::promise<void> in_first;
@@ -177,12 +155,12 @@ TEST_P(LifecycleTest, TwoServersMayDestroyEachOther) {
   const std::shared_future<void> begun = begin.get_future().share();
   std::atomic<bool> first_stopped{false};
   std::atomic<bool> second_stopped{false};
-  first_handler.on_read = [&](Connection&) {
+  first_handler.on_read = [&](Connection&, Buffer&) {
     in_first.set_value();
     begun.wait();
     second.reset();
   };
-  second_handler.on_read = [&](Connection&) {
+  second_handler.on_read = [&](Connection&, Buffer&) {
     in_second.set_value();
     begun.wait();
     first.reset();
@@ -207,7 +185,7 @@ TEST_P(LifecycleTest, TwoServersMayDestroyEachOther) {
 
 // With its handler, as when the last reference to both goes there.
 TEST_P(LifecycleTest, MayBeDestroyedWhereItHasStopped) {
-  struct Service : CallingHandler {
+  struct Service : RecordingHandler {
     Server server{*this};
   };
   for (const int workers : {1, 3}) {
@@ -220,7 +198,7 @@ TEST_P(LifecycleTest, MayBeDestroyedWhereItHasStopped) {
       service.reset();
       done = true;
     };
-    service->on_read = [&](Connection&) {
+    service->on_read = [&](Connection&, Buffer&) {
       begin.get_future().wait();
       service->server.Shutdown();
     };
@@ -238,7 +216,7 @@ TEST_P(LifecycleTest, MayBeDestroyedWhereItHasStopped) {
 
 // Whoever joins the last worker waits for OnStopped, which must not wait for him.
 TEST_P(LifecycleTest, CannotBeStartedWhereItHasStopped) {
-  CallingHandler handler;
+  RecordingHandler handler;
   Server server(handler);
   std::promise<Status> answer;
   handler.on_stopped = [&] { answer.set_value(server.Start(TestOptions())); };
@@ -251,9 +229,9 @@ TEST_P(LifecycleTest, CannotBeStartedWhereItHasStopped) {
 
 TEST_P(LifecycleTest, CannotBeStartedInTheHookThatShutItDown) {
   std::promise<Status> answer;
-  CallingHandler handler;
+  RecordingHandler handler;
   Server server(handler);
-  handler.on_read = [&](Connection&) {
+  handler.on_read = [&](Connection&, Buffer&) {
     server.Shutdown(Duration::zero());
     answer.set_value(server.Start(TestOptions()));
   };
@@ -267,7 +245,7 @@ TEST_P(LifecycleTest, CannotBeStartedInTheHookThatShutItDown) {
 }
 
 TEST_P(LifecycleTest, AWorkerThreadIsOneForItsWholeLife) {
-  CallingHandler handler;
+  RecordingHandler handler;
   Server server(handler);
   std::atomic<int> asked{0};
   const auto ask = [&] {
@@ -275,7 +253,7 @@ TEST_P(LifecycleTest, AWorkerThreadIsOneForItsWholeLife) {
     ++asked;
   };
   handler.on_worker_begin = handler.on_worker_end = handler.on_stopped = ask;
-  handler.on_read = [&](Connection& connection) {
+  handler.on_read = [&](Connection& connection, Buffer&) {
     ask();
     connection.Close();
   };

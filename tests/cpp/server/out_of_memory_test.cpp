@@ -11,7 +11,9 @@
 #include <thread>
 #include <utility>
 
-#include "server_harness.h"
+#include "support/backends.h"
+#include "support/client.h"
+#include "support/handlers.h"
 
 namespace iocp {
 namespace {
@@ -79,20 +81,14 @@ namespace {
 using testing::Client;
 using testing::Eventually;
 
-// Allocates nothing of its own.
-class EchoHandler final : public Handler {
+class GatheringEcho final : public testing::EchoHandler {
  public:
-  std::atomic<int> established{0};
-  std::atomic<int> closed{0};
-
-  void OnConnectionEstablished(Connection&) override { ++established; }
   void OnReadCompleted(Connection& connection, Buffer& buffer) override {
     // Two pieces: a gathered send.
     const std::string_view all = buffer.view();
     const std::string_view pieces[] = {all.substr(0, all.size() / 2), all.substr(all.size() / 2)};
     EXPECT_NE(connection.Send(pieces, 2), SendResult::kBacklogFull);
   }
-  void OnConnectionClosing(Connection&, CloseReason) override { ++closed; }
 };
 
 class OutOfMemoryTest : public ::testing::TestWithParam<std::string> {
@@ -136,7 +132,7 @@ TEST_P(OutOfMemoryTest, EachAllocationInTurn) {
   options.workers = 2;
   options.idle_timeout = std::chrono::seconds(60);
   {  // what is made once in a process is there
-    EchoHandler handler;
+    GatheringEcho handler;
     Server server(handler);
     ASSERT_TRUE(server.Start(options).ok());
     ASSERT_EQ(Converse(server), kClients);
@@ -148,7 +144,7 @@ TEST_P(OutOfMemoryTest, EachAllocationInTurn) {
     SCOPED_TRACE("allocation " + std::to_string(n));
     const std::int64_t live_before = live.load();
     {
-      EchoHandler handler;
+      GatheringEcho handler;
       Server server(handler);
       good.store(n);
       Status status;

@@ -10,20 +10,17 @@
 #include <random>
 #include <thread>
 
-#include "server_harness.h"
+#include "support/backends.h"
+#include "support/client.h"
+#include "support/handlers.h"
 
 namespace iocp {
 namespace {
 
 using namespace std::chrono_literals;
 using testing::Client;
+using testing::EchoHandler;
 using testing::Eventually;
-
-// Echoes, and counts; nothing is recorded.
-class EchoHandler final : public Handler {
- public:
-  void OnReadCompleted(Connection& connection, Buffer& buffer) override { connection.Send(buffer); }
-};
 
 bool FullLoad() { return std::getenv("IOCP_FULL_LOAD") != nullptr; }
 

@@ -13,7 +13,8 @@
 
 #include "engine/engine.h"
 #include "port/readiness/epoll_port.h"
-#include "server_harness.h"
+#include "support/client.h"
+#include "support/handlers.h"
 
 namespace iocp::testing {
 namespace {
@@ -123,18 +124,14 @@ const PortKind kSharedKind = {"shared", kEpollPortKind.why_unavailable,
                               },
                               kEpollPortKind.listen, kEpollPortKind.close_listener};
 
-class EchoHandler : public Handler {
+class SlowEcho final : public EchoHandler {
  public:
-  std::atomic<int> established{0};
-  std::atomic<int> closed{0};
   std::function<void()> on_read;  // before the echo
 
-  void OnConnectionEstablished(Connection&) override { ++established; }
   void OnReadCompleted(Connection& connection, Buffer& buffer) override {
     if (on_read) on_read();
     connection.Send(buffer.data(), buffer.size());
   }
-  void OnConnectionClosing(Connection&, CloseReason) override { ++closed; }
 };
 
 // An engine with a thread for each worker, the first of which may be the port's favourite; stopped
@@ -171,11 +168,11 @@ class Running {
     SharedPort::favourite = std::thread::id{};
   }
   [[nodiscard]] const Address& address() const { return bound_; }
-  EchoHandler& handler() { return handler_; }
+  SlowEcho& handler() { return handler_; }
   Engine& engine() { return *engine_; }
 
  private:
-  EchoHandler handler_;
+  SlowEcho handler_;
   Address bound_;
   std::unique_ptr<Engine> engine_;
   std::vector<std::thread> threads_;

@@ -124,7 +124,7 @@ TEST_F(ConnectionOrderTest, AContextLivesUntilItsLastHookIsDone) {
     EXPECT_FALSE(scenario.Of(client).closed);
     connection.Send("to nobody", 9);
   };
-  scenario.handler().on_closing = [&](Connection& connection) {
+  scenario.handler().on_closing = [&](Connection& connection, CloseReason) {
     look();
     EXPECT_EQ(connection.id(), id);
     for (int i = 0; i < 5; ++i) scenario.Step(1);
