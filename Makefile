@@ -23,9 +23,9 @@ SANITIZERS ?= asan tsan
 # Of `make soak`, on each back-end.
 MINUTES ?= 1
 
-.PHONY: help bootstrap venv-build venv demo test test-cpp test-python test-windows test-windows-all \
-  test-install test-32bit test-sanitizers thread-safety mutants soak fuzz fuzz-corpus fuzz-canaries \
-  coverage lint format bench bench-windows clean
+.PHONY: help bootstrap venv-build venv demo test test-all test-cpp test-python test-windows \
+  test-windows-all test-install test-32bit test-sanitizers thread-safety mutants soak fuzz \
+  fuzz-corpus fuzz-canaries coverage lint format bench bench-windows clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -50,12 +50,15 @@ demo: $(VENV)/package.stamp ## build, serve real clients on every back-end, show
 	$(VENV)/bin/python -m iocp_bind info
 	$(VENV)/bin/python -m iocp_bind demo
 
-test: test-cpp test-python ## everything that tests the project
+test: test-cpp test-python ## the tests, without the slow ones
 
 test-cpp: bootstrap
 	cmake --preset dev
 	cmake --build --preset dev -j $(JOBS)
-	ctest --preset dev -j $(JOBS)
+	ctest --preset dev -j $(JOBS) $(if $(FULL),,-LE '^slow$$')
+
+test-all: export FULL := 1
+test-all: test ## the same with the slow tests
 
 test-python: venv $(VENV)/package.stamp
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
