@@ -36,6 +36,7 @@ COPIED = ["CMakeLists.txt", "CMakePresets.json", "cmake", "cpp", "tests/cpp", "t
 # Seconds for the tests of one row in one program; they need less than one, or hang.
 PATIENCE = 60
 
+
 class Found(NamedTuple):
     """How a mutant was found."""
 
