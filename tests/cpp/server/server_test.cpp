@@ -301,7 +301,11 @@ TEST_P(ServerTest, PausedReadingDeliversNothingAndLosesNothing) {
     client.EndStream();
   });
   ASSERT_TRUE(Eventually([&] { return target.load() != nullptr; }));
-  const std::size_t seen = Only().received.size();
+  std::size_t seen = 0;
+  ASSERT_TRUE(handler_.WaitFor([&] {
+    seen = Only().received.size();
+    return true;
+  }));
   const std::uint64_t reads = server_.stats().hook_calls;
   // Another client's round trip: time in which a mistake would have shown.
   {
