@@ -55,7 +55,7 @@ test: test-cpp test-python ## the tests, without the slow ones
 test-cpp: bootstrap
 	cmake --preset dev
 	cmake --build --preset dev -j $(JOBS)
-	ctest --preset dev -j $(JOBS)
+	ctest --preset dev -j $(JOBS) $(if $(FULL),,-LE '^slow$$')
 
 test-all: export FULL := 1
 test-all: test ## the same with the slow tests

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,17 +36,6 @@ COPIED = ["CMakeLists.txt", "CMakePresets.json", "cmake", "cpp", "tests/cpp", "t
 # Seconds for the tests of one row in one program; they need less than one, or hang.
 PATIENCE = 60
 
-# The sources of a program that has more than one.
-PROGRAMS = {
-    "sim/deadlines_test.cpp": "sim/defects_test",
-    "sim/defects_server_test.cpp": "sim/defects_test",
-    "conformance_accept.cpp": "conformance_test",
-    "conformance_deadlines.cpp": "conformance_test",
-    "conformance_listen.cpp": "conformance_test",
-    "conformance_load.cpp": "conformance_test",
-    "conformance_posix.cpp": "conformance_test",
-}
-
 
 class Found(NamedTuple):
     """How a mutant was found."""
@@ -58,7 +48,12 @@ def program_of(test: NamedTest) -> str | None:
     """Return the program that has the test, or None where it is none of this system's in C++."""
     if not test.file.endswith(".cpp") or test.file.endswith("_windows.cpp"):
         return None
-    return PROGRAMS.get(test.file, test.file.removesuffix(".cpp"))
+    folder = Path(test.file).parent
+    lists = (REPOSITORY / "tests/cpp" / folder / "CMakeLists.txt").read_text("utf-8")
+    for name, sources in re.findall(r"iocp_test\((\w+)([^)]*)\)", lists):
+        if Path(test.file).name in [f"{name}.cpp", *sources.split()]:
+            return (folder / name).as_posix()
+    sys.exit(f"no program has {test.file}")
 
 
 def programs_of(tests: tuple[NamedTest, ...]) -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ install_package --target _core
 
 start_wine
 # What takes minutes under Wine, and is proven on every change on this system's own ports.
-loads=(--label-exclude '^load$')
+loads=(--label-exclude '^slow$')
 slow=()
 [ -z "${FULL:-}" ] || {
   loads=()

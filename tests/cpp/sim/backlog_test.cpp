@@ -24,7 +24,7 @@ using enum SendResult;
 
 constexpr std::string_view kFirst = "first";
 
-class BacklogTest : public DefectsTest {
+class BacklogTest : public ScenarioTest {
  protected:
   // How many sends of `piece` are taken, from outside of any hook, until one is refused.
   static std::size_t Fill(Connection& connection, std::string_view piece, std::size_t most) {

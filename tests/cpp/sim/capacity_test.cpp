@@ -14,7 +14,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-class CapacityTest : public DefectsTest {
+class CapacityTest : public ScenarioTest {
  protected:
   static Scenario::Setup Full(AtCapacity at_capacity) {
     Scenario::Setup setup;
@@ -94,7 +94,7 @@ TEST_F(CapacityTest, NewcomersThatWaitStayWithTheNetwork) {
   EXPECT_EQ(scenario.network().open_connections(), 2U);
   EXPECT_EQ(scenario.stats().accepted, 2U);
   for (std::size_t i = 0; i < clients.size(); ++i) {
-    ASSERT_EQ(scenario.handler().records.count(clients[i]->port()), 1U) << "served out of turn";
+    ASSERT_TRUE(scenario.Knows(clients[i])) << "served out of turn";
     clients[i]->Close();
     scenario.StepAll();
     EXPECT_LE(scenario.network().open_connections(), 2U);
@@ -167,7 +167,7 @@ TEST_F(CapacityTest, NewcomersThatWaitStayWithTheNetworkHoweverManyWorkersAccept
   auto clients = Dial(scenario, 50);
   for (std::size_t i = 0; i < clients.size(); ++i) {
     EXPECT_EQ(scenario.network().open_connections(), std::min<std::size_t>(2, 50 - i));
-    ASSERT_EQ(scenario.handler().records.count(clients[i]->port()), 1U) << "served out of turn";
+    ASSERT_TRUE(scenario.Knows(clients[i])) << "served out of turn";
     clients[i]->Close();
     scenario.StepAll();
   }
@@ -186,9 +186,9 @@ TEST_F(CapacityTest, ASlotThatComesFreeIsForAnyWorkerThatIsFree) {
   scenario.StepAll();
   EXPECT_EQ(scenario.stats().accepted, 1U);
   bool served_meanwhile = false;
-  scenario.handler().on_closing = [&](Connection&) {
+  scenario.handler().on_closing = [&](Connection&, CloseReason) {
     scenario.StepAll();  // the other one
-    served_meanwhile = scenario.handler().records.count(waits->port()) == 1;
+    served_meanwhile = scenario.Knows(waits);
   };
   served->Close();
   scenario.StepAll();
@@ -278,7 +278,7 @@ TEST_F(CapacityTest, AcceptingThatCannotBeginIsTriedAgain) {
   EXPECT_EQ(scenario.handler().warnings.size(), 1U);
   scenario.network().faults = {};
   scenario.PassTime(seconds(1));
-  EXPECT_EQ(scenario.handler().records.count(client->port()), 1U);
+  EXPECT_TRUE(scenario.Knows(client));
 }
 
 // Every port may break, in whatever order, while there is something to report for each connection.
@@ -290,8 +290,8 @@ TEST_F(CapacityTest, BrokenPortsAreReportedOnceAndTheirConnectionsEachWithItsErr
   EXPECT_EQ(scenario.stats().established, 6U);
   for (SimPort* port : scenario.network().ports) port->Break();
   scenario.StepAll();
-  EXPECT_EQ(scenario.handler().closed(), 6U);
-  for (const auto& [port, record] : scenario.handler().records) {
+  EXPECT_EQ(scenario.closed(), 6U);
+  for (const auto& [id, record] : scenario.handler().records) {
     EXPECT_EQ(record.closed, CloseReason::kError);
     EXPECT_EQ(record.error.code, EIO);
   }

@@ -14,7 +14,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-class DeadlinesTest : public DefectsTest {};
+class DeadlinesTest : public ScenarioTest {};
 
 // One worker on a port of its own; two that share one; reads posted ahead and none.
 std::vector<Scenario::Setup> Setups() {

@@ -17,9 +17,9 @@
 #include <string_view>
 #include <vector>
 
-#include "../peer.h"
 #include "choices.h"
 #include "port/completion_port.h"
+#include "port/peer.h"
 
 namespace iocp::sim {
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
 #include <utility>
 
 #include "memory.h"
@@ -29,69 +30,14 @@ Options WithWorkers(Options options, int workers) {
 
 }  // namespace
 
-// ---- The server.
-
-// One hook of one connection: none other of it runs, and none after closing.
-class ScriptedHandler::HookScope {
- public:
-  HookScope(ScriptedHandler& handler, Connection& connection)
-      : record(handler.records[connection.remote_address().port]) {
-    EXPECT_FALSE(std::exchange(record.in_hook, true)) << "hooks of one connection overlap";
-    EXPECT_FALSE(record.closed) << "a hook after closing";
-    EXPECT_EQ(record.connection, &connection);
-  }
-  HookScope(const HookScope&) = delete;
-  HookScope& operator=(const HookScope&) = delete;
-  ~HookScope() { record.in_hook = false; }
-
-  Record& record;
-};
-
-std::size_t ScriptedHandler::closed() const {
-  return static_cast<std::size_t>(std::count_if(
-      records.begin(), records.end(), [](const auto& entry) { return entry.second.closed; }));
-}
-
-void ScriptedHandler::OnConnectionEstablished(Connection& connection) {
-  Record& record = records[connection.remote_address().port];
-  EXPECT_EQ(record.connection, nullptr) << "established twice";
-  record.connection = &connection;
-  const HookScope scope(*this, connection);
-  if (on_established) on_established(connection);
-}
-
-void ScriptedHandler::OnReadCompleted(Connection& connection, Buffer& buffer) {
-  const HookScope scope(*this, connection);
-  scope.record.received += buffer.view();
-  if (on_read) on_read(connection, buffer);
-}
-
-void ScriptedHandler::OnWriteCompleted(Connection& connection, std::size_t size) {
-  const HookScope scope(*this, connection);
-  scope.record.written.push_back(size);
-}
-
-void ScriptedHandler::OnConnectionError(Connection& connection, Error error) {
-  const HookScope scope(*this, connection);
-  scope.record.error = error;
-}
-
-void ScriptedHandler::OnConnectionClosing(Connection& connection, CloseReason reason) {
-  const HookScope scope(*this, connection);
-  scope.record.closed = reason;
-  if (on_closing) on_closing(connection);
-}
-
-// ---- The scenario.
-
 Scenario::Scenario(const Setup& setup)
     : network_(choices_, ForNetwork(setup)), options_(WithWorkers(setup.options, setup.workers)) {
   handler_.hooks = setup.hooks;
   engine_ = std::make_unique<Engine>(handler_, options_, kSimPortKind);
   for (int i = 0; i < setup.listeners; ++i) EXPECT_TRUE(engine_->Listen({}).ok());
   network_.faults = setup.faults;
-  seats_.resize(engine_->worker_count());
-  for (std::size_t i = 0; i < seats_.size(); ++i) EXPECT_FALSE(engine_->worker(i).Open());
+  workers_ = std::make_unique<Stepper>(*engine_, network_);
+  for (std::size_t i = 0; i < workers_->count(); ++i) EXPECT_FALSE(engine_->worker(i).Open());
   StepAll();  // each begins to accept
 }
 
@@ -107,7 +53,7 @@ Scenario::~Scenario() {
   PassTime(std::chrono::seconds(1));
   EXPECT_TRUE(all_left()) << "a worker does not leave";
   EXPECT_EQ(network_.failure(), "");
-  for (const auto& [port, record] : handler_.records) {
+  for (const auto& [id, record] : handler_.records) {
     EXPECT_TRUE(record.closed) << "established, and never closed";
   }
   EXPECT_EQ(stats().buffers_in_use, 0U);
@@ -125,7 +71,7 @@ Scenario::Client Scenario::Dial(std::size_t listener) {
 Scenario::Client Scenario::Connect() {
   Client client = Dial();
   StepAll();
-  EXPECT_EQ(handler_.records.count(client->port()), 1U) << "it is not served";
+  EXPECT_TRUE(Knows(client)) << "it is not served";
   return client;
 }
 
@@ -141,26 +87,10 @@ std::string Scenario::ReceiveAll(const Client& client) {
 }
 
 void Scenario::Step(std::size_t worker) {
-  Seat& seat = seats_[worker];
-  ASSERT_FALSE(seat.in_turn);
-  if (seat.left) return;
-  seat.in_turn = true;
-  seat.left = !engine_->worker(worker).Turn();
-  seat.in_turn = false;
-  EXPECT_TRUE(!seat.left || engine_->stopping()) << "a worker has ended";
-}
-
-std::size_t Scenario::InTurn() const {
-  const auto seat =
-      std::find_if(seats_.begin(), seats_.end(), [](const Seat& s) { return s.in_turn; });
-  return static_cast<std::size_t>(seat - seats_.begin());
-}
-
-bool Scenario::Runnable(std::size_t worker) {
-  if (seats_[worker].left || seats_[worker].in_turn) return false;
-  Worker& candidate = engine_->worker(worker);
-  return candidate.Deadline() <= network_.now() ||
-         static_cast<SimPort&>(candidate.shard().port()).Ready();
+  ASSERT_FALSE(workers_->in_turn(worker));
+  if (workers_->left(worker)) return;
+  workers_->Turn(worker);
+  EXPECT_TRUE(!workers_->left(worker) || engine_->stopping()) << "a worker has ended";
 }
 
 void Scenario::StepAll() {
@@ -168,8 +98,8 @@ void Scenario::StepAll() {
   for (int turns = 0; moved; ++turns) {
     ASSERT_LT(turns, kMostTurns) << "a busy loop";
     moved = false;
-    for (std::size_t i = 0; i < seats_.size(); ++i) {
-      if (!Runnable(i)) continue;
+    for (std::size_t i = 0; i < workers_->count(); ++i) {
+      if (!workers_->Runnable(i)) continue;
       Step(i);
       moved = true;
     }
@@ -180,12 +110,7 @@ void Scenario::PassTime(Duration duration) {
   const TimePoint end = network_.now() + duration;
   for (;;) {
     StepAll();
-    TimePoint next = network_.NextEvent();
-    for (std::size_t i = 0; i < seats_.size(); ++i) {
-      if (!seats_[i].left && !seats_[i].in_turn) {
-        next = std::min(next, engine_->worker(i).Deadline());
-      }
-    }
+    const TimePoint next = std::min(network_.NextEvent(), workers_->NextDeadline());
     if (network_.now() == end || ::testing::Test::HasFatalFailure()) return;
     network_.AdvanceTo(std::min(next, end));
   }
@@ -197,15 +122,30 @@ void Scenario::LetCome(std::function<bool(const Completion&)> which) {
   };
 }
 
-bool Scenario::all_left() const {
-  return std::all_of(seats_.begin(), seats_.end(), [](const Seat& seat) { return seat.left; });
+std::size_t Scenario::closed() const {
+  const auto& records = handler_.records;
+  return static_cast<std::size_t>(std::count_if(
+      records.begin(), records.end(), [](const auto& entry) { return entry.second.closed; }));
+}
+
+RecordingHandler::Record& Scenario::Of(const Client& client) {
+  RecordingHandler::Record* const record = Find(client);
+  if (record == nullptr) throw std::out_of_range("the client was never established");
+  return *record;
+}
+
+RecordingHandler::Record* Scenario::Find(const Client& client) {
+  for (auto& [id, record] : handler_.records) {
+    if (record.remote.port == client->port()) return &record;
+  }
+  return nullptr;
 }
 
 // ---- The fixture.
 
-void DefectsTest::SetUp() { live_before_ = LiveAllocations(); }
+void ScenarioTest::SetUp() { live_before_ = LiveAllocations(); }
 
-void DefectsTest::TearDown() {
+void ScenarioTest::TearDown() {
   if (HasFailure()) return;  // and its messages are left
   EXPECT_EQ(LiveAllocations(), live_before_) << "memory was left";
 }

@@ -16,44 +16,12 @@
 
 #include "engine/engine.h"
 #include "network.h"
+#include "stepper.h"
+#include "support/handlers.h"
 
 namespace iocp::sim {
 
-// Checks the grammar of hooks while it records: a violation is a failure of the test.
-class ScriptedHandler : public Handler {
- public:
-  struct Record {
-    Connection* connection = nullptr;  // no reference: good until its closing hook has run
-    std::string received;
-    std::vector<std::size_t> written;
-    Error error;
-    std::optional<CloseReason> closed;  // why, once the closing hook has begun
-    bool in_hook = false;               // true exactly while a hook of it runs
-  };
-
-  // Called in the hooks, after they were recorded.
-  std::function<void(Connection&)> on_established;
-  std::function<void(Connection&, Buffer&)> on_read;
-  std::function<void(Connection&)> on_closing;
-
-  // By the client's port.
-  std::map<std::uint16_t, Record> records;
-  std::vector<std::string> warnings;
-  unsigned hooks = kHookAll;  // those that it has
-
-  [[nodiscard]] std::size_t closed() const;
-
-  void OnConnectionEstablished(Connection& connection) override;
-  void OnReadCompleted(Connection& connection, Buffer& buffer) override;
-  void OnWriteCompleted(Connection& connection, std::size_t size) override;
-  void OnConnectionError(Connection& connection, Error error) override;
-  void OnConnectionClosing(Connection& connection, CloseReason reason) override;
-  void OnWarning(const std::string& message) override { warnings.push_back(message); }
-  [[nodiscard]] unsigned WantedHooks() const override { return hooks; }
-
- private:
-  class HookScope;
-};
+using testing::RecordingHandler;
 
 class Scenario {
  public:
@@ -76,7 +44,7 @@ class Scenario {
   ~Scenario();
 
   Network& network() { return network_; }
-  ScriptedHandler& handler() { return handler_; }
+  RecordingHandler& handler() { return handler_; }
   Engine& engine() { return *engine_; }
   [[nodiscard]] Stats stats() const { return engine_->stats(); }
 
@@ -86,7 +54,9 @@ class Scenario {
   Client Connect();
   // All that a client receives while it waits for the end of the stream, for a second at most.
   std::string ReceiveAll(const Client& client);
-  ScriptedHandler::Record& Of(const Client& client) { return handler_.records.at(client->port()); }
+  // True exactly when the client's connection was established, be it closed by now.
+  bool Knows(const Client& client) { return Find(client) != nullptr; }
+  RecordingHandler::Record& Of(const Client& client);
   // Only of one that has not ended.
   Connection& ConnectionOf(const Client& client) { return *Of(client).connection; }
 
@@ -94,8 +64,8 @@ class Scenario {
   // fails the test.
   void Step(std::size_t worker);
   // The worker that is in a turn: in a hook, the one that calls it.
-  [[nodiscard]] std::size_t InTurn() const;
-  [[nodiscard]] bool in_turn(std::size_t worker) const { return seats_[worker].in_turn; }
+  [[nodiscard]] std::size_t InTurn() const { return workers_->InTurn(); }
+  [[nodiscard]] bool in_turn(std::size_t worker) const { return workers_->in_turn(worker); }
   // Turns until nobody has anything to do at this moment.
   void StepAll();
   // The same, while the time passes.
@@ -105,25 +75,23 @@ class Scenario {
   void LetAllCome() { network_.held_back = nullptr; }
 
   void RequestStop(Duration timeout) { engine_->RequestStop(network_.now() + timeout); }
-  [[nodiscard]] bool all_left() const;
+  [[nodiscard]] bool all_left() const { return workers_->all_left(); }
+  // Connections whose closing hook has begun.
+  [[nodiscard]] std::size_t closed() const;
 
  private:
-  struct Seat {  // a worker's
-    bool in_turn = false;
-    bool left = false;
-  };
-  bool Runnable(std::size_t worker);
+  RecordingHandler::Record* Find(const Client& client);
 
   Choices choices_{1};
   Network network_;
-  ScriptedHandler handler_;
+  RecordingHandler handler_;
   const Options options_;
   std::unique_ptr<Engine> engine_;
-  std::vector<Seat> seats_;
+  std::unique_ptr<Stepper> workers_;
 };
 
 // Each test leaves the heap as it found it.
-class DefectsTest : public ::testing::Test {
+class ScenarioTest : public ::testing::Test {
  protected:
   void SetUp() override;
   void TearDown() override;

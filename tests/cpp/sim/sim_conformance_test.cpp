@@ -1,7 +1,7 @@
 // The conformance suite over the simulated port, with faults off: what holds for real ports holds
 // for it, so what the server survives on it means something.
-#include "../port_harness.h"
 #include "network.h"
+#include "port/port_harness.h"
 #include "sim_port.h"
 
 namespace iocp::sim {

@@ -6,12 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "../scrambler.h"
+#include "support/scrambler.h"
 #include "app.h"
 #include "engine/engine.h"
 #include "engine/options.h"
 #include "memory.h"
 #include "sim_port.h"
+#include "stepper.h"
 
 namespace iocp::sim {
 namespace {
@@ -54,11 +55,6 @@ class Simulation final : public FailingMemory::Source {
   RunResult Run();
 
  private:
-  struct Seat {  // a worker's
-    bool in_turn = false;
-    bool left = false;
-  };
-
   static Network::Settings DrawNetwork(Choices& choices, const RunSettings& run);
   void DrawOptions();
   bool Start();
@@ -67,7 +63,6 @@ class Simulation final : public FailingMemory::Source {
   bool Fails(bool can_throw) override;
 
   void Move();
-  bool Runnable(std::size_t index);
   bool TurnOfOne();
   void Turn(std::size_t index);
   void Yield();
@@ -82,9 +77,6 @@ class Simulation final : public FailingMemory::Source {
 
   void CheckCounters(bool at_the_end);
   [[nodiscard]] bool failed() const { return !network_.failure().empty(); }
-  [[nodiscard]] bool AllLeft() const {
-    return std::all_of(seats_.begin(), seats_.end(), [](const Seat& seat) { return seat.left; });
-  }
 
   Choices& choices_;
   const RunSettings settings_;
@@ -94,7 +86,7 @@ class Simulation final : public FailingMemory::Source {
   Options options_;
   std::size_t listeners_;
   std::unique_ptr<Engine> engine_;
-  std::vector<Seat> seats_;
+  std::unique_ptr<Stepper> workers_;
   std::vector<std::unique_ptr<Client>> clients_;
   std::size_t most_clients_;
   std::size_t stages_ = 0;  // of each connection
@@ -195,15 +187,16 @@ bool Simulation::Start() {
   for (std::size_t i = 0; i < listeners_; ++i) {
     network_.Check(engine_->Listen({}).ok(), "cannot listen");
   }
-  seats_.resize(engine_->worker_count());
-  for (std::size_t i = 0; i < seats_.size(); ++i) {
+  workers_ = std::make_unique<Stepper>(*engine_, network_);
+  for (std::size_t i = 0; i < workers_->count(); ++i) {
     network_.Check(!engine_->worker(i).Open(), "cannot open a port");
   }
   return !failed();
 }
 
 void Simulation::Chaos() {
-  for (std::size_t moves = choices_.Size(3000); moves > 0 && !failed() && !AllLeft(); --moves) {
+  for (std::size_t moves = choices_.Size(3000); moves > 0 && !failed() && !workers_->all_left();
+       --moves) {
     Move();
     CheckCounters(false);
   }
@@ -214,8 +207,8 @@ void Simulation::Move() {
     network_.AdvanceTo(network_.now() + milliseconds(choices_.Size(60'000)));
   }
   if (choices_.Chance(network_.faults.spurious)) {
-    const std::size_t index = choices_.Below(seats_.size());
-    if (!seats_[index].left) Turn(index);
+    const std::size_t index = choices_.Below(workers_->count());
+    if (!workers_->left(index)) Turn(index);
     return;
   }
   if (choices_.Chance(network_.faults.broken_port)) {
@@ -248,7 +241,7 @@ void Simulation::End() {
   while (!failed()) {
     const bool moved = TurnOfOne();
     CheckCounters(false);
-    if (AllLeft()) break;
+    if (workers_->all_left()) break;
     bool clients_moved = false;
     for (const auto& client : clients_) clients_moved = Finish(*client) || clients_moved;
     if (!stopping &&
@@ -282,17 +275,10 @@ bool Simulation::Fails(bool can_throw) {
 
 // ---- Workers and time.
 
-bool Simulation::Runnable(std::size_t index) {
-  if (seats_[index].left || seats_[index].in_turn) return false;
-  Worker& worker = engine_->worker(index);
-  return worker.Deadline() <= network_.now() ||
-         static_cast<SimPort&>(worker.shard().port()).Ready();
-}
-
 bool Simulation::TurnOfOne() {
   std::vector<std::size_t> runnable;
-  for (std::size_t i = 0; i < seats_.size(); ++i) {
-    if (Runnable(i)) runnable.push_back(i);
+  for (std::size_t i = 0; i < workers_->count(); ++i) {
+    if (workers_->Runnable(i)) runnable.push_back(i);
   }
   if (runnable.empty()) return false;
   Turn(runnable[choices_.Below(runnable.size())]);
@@ -300,31 +286,25 @@ bool Simulation::TurnOfOne() {
 }
 
 void Simulation::Turn(std::size_t index) {
-  if (seats_[index].in_turn) return;
+  if (workers_->in_turn(index)) return;
   ++result_.turns;
   ++depth_;
-  seats_[index].in_turn = true;
   network_.Note("turn", index, 0);
   {
     const FailingMemory::Scope armed(true);
-    seats_[index].left = !engine_->worker(index).Turn();
+    workers_->Turn(index);
   }
-  seats_[index].in_turn = false;
   --depth_;
 }
 
 // Inside a hook: another worker may run until its turn ends.
 void Simulation::Yield() {
   const FailingMemory::Scope unarmed(false);
-  if (depth_ < seats_.size() && choices_.Chance(interleaving_)) TurnOfOne();
+  if (depth_ < workers_->count() && choices_.Chance(interleaving_)) TurnOfOne();
 }
 
 TimePoint Simulation::NextMoment() {
-  TimePoint next = network_.NextEvent();
-  for (std::size_t i = 0; i < seats_.size(); ++i) {
-    if (!seats_[i].left) next = std::min(next, engine_->worker(i).Deadline());
-  }
-  return next;
+  return std::min(network_.NextEvent(), workers_->NextDeadline());
 }
 
 void Simulation::LetTimePass() {

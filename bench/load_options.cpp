@@ -1,0 +1,144 @@
+#include "load_options.h"
+
+#include <arpa/inet.h>
+#include <getopt.h>
+#include <sched.h>
+
+#include <array>
+#include <charconv>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace load {
+namespace {
+
+constexpr const char* kUsage =
+    "usage: iocp_load --port N [options]\n"
+    "\n"
+    "Measures an echo server on the loopback and prints one line of JSON.\n"
+    "\n"
+    "  --host ADDRESS      127.0.0.1; an address in 127.0.0.0/8\n"
+    "  --port N            the server's port\n"
+    "  --connections N     at once (64)\n"
+    "  --bytes N           of a message (64)\n"
+    "  --in-flight N       messages per connection (1)\n"
+    "  --check-every N     look at the bytes of one receive in N, count those of the others (1)\n"
+    "  --connect           each connection lives for one message\n"
+    "  --seconds S         measured time (2)\n"
+    "  --warm-up S         before it (0.5)\n"
+    "  --cpu N             run on this CPU only\n"
+    "  --server-pid PID    also report the server's CPU time and memory\n";
+
+template <typename Number>
+Number ParseNumber(const char* option, const char* text, Number min, Number max) {
+  Number value{};
+  const char* end = text + std::strlen(text);
+  const auto [stop, error] = std::from_chars(text, end, value);
+  // Written so that a NaN is refused as well.
+  if (error != std::errc{} || stop != end || !(value >= min && value <= max)) {
+    Fail(kUsageError, "--%s %s: a number from %s to %s is needed", option, text,
+         std::to_string(min).c_str(), std::to_string(max).c_str());
+  }
+  return value;
+}
+
+std::uint64_t ParseSeconds(const char* option, const char* text, double min) {
+  return static_cast<std::uint64_t>(ParseNumber(option, text, min, 600.0) *
+                                    static_cast<double>(kSecond));
+}
+
+void ParseHost(const char* text, sockaddr_in& address) {
+  if (inet_pton(AF_INET, text, &address.sin_addr) != 1) {
+    Fail(kUsageError, "--host %s: a numeric IPv4 address is needed", text);
+  }
+  if (ntohl(address.sin_addr.s_addr) >> 24U != 127) {
+    Fail(kUsageError, "--host %s: refused, only loopback addresses (127.0.0.0/8) are measured",
+         text);
+  }
+}
+
+}  // namespace
+
+void Fail(int exit_code, const char* format, ...) {
+  std::fputs("iocp_load: ", stderr);
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  std::fputc('\n', stderr);
+  std::exit(exit_code);
+}
+
+Options ParseOptions(int argc, char** argv) {
+  static constexpr std::array<option, 13> kLongOptions = {{
+      {"host", required_argument, nullptr, 'h'},
+      {"port", required_argument, nullptr, 'p'},
+      {"connections", required_argument, nullptr, 'c'},
+      {"bytes", required_argument, nullptr, 'b'},
+      {"in-flight", required_argument, nullptr, 'f'},
+      {"check-every", required_argument, nullptr, 'k'},
+      {"connect", no_argument, nullptr, 'C'},
+      {"seconds", required_argument, nullptr, 's'},
+      {"warm-up", required_argument, nullptr, 'w'},
+      {"cpu", required_argument, nullptr, 'u'},
+      {"server-pid", required_argument, nullptr, 'P'},
+      {"help", no_argument, nullptr, '?'},
+      {nullptr, 0, nullptr, 0},
+  }};
+  Options options;
+  options.server.sin_family = AF_INET;
+  options.server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  int which = 0;
+  int index = 0;
+  while ((which = getopt_long(argc, argv, "", kLongOptions.data(), &index)) != -1) {
+    const char* name = which == '?' ? "" : kLongOptions[static_cast<std::size_t>(index)].name;
+    switch (which) {
+      case 'h':
+        ParseHost(optarg, options.server);
+        break;
+      case 'p':
+        options.server.sin_port = htons(ParseNumber<std::uint16_t>(name, optarg, 1, 65535));
+        break;
+      case 'c':
+        options.connections = ParseNumber<std::size_t>(name, optarg, 1, 100'000);
+        break;
+      case 'b':
+        options.bytes = ParseNumber<std::size_t>(name, optarg, 1, 16'777'216);
+        break;
+      case 'f':
+        options.in_flight = ParseNumber<std::size_t>(name, optarg, 1, 4096);
+        break;
+      case 'k':
+        options.check_every = ParseNumber<std::size_t>(name, optarg, 1, 1024);
+        break;
+      case 'C':
+        options.connect_mode = true;
+        break;
+      case 's':
+        options.duration = ParseSeconds(name, optarg, 0.01);
+        break;
+      case 'w':
+        options.warm_up = ParseSeconds(name, optarg, 0.0);
+        break;
+      case 'u':
+        options.cpu = ParseNumber(name, optarg, 0, CPU_SETSIZE - 1);
+        break;
+      case 'P':
+        options.server_pid = ParseNumber<pid_t>(name, optarg, 1, 1 << 30);
+        break;
+      default:
+        std::fputs(kUsage, stderr);
+        std::exit(kUsageError);
+    }
+  }
+  if (optind != argc) Fail(kUsageError, "unexpected argument: %s", argv[optind]);
+  if (options.server.sin_port == 0) Fail(kUsageError, "--port is needed");
+  if (options.connect_mode && options.in_flight != 1) {
+    Fail(kUsageError, "--connect has one message per connection, so no --in-flight");
+  }
+  return options;
+}
+
+}  // namespace load
