@@ -52,7 +52,7 @@ def program_of(test: NamedTest) -> str | None:
     lists = (REPOSITORY / "tests/cpp" / folder / "CMakeLists.txt").read_text("utf-8")
     for name, sources in re.findall(r"iocp_test\((\w+)([^)]*)\)", lists):
         if Path(test.file).name in [f"{name}.cpp", *sources.split()]:
-            return (folder / name).as_posix()
+            return f"{folder}/{name}"
     sys.exit(f"no program has {test.file}")
 
 

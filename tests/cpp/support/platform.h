@@ -1,5 +1,5 @@
 // What the tests need of the system, by the same names on every system: its sockets, descriptors
-// and processor time. The clients are client.h and server_harness.h.
+// and processor time. The clients are client.h and port/loopback.h.
 #pragma once
 
 #ifdef _WIN32
