@@ -39,12 +39,15 @@ class Inbound {
   // Forgets what is early; nothing is delivered any more.
   void Clear() { reorder_.Clear(); }
 
-  // True exactly when the peer's stream has ended, in order.
+  // True exactly when the peer's stream has ended, and all before it has come.
   [[nodiscard]] bool ended() const { return static_cast<bool>(end_); }
   // How it ended: kEndOfStream, or worse.
   [[nodiscard]] const Error& end() const { return end_; }
   void End(const Error& how) { end_ = how; }
   [[nodiscard]] bool ended_in_order() const { return end_.kind == ErrorKind::kEndOfStream; }
+  // True exactly when OnEndOfStream was called, or was due and nobody wanted it.
+  [[nodiscard]] bool end_reported() const { return end_reported_; }
+  void ReportEnd() { end_reported_ = true; }
 
   void CountBytes(std::size_t bytes) { received_bytes_.Add(bytes); }
 
@@ -86,6 +89,7 @@ class Inbound {
   Error end_;
   bool in_flight_ = false;
   bool port_paused_ = false;
+  bool end_reported_ = false;
   bool over_high_water_ = false;  // true exactly from above the high mark to the low mark
 };
 

@@ -97,11 +97,13 @@ class RecordingHandler : public Handler {
     Error error;
     std::string received;
     std::vector<std::size_t> written;
+    bool ended = false;  // true exactly when the end of the peer's stream was reported
   };
 
   // Called in the hooks, after they were recorded and with no lock held.
   std::function<void(Connection&)> on_established;
   std::function<void(Connection&, Buffer&)> on_read;
+  std::function<EndOfStream(Connection&)> on_end_of_stream;
   std::function<void(Connection&, CloseReason)> on_closing;
 
   template <typename Predicate>
@@ -126,6 +128,7 @@ class RecordingHandler : public Handler {
     const Scope scope(*this, connection);
     {
       const std::lock_guard lock(mutex_);
+      EXPECT_FALSE(records[connection.id()].ended) << "data behind the end of the stream";
       records[connection.id()].received += buffer.view();
     }
     EXPECT_GT(buffer.size(), 0U);
@@ -135,6 +138,14 @@ class RecordingHandler : public Handler {
     const Scope scope(*this, connection);
     const std::lock_guard lock(mutex_);
     records[connection.id()].written.push_back(bytes);
+  }
+  EndOfStream OnEndOfStream(Connection& connection) override {
+    const Scope scope(*this, connection);
+    {
+      const std::lock_guard lock(mutex_);
+      EXPECT_FALSE(std::exchange(records[connection.id()].ended, true)) << "the stream ends twice";
+    }
+    return on_end_of_stream ? on_end_of_stream(connection) : EndOfStream::kClose;
   }
   void OnConnectionError(Connection& connection, Error error) override {
     const Scope scope(*this, connection);

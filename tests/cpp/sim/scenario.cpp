@@ -62,6 +62,7 @@ void ScriptedHandler::OnConnectionEstablished(Connection& connection) {
 
 void ScriptedHandler::OnReadCompleted(Connection& connection, Buffer& buffer) {
   const HookScope scope(*this, connection);
+  EXPECT_FALSE(scope.record.ended) << "data behind the end of the stream";
   scope.record.received += buffer.view();
   if (on_read) on_read(connection, buffer);
 }
@@ -69,6 +70,12 @@ void ScriptedHandler::OnReadCompleted(Connection& connection, Buffer& buffer) {
 void ScriptedHandler::OnWriteCompleted(Connection& connection, std::size_t size) {
   const HookScope scope(*this, connection);
   scope.record.written.push_back(size);
+}
+
+EndOfStream ScriptedHandler::OnEndOfStream(Connection& connection) {
+  const HookScope scope(*this, connection);
+  EXPECT_FALSE(std::exchange(scope.record.ended, true)) << "the stream ends twice";
+  return on_end_of_stream ? on_end_of_stream(connection) : EndOfStream::kClose;
 }
 
 void ScriptedHandler::OnConnectionError(Connection& connection, Error error) {
@@ -98,7 +105,9 @@ Scenario::Scenario(const Setup& setup)
 Scenario::~Scenario() {
   handler_.on_established = nullptr;
   handler_.on_read = nullptr;
+  handler_.on_end_of_stream = nullptr;
   handler_.on_closing = nullptr;
+  handler_.on_batch = nullptr;
   network_.faults = {};
   network_.exhausted = false;
   network_.yield = [] {};

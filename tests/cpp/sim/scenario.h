@@ -26,6 +26,7 @@ class ScriptedHandler : public Handler {
     Connection* connection = nullptr;  // no reference: good until its closing hook has run
     std::string received;
     std::vector<std::size_t> written;
+    bool ended = false;  // true exactly when the end of the client's stream was reported
     Error error;
     std::optional<CloseReason> closed;  // why, once the closing hook has begun
     bool in_hook = false;               // true exactly while a hook of it runs
@@ -34,7 +35,10 @@ class ScriptedHandler : public Handler {
   // Called in the hooks, after they were recorded.
   std::function<void(Connection&)> on_established;
   std::function<void(Connection&, Buffer&)> on_read;
+  std::function<EndOfStream(Connection&)> on_end_of_stream;
   std::function<void(Connection&)> on_closing;
+  // Called when a batch of hooks begins, before the first of them.
+  std::function<void()> on_batch;
 
   // By the client's port.
   std::map<std::uint16_t, Record> records;
@@ -46,8 +50,12 @@ class ScriptedHandler : public Handler {
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
   void OnWriteCompleted(Connection& connection, std::size_t size) override;
+  EndOfStream OnEndOfStream(Connection& connection) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
+  void OnBatchBegin() override {
+    if (on_batch) on_batch();
+  }
   void OnWarning(const std::string& message) override { warnings.push_back(message); }
   [[nodiscard]] unsigned WantedHooks() const override { return hooks; }
 
