@@ -168,6 +168,9 @@ void Worker::Dispatch(Completion& completion) {
 
 // All that was in flight ends by itself. One word to the operator is enough for all workers.
 void Worker::OnBroken(const Error& error) {
+  shard_.ForEach([&](Session& session) {
+    if (Acquire(session)) session.Break(*this, error);
+  });
   if (!engine_.FirstToBreak()) return;
   Warn([&] {
     return "backend '" + std::string(engine_.backend()) +

@@ -181,6 +181,11 @@ void Session::ApplySend(Owner& owner, std::size_t bytes, const Error& error) {
   outbound_.CountSent(bytes, &owner.send_memory());
 }
 
+void Session::Break(Owner& owner, const Error& error) {
+  const bool waits = inbound_.in_flight() || outbound_.in_flight();
+  if (closing_.phase() == Phase::kOpen && !waits) Fail(owner, error);
+}
+
 bool Session::settled() const {
   return closing_.phase() == Phase::kOpen && outbound_.settled() && !inbound_.has_deferred() &&
          !inbound_.port_paused() && !inbound_.ended();

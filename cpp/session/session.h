@@ -82,6 +82,9 @@ class Session final : public Connection, public Socket, public TimerNode, public
       ApplySend(owner, completion.bytes, completion.error);
     }
   }
+  // The port has stopped working. Ends a session that is open with nothing in flight, as it is
+  // behind the end of its peer's stream: no completion would report the error to it.
+  void Break(Owner& owner, const Error& error);
   // True when nothing follows from a send that has ended: most need no place in the turn.
   [[nodiscard]] bool settled() const;
   // Hands what was received in this turn to the hook.
