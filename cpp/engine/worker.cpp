@@ -155,6 +155,10 @@ void Worker::Dispatch(Completion& completion) {
 
 // All that was in flight ends by itself. One word to the operator is enough for all workers.
 void Worker::OnBroken(const Error& error) {
+  // Also those with nothing in flight, as behind the end of their peer's stream: no completion would
+  // report the error to them.
+  broken_ = error;
+  shard_.ForEach([this](Session& session) { Acquire(session); });
   if (!engine_.FirstToBreak()) return;
   Warn([&] {
     return "backend '" + std::string(engine_.backend()) +

@@ -44,8 +44,8 @@ class Connection {
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,
   // closes. A peer that has not acknowledged all bytes by then is reset. What the peer still sends
   // is discarded. When the peer ends its stream the server closes the connection in this way, once
-  // the hooks have had all data before the end. From then on Send answers kClosed, so an answer
-  // that another thread works out comes too late.
+  // the hooks have had all data before the end, unless Handler::OnEndOfStream keeps it open: for an
+  // answer that another thread works out, say.
   void Close();
   // Resets the connection now. What is queued, to send or to deliver, is dropped.
   void Abort();

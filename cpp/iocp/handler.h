@@ -44,10 +44,11 @@ class Handler {
   virtual void OnReadCompleted(Connection&, Buffer&) {}
   // Once for each accepted Send, with its length, when its last byte is with the system.
   virtual void OnWriteCompleted(Connection&, std::size_t) {}
-  // The peer has finished sending, and OnReadCompleted has had all of it. kClose sends what is
-  // queued by now and closes the connection, with CloseReason::kPeerClosed. kKeepOpen leaves it
-  // open for sending until somebody closes it; a peer that goes away then is seen by the next send,
-  // or by idle_timeout. Not called for a connection that was never reported as established.
+  // The peer has finished sending, and OnReadCompleted has had all of it. Called at most once, and
+  // not when the connection was closed or broke before. kClose sends what is queued by now and
+  // closes the connection, with CloseReason::kPeerClosed; so does an exception, unless OnHookError
+  // aborts. kKeepOpen leaves it open for sending until somebody closes it. If the peer goes away
+  // then, a later send fails, or idle_timeout ends the connection.
   virtual EndOfStream OnEndOfStream(Connection&) { return EndOfStream::kClose; }
   virtual void OnConnectionError(Connection&, Error) {}
   virtual void OnConnectionClosing(Connection&, CloseReason) {}

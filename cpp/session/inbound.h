@@ -39,7 +39,7 @@ class Inbound {
   // Forgets what is early; nothing is delivered any more.
   void Clear() { reorder_.Clear(); }
 
-  // True exactly when the peer's stream has ended, in order.
+  // True exactly when the peer's stream has ended, and all before it has come.
   [[nodiscard]] bool ended() const { return static_cast<bool>(end_); }
   // How it ended: kEndOfStream, or worse.
   [[nodiscard]] const Error& end() const { return end_; }
@@ -48,6 +48,9 @@ class Inbound {
   // True exactly when the wire has ended too. A stage may end the stream before.
   [[nodiscard]] bool wire_ended() const { return wire_ended_; }
   void EndWire() { wire_ended_ = true; }
+  // True exactly when OnEndOfStream was called, or was due and nobody wanted it.
+  [[nodiscard]] bool end_reported() const { return end_reported_; }
+  void ReportEnd() { end_reported_ = true; }
 
   void CountBytes(std::size_t bytes) { received_bytes_.Add(bytes); }
 
@@ -90,6 +93,7 @@ class Inbound {
   bool in_flight_ = false;
   bool wire_ended_ = false;
   bool port_paused_ = false;
+  bool end_reported_ = false;
   bool over_high_water_ = false;  // true exactly from above the high mark to the low mark
 };
 

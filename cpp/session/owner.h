@@ -62,6 +62,8 @@ class Owner {
   [[nodiscard]] TimePoint looked_at() const { return looked_at_; }
   // When what is still open is aborted; max: the server does not stop.
   [[nodiscard]] TimePoint stop_deadline() const { return stop_deadline_; }
+  // Why the port has stopped working for good; kNone: it has not.
+  [[nodiscard]] const Error& broken() const { return broken_; }
 
  protected:
   // For as long as this lives, `owner` is the thread's. A test may let another worker take a turn
@@ -83,6 +85,7 @@ class Owner {
   TimePoint now_;
   TimePoint looked_at_;
   TimePoint stop_deadline_ = TimePoint::max();
+  Error broken_;
 
  private:
   CompletionPort& port_;

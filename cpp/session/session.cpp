@@ -242,7 +242,7 @@ void Session::DeliverPending(Owner& owner) {
                              [&](Buffer& buffer) { NotifyRead(owner, buffer); });
     if (!Deliverable()) inbound_.DropDeferred();
   }
-  if (inbound_.ended() && EndOfStreamDue(owner)) NotifyEndOfStream(owner);
+  if (inbound_.ended() && EndOfStreamDue()) NotifyEndOfStream(owner);
   if (closing_.phase() == Phase::kClosed) NotifyClosed(owner);
 }
 
@@ -274,22 +274,26 @@ void Session::NotifyCompletedSends(Owner& owner) {
   }
 }
 
-// True when the peer's stream has ended, the hooks have had all before it, and nobody has been
-// asked yet what follows. A connection that was never reported has nobody to ask.
-bool Session::EndOfStreamDue(Owner& owner) {
-  return !end_notified_ && inbound_.ended_in_order() && closing_.phase() == Phase::kOpen &&
-         established() && owner.hooks().wants(kHookEndOfStream) && !inbound_.has_deferred() &&
-         !Blocked() && Deliverable();
+// True when the peer's stream has ended, the hooks have had all before it, and it was not reported
+// yet. While reading is blocked, the end waits like data.
+bool Session::EndOfStreamDue() {
+  return !inbound_.end_reported() && inbound_.ended_in_order() &&
+         closing_.phase() == Phase::kOpen && !inbound_.has_deferred() && !Blocked() &&
+         Deliverable();
 }
 
 void Session::NotifyEndOfStream(Owner& owner) {
-  // Looked at again once the batch has begun, as for a read.
-  owner.hooks().Enter();
-  if (!EndOfStreamDue(owner)) return;
-  end_notified_ = true;
-  owner.hooks().Run(*this, kHookEndOfStream, [&](Handler& handler) {
-    keeps_open_ = handler.OnEndOfStream(*this) == EndOfStream::kKeepOpen;
-  });
+  HookBatch& hooks = owner.hooks();
+  // A connection that was never reported has nobody to ask.
+  if (established() && hooks.wants(kHookEndOfStream)) {
+    // Looked at again once the batch has begun, as for a read.
+    hooks.Enter();
+    if (!EndOfStreamDue()) return;
+    hooks.Run(*this, kHookEndOfStream, [&](Handler& handler) {
+      keeps_open_ = handler.OnEndOfStream(*this) == EndOfStream::kKeepOpen;
+    });
+  }
+  inbound_.ReportEnd();
 }
 
 void Session::NotifyClosed(Owner& owner) {
@@ -316,6 +320,10 @@ bool Session::Progress(Owner& owner) {
   const std::size_t arrived = owner.arrivals().size();
   if (inbox_.has_requests()) TakeRequests(owner);
   if (inbound_.ended()) ActOnEnd(owner);
+  if (owner.broken() && closing_.phase() == Phase::kOpen && !inbound_.in_flight() &&
+      !outbound_.in_flight()) {
+    Fail(owner, owner.broken());
+  }
   // Completions from the inbox are delivered first.
   if (closing_.phase() != Phase::kOpen || owner.arrivals().size() == arrived) {
     CheckDeadlines(owner);
@@ -330,7 +338,7 @@ bool Session::Progress(Owner& owner) {
   if (timeouts_.Arm(deadline)) owner.ArmTimer(*this, deadline);
   // What another worker left in the inbox is delivered before anybody else can own the session.
   return owner.arrivals().size() != arrived || !outbound_.ended().empty() ||
-         (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue(owner));
+         (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue());
 }
 
 void Session::TakeRequests(Owner& owner) {
@@ -361,7 +369,8 @@ void Session::ActOnEnd(Owner& owner) {
   if (inbound_.has_deferred()) return;
   switch (closing_.phase()) {
     case Phase::kOpen:
-      if (!Blocked() && !keeps_open_ && !EndOfStreamDue(owner)) {
+      // What somebody has asked for meanwhile goes before it.
+      if (inbound_.end_reported() && !keeps_open_ && Deliverable()) {
         BeginFlush(owner, CloseReason::kPeerClosed);
       }
       return;

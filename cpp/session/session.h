@@ -124,7 +124,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // Hooks.
   [[nodiscard]] bool Deliverable() const;
   [[nodiscard]] bool Blocked();
-  [[nodiscard]] bool EndOfStreamDue(Owner& owner);
+  [[nodiscard]] bool EndOfStreamDue();
   void NotifyEstablished(Owner& owner);
   void NotifyRead(Owner& owner, Buffer& buffer);
   void NotifyCompletedSends(Owner& owner);
@@ -153,8 +153,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   Session* next_free_ = nullptr;
   mutable std::atomic<std::uint32_t> references_{1};
   std::atomic<bool> established_{false};
-  bool end_notified_ = false;  // true exactly when OnEndOfStream was due
-  bool keeps_open_ = false;    // true exactly when it has answered kKeepOpen
+  bool keeps_open_ = false;  // true exactly when OnEndOfStream has answered kKeepOpen
   // Constant from Begin until the session has finished.
   CompletionPort* port_ = nullptr;
   const Options* options_ = nullptr;

@@ -11,7 +11,8 @@ void Timeouts::ForEach(const Options& options, const Inbound& inbound, const Out
   if (options.write_timeout && outbound.in_flight()) {
     visit(CloseReason::kWriteTimeout, outbound.began_at() + *options.write_timeout);
   }
-  if (options.first_data_timeout && inbound.bytes_received() == 0) {
+  // Not once the end of a stream without data was reported: nobody waits for data any more.
+  if (options.first_data_timeout && inbound.bytes_received() == 0 && !inbound.end_reported()) {
     visit(CloseReason::kFirstDataTimeout, accepted_at_ + *options.first_data_timeout);
   }
   if (options.idle_timeout) {

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support import REPOSITORY, Address, Child, ask, linux_only, open_client, recv_to_end
+from support import (
+    REPOSITORY,
+    Address,
+    Child,
+    ask,
+    linux_only,
+    open_client,
+    pattern,
+    recv_to_end,
+)
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -29,7 +40,12 @@ def _running(name: str, backend: str) -> Iterator[Address]:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"echo.py", "chat.py", "speak_first.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "echo.py",
+        "chat.py",
+        "speak_first.py",
+        "upload.py",
+    }
 
 
 def test_echo(backend: str) -> None:
@@ -71,6 +87,17 @@ def test_speak_first(backend: str) -> None:
                 answer = recv_to_end(client)
                 assert answer.endswith(b"\r\n")
                 assert len(answer) > 10
+
+
+def test_upload(backend: str) -> None:
+    with _running("upload.py", backend) as address:
+        for size in (0, 1, 1_000_000):
+            upload = pattern(size)
+            with open_client(address) as client:
+                client.sendall(upload)
+                client.shutdown(socket.SHUT_WR)
+                digest = hashlib.sha256(upload).hexdigest()
+                assert recv_to_end(client) == f"{digest}  {size} bytes\n".encode()
 
 
 def test_examples_are_short() -> None:

@@ -293,6 +293,7 @@ MISSPELT = {
     "on_hook_errors": "did you mean on_hook_error?",
     "on_data": "did you mean on_read_completed?",
     "on_close": "did you mean on_connection_closing?",
+    "on_eof": "did you mean on_end_of_stream?",
     "on_line": "hooks are on_connection_established, on_read_completed,",
 }
 

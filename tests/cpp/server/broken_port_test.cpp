@@ -86,6 +86,24 @@ TEST_P(BrokenPortTest, ConnectionsAreReportedClosedAndTheOperatorIsWarnedOnce) {
   }
 }
 
+// It has nothing in flight that the port could end.
+TEST_P(BrokenPortTest, AConnectionThatIsKeptOpenBehindItsEndIsReportedClosed) {
+  handler_.on_end_of_stream = [](Connection&) { return EndOfStream::kKeepOpen; };
+  Start(1);
+  const Client ended(server_.address());
+  ended.EndStream();
+  ASSERT_TRUE(handler_.WaitFor(
+      [&] { return handler_.records.size() == 1 && handler_.records.begin()->second.ended; }));
+  const Client client(server_.address());
+  client.Send("go");
+  ASSERT_TRUE(handler_.WaitFor([&] { return handler_.closed == 2; }));
+  for (const auto& [id, record] : handler_.records) {
+    EXPECT_EQ(record.error.code, EPERM);
+    EXPECT_EQ(record.closed, CloseReason::kError);
+  }
+  server_.Shutdown(1s);
+}
+
 INSTANTIATE_TEST_SUITE_P(Ports, BrokenPortTest, ::testing::ValuesIn(AvailableBackends()),
                          [](const auto& backend) { return backend.param; });
 

@@ -27,6 +27,7 @@ class RecordingHandler : public Handler {
     Address remote;
     std::string received;
     std::vector<std::size_t> written;
+    bool ended = false;  // true exactly when the end of the peer's stream was reported
     Error error;
     std::optional<CloseReason> closed;  // why, once the closing hook has begun
     bool in_hook = false;               // true exactly while a hook of it runs
@@ -36,7 +37,10 @@ class RecordingHandler : public Handler {
   // Called in the hooks, after they were recorded and with no lock held.
   std::function<void(Connection&)> on_established;
   std::function<void(Connection&, Buffer&)> on_read;
+  std::function<EndOfStream(Connection&)> on_end_of_stream;
   std::function<void(Connection&, CloseReason)> on_closing;
+  // Called when a batch of hooks begins, before the first of them.
+  std::function<void()> on_batch;
   std::function<void()> on_worker_begin, on_worker_end, on_stopped;
 
   template <typename Predicate>
@@ -63,13 +67,23 @@ class RecordingHandler : public Handler {
   }
   void OnReadCompleted(Connection& connection, Buffer& buffer) override {
     const Scope scope(*this, connection);
-    scope.Note([&](Record& record) { record.received += buffer.view(); });
+    scope.Note([&](Record& record) {
+      EXPECT_FALSE(record.ended) << "data behind the end of the stream";
+      record.received += buffer.view();
+    });
     EXPECT_GT(buffer.size(), 0U);
     if (on_read) on_read(connection, buffer);
   }
   void OnWriteCompleted(Connection& connection, std::size_t bytes) override {
     const Scope scope(*this, connection);
     scope.Note([&](Record& record) { record.written.push_back(bytes); });
+  }
+  EndOfStream OnEndOfStream(Connection& connection) override {
+    const Scope scope(*this, connection);
+    scope.Note([&](Record& record) {
+      EXPECT_FALSE(std::exchange(record.ended, true)) << "the stream ends twice";
+    });
+    return on_end_of_stream ? on_end_of_stream(connection) : EndOfStream::kClose;
   }
   void OnConnectionError(Connection& connection, Error error) override {
     const Scope scope(*this, connection);
@@ -87,6 +101,9 @@ class RecordingHandler : public Handler {
     const std::lock_guard lock(mutex_);
     warnings.push_back(message);
     changed_.notify_all();
+  }
+  void OnBatchBegin() override {
+    if (on_batch) on_batch();
   }
   void OnWorkerBegin() override {
     if (on_worker_begin) on_worker_begin();
