@@ -361,6 +361,6 @@ def test_many_clients_are_answered_by_another_thread(serve: Serve) -> None:
 @pytest.mark.parametrize("name", ["on_end", "on_eof", "on_eof_received", "on_end_of_streams"])
 def test_what_others_call_it_is_refused_with_its_name(backend: str, name: str) -> None:
     server: Any = type("Mine", (iocp_bind.Server,), {name: lambda self, conn: None})()
-    with pytest.raises(TypeError, match=f"{name} is no hook: did you mean on_end_of_stream?"):
+    with pytest.raises(TypeError, match=f"{name} is not a hook: did you mean on_end_of_stream?"):
         server.start(port=0, backend=backend)
     assert not server.running
