@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <random>
@@ -49,7 +50,7 @@ class HalfCloseHandler : public RecordingHandler {
  public:
   std::function<void(Connection&)> on_written;
   std::atomic<unsigned> failed_hooks{0};  // those that an exception has left, as bits
-  bool forgives = false;                  // true exactly when such a connection is not aborted
+  std::atomic<bool> forgives{false};      // true exactly when such a connection is not aborted
   unsigned wanted = kHookAll;
 
   void OnWriteCompleted(Connection& connection, std::size_t size) override {
@@ -76,10 +77,31 @@ class HalfCloseTest : public ::testing::TestWithParam<std::string> {
     const Status status = server_.Start(options);
     ASSERT_TRUE(status.ok()) << status.message;
   }
-  // The record of the one connection there was.
-  RecordingHandler::Record& Only() {
-    EXPECT_EQ(handler_.records.size(), 1U);
-    return handler_.records.begin()->second;
+  // The record of one connection, as it is now.
+  RecordingHandler::Record Of(std::uint64_t id) {
+    RecordingHandler::Record record;
+    handler_.WaitFor([&] {
+      record = handler_.records.at(id);
+      return true;
+    });
+    return record;
+  }
+  // That of the youngest connection.
+  RecordingHandler::Record Last() {
+    RecordingHandler::Record record;
+    handler_.WaitFor([&] {
+      record = handler_.records.rbegin()->second;
+      return true;
+    });
+    return record;
+  }
+  // That of the one connection there was.
+  RecordingHandler::Record Only() {
+    handler_.WaitFor([&] {
+      EXPECT_EQ(handler_.records.size(), 1U);
+      return true;
+    });
+    return Last();
   }
   bool WaitForClosed(std::size_t count = 1) {
     return handler_.WaitFor([&] { return handler_.closed == count; });
@@ -155,7 +177,7 @@ TEST_P(HalfCloseTest, AnotherThreadAnswersLater) {
   EXPECT_EQ(connection->Send("x", 1), SendResult::kClosed);
   EXPECT_EQ(client.WaitForEnd(), 0);
   ASSERT_TRUE(WaitForClosed(2));
-  EXPECT_EQ(handler_.records[connection->id()].reason, CloseReason::kLocalClose);
+  EXPECT_EQ(Of(connection->id()).reason, CloseReason::kLocalClose);
 }
 
 // Several pieces are under way at any time, so the backlog stays above the high mark.
@@ -260,13 +282,10 @@ TEST_P(HalfCloseTest, TheHookWaitsWhileReadingIsPaused) {
     other.EndStream();
     ASSERT_TRUE(WaitForEnded());
   }
-  ASSERT_TRUE(handler_.WaitFor([&] {
-    EXPECT_FALSE(handler_.records[connection->id()].ended);
-    return true;
-  }));
+  EXPECT_FALSE(Of(connection->id()).ended);
   connection->ResumeReading();
   ASSERT_TRUE(WaitForEnded(2));
-  EXPECT_TRUE(handler_.records[connection->id()].received == request);
+  EXPECT_TRUE(Of(connection->id()).received == request);
   EXPECT_TRUE(connection->is_open());
 }
 
@@ -368,7 +387,7 @@ TEST_P(HalfCloseTest, AnExceptionInTheHookEndsTheConnection) {
   EXPECT_EQ(client.Receive(100, &error), "half an answer");
   EXPECT_EQ(error, 0);
   ASSERT_TRUE(WaitForClosed(2));
-  EXPECT_EQ(handler_.records.rbegin()->second.reason, CloseReason::kPeerClosed);
+  EXPECT_EQ(Last().reason, CloseReason::kPeerClosed);
 }
 
 TEST_P(HalfCloseTest, TimeoutsGoOn) {
@@ -396,7 +415,7 @@ TEST_P(HalfCloseTest, TimeoutsGoOn) {
   const Client stuck(server_.address());
   stuck.EndStream();
   ASSERT_TRUE(WaitForClosed(2));
-  EXPECT_EQ(handler_.records.rbegin()->second.reason, CloseReason::kWriteTimeout);
+  EXPECT_EQ(Last().reason, CloseReason::kWriteTimeout);
 }
 
 TEST_P(HalfCloseTest, FirstDataTimeoutIsOverWithTheEnd) {
@@ -412,7 +431,7 @@ TEST_P(HalfCloseTest, FirstDataTimeoutIsOverWithTheEnd) {
   const Client silent(server_.address());
   EXPECT_EQ(silent.WaitForEnd(), 0);
   ASSERT_TRUE(WaitForClosed());
-  EXPECT_EQ(handler_.records.rbegin()->second.reason, CloseReason::kFirstDataTimeout);
+  EXPECT_EQ(Last().reason, CloseReason::kFirstDataTimeout);
   const ConnectionPtr connection = OnlyOpen();
   Send(*connection, "news");
   connection->Close();
