@@ -114,12 +114,15 @@ class Server:
         """
 
     def on_end_of_stream(self, conn: Connection) -> None:
-        """Called when the client has finished sending and `on_read_completed` has had all of it.
+        """Report that the client has finished sending; `on_read_completed` has had all of it.
 
         Override it to answer after that: the connection then stays open for sending until
-        somebody calls `conn.close()`. A client that goes away meanwhile is noticed by the next
-        send or by ``idle_timeout``. Without it the connection is closed, after what has been sent
-        by then. It is not called for a client for which `on_connection_established` was not.
+        `conn.close()` is called, in this hook or later, on any thread. If the client goes away
+        meanwhile, a later send fails, or ``idle_timeout`` ends the connection. Without this hook
+        the connection is closed, after what has been sent by then.
+
+        It comes once at most: not when the connection was closed or broke before, and not for a
+        client for which `on_connection_established` was not called.
         """
 
     def on_connection_error(self, conn: Connection, error: OSError) -> None:

@@ -299,13 +299,20 @@ def test_a_client_that_resets_behind_its_end_is_noticed_while_sending(
 
 def test_shutdown_closes_them_in_time(serve: Serve, connect: Connect) -> None:
     much = bytes(50_000_000)
-    server = HalfCloser(end_of_stream=lambda conn: conn.bytes_received and conn.send(much))
-    serve(server, workers=2)
+    sent = threading.Event()
+
+    def send_much(conn: Connection) -> None:
+        if conn.bytes_received:
+            assert conn.send(much)
+            sent.set()
+
+    server = serve(HalfCloser(end_of_stream=send_much), workers=2)
     quiet, stuck = connect(server), connect(server)
     _half_closed(server, quiet)
     stuck.sendall(b"x")
     stuck.shutdown(socket.SHUT_WR)
     server.wait_count("end_of_stream", 2)
+    assert sent.wait(DEADLINE)
     began = time.monotonic()
     server.shutdown(1)
     assert time.monotonic() - began < 3

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <random>
@@ -51,7 +52,7 @@ class HalfCloseHandler : public RecordingHandler {
  public:
   std::function<void(Connection&)> on_written;
   std::atomic<unsigned> failed_hooks{0};  // those that an exception has left, as bits
-  bool forgives = false;                  // true exactly when such a connection is not aborted
+  std::atomic<bool> forgives{false};      // true exactly when such a connection is not aborted
   unsigned wanted = kHookAll;
 
   void OnWriteCompleted(Connection& connection, std::size_t size) override {
@@ -78,10 +79,31 @@ class HalfCloseTest : public ::testing::TestWithParam<std::string> {
     const Status status = server_.Start(options);
     ASSERT_TRUE(status.ok()) << status.message;
   }
-  // The record of the one connection there was.
-  RecordingHandler::Record& Only() {
-    EXPECT_EQ(handler_.records.size(), 1U);
-    return handler_.records.begin()->second;
+  // The record of one connection, as it is now.
+  RecordingHandler::Record Of(std::uint64_t id) {
+    RecordingHandler::Record record;
+    handler_.WaitFor([&] {
+      record = handler_.records.at(id);
+      return true;
+    });
+    return record;
+  }
+  // That of the youngest connection.
+  RecordingHandler::Record Last() {
+    RecordingHandler::Record record;
+    handler_.WaitFor([&] {
+      record = handler_.records.rbegin()->second;
+      return true;
+    });
+    return record;
+  }
+  // That of the one connection there was.
+  RecordingHandler::Record Only() {
+    handler_.WaitFor([&] {
+      EXPECT_EQ(handler_.records.size(), 1U);
+      return true;
+    });
+    return Last();
   }
   bool WaitForClosed(std::size_t count = 1) {
     return handler_.WaitFor([&] { return handler_.closed == count; });
@@ -157,7 +179,7 @@ TEST_P(HalfCloseTest, AnotherThreadAnswersLater) {
   EXPECT_EQ(connection->Send("x", 1), SendResult::kClosed);
   EXPECT_EQ(client.WaitForEnd(), 0);
   ASSERT_TRUE(WaitForClosed(2));
-  EXPECT_EQ(handler_.records[connection->id()].closed, CloseReason::kLocalClose);
+  EXPECT_EQ(Of(connection->id()).closed, CloseReason::kLocalClose);
 }
 
 // Several pieces are under way at any time, so the backlog stays above the high mark.
@@ -262,13 +284,10 @@ TEST_P(HalfCloseTest, TheHookWaitsWhileReadingIsPaused) {
     other.EndStream();
     ASSERT_TRUE(WaitForEnded());
   }
-  ASSERT_TRUE(handler_.WaitFor([&] {
-    EXPECT_FALSE(handler_.records[connection->id()].ended);
-    return true;
-  }));
+  EXPECT_FALSE(Of(connection->id()).ended);
   connection->ResumeReading();
   ASSERT_TRUE(WaitForEnded(2));
-  EXPECT_TRUE(handler_.records[connection->id()].received == request);
+  EXPECT_TRUE(Of(connection->id()).received == request);
   EXPECT_TRUE(connection->is_open());
 }
 
@@ -370,7 +389,7 @@ TEST_P(HalfCloseTest, AnExceptionInTheHookEndsTheConnection) {
   EXPECT_EQ(client.Receive(100, &error), "half an answer");
   EXPECT_EQ(error, 0);
   ASSERT_TRUE(WaitForClosed(2));
-  EXPECT_EQ(handler_.records.rbegin()->second.closed, CloseReason::kPeerClosed);
+  EXPECT_EQ(Last().closed, CloseReason::kPeerClosed);
 }
 
 TEST_P(HalfCloseTest, TimeoutsGoOn) {
@@ -398,7 +417,7 @@ TEST_P(HalfCloseTest, TimeoutsGoOn) {
   const Client stuck(server_.address());
   stuck.EndStream();
   ASSERT_TRUE(WaitForClosed(2));
-  EXPECT_EQ(handler_.records.rbegin()->second.closed, CloseReason::kWriteTimeout);
+  EXPECT_EQ(Last().closed, CloseReason::kWriteTimeout);
 }
 
 TEST_P(HalfCloseTest, FirstDataTimeoutIsOverWithTheEnd) {
@@ -414,7 +433,7 @@ TEST_P(HalfCloseTest, FirstDataTimeoutIsOverWithTheEnd) {
   const Client silent(server_.address());
   EXPECT_EQ(silent.WaitForEnd(), 0);
   ASSERT_TRUE(WaitForClosed());
-  EXPECT_EQ(handler_.records.rbegin()->second.closed, CloseReason::kFirstDataTimeout);
+  EXPECT_EQ(Last().closed, CloseReason::kFirstDataTimeout);
   const ConnectionPtr connection = OnlyOpen();
   Send(*connection, "news");
   connection->Close();
@@ -439,8 +458,10 @@ TEST_P(HalfCloseTest, AClientThatResetsBehindItsEndIsNoticedWhileSending) {
 
 TEST_P(HalfCloseTest, ShutdownClosesThemInTime) {
   const std::string much(50'000'000, 'm');
+  std::atomic<int> hooks_done{0};
   handler_.on_end_of_stream = [&](Connection& connection) {
     if (connection.bytes_received() != 0) Send(connection, much);
+    ++hooks_done;
     return EndOfStream::kKeepOpen;
   };
   Start(On(2));
@@ -450,7 +471,7 @@ TEST_P(HalfCloseTest, ShutdownClosesThemInTime) {
     if (i == 3) clients.back().Send("x");
     clients.back().EndStream();
   }
-  ASSERT_TRUE(WaitForEnded(4));
+  ASSERT_TRUE(Eventually([&] { return hooks_done == 4; }));
   const auto began = std::chrono::steady_clock::now();
   server_.Shutdown(1s);
   EXPECT_LT(std::chrono::steady_clock::now() - began, 3s);
