@@ -1,4 +1,4 @@
-"""What is measured: the servers and the workloads."""
+"""The things that are measured: the servers and the workloads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BACKENDS = ("io_uring", "epoll")
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What the load generator does, and what the server does with a message."""
+    """The work of the load generator, and of the server with each message."""
 
     name: str
     arguments: tuple[str, ...]
@@ -29,12 +29,12 @@ class Contender:
     name: str
     command: tuple[str, ...]
     backend: str | None = None
-    """Of iocp_bind, which it says with `--list` whether it has."""
+    """A back-end of iocp_bind; `--list` says whether the server has it."""
     workers: int = 1
     under_wine: bool = False
     """It is not pinned, and ends with its input, as it hears of no signals."""
     hooks: tuple[str, ...] = ("echo", "sha256")
-    """What it can do with a message."""
+    """The things that it can do with a message."""
 
     def command_for(self, workload: Workload) -> list[str]:
         """The command line that serves `workload`."""
@@ -111,12 +111,12 @@ WINDOWS_WORKLOADS = (echo(16, 64, 1), echo(16, 64, 32), echo(16, 16384, 4, check
 
 
 def on_windows(path: Path) -> str:
-    """What Wine calls a file of this system."""
+    """Return Wine's name of a file of this system."""
     return "Z:" + str(path.resolve()).replace("/", "\\")
 
 
 def windows_contenders(folder: Path, wine: str, workers: Sequence[int]) -> list[Contender]:
-    """What `make bench-windows` built in `folder`, under Wine.
+    """Return the servers that `make bench-windows` built in `folder`, under Wine.
 
     None is pinned, as the wineserver is not, which every one of them asks several times for a
     message.

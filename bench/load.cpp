@@ -274,7 +274,7 @@ class ConnectRun {
            ntohs(options_.server.sin_port), opened_, ErrorText(errno).c_str());
     }
     Register(epoll_, slot.fd, id);
-    Send(id);  // on the loopback it is connected by now, mostly; else EPOLLOUT tells
+    Send(id);  // on the loopback it is connected by now, mostly; else EPOLLOUT reports it
   }
 
   void Send(std::size_t id) {

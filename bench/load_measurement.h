@@ -1,4 +1,4 @@
-// What iocp_load measures with: latencies, the bytes it expects, the server's process, and the
+// The instruments of iocp_load: latencies, the bytes it expects, the server's process, and the
 // phases of a run.
 #pragma once
 

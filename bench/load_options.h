@@ -1,4 +1,4 @@
-// What the command line of iocp_load says, and how the program fails.
+// The command line of iocp_load, and how the program fails.
 #pragma once
 
 #include <netinet/in.h>

@@ -27,14 +27,14 @@ ROUNDS_PER_PROCESS = 5
 """A server lives for so many rounds: long enough to be measured right after the others, again and
 again, short enough that the luck of one process's memory layout does not decide."""
 LOAD_SLACK = 40.0
-"""What the load generator may take beyond its measured time before it is given up."""
+"""The time that the load generator may take beyond its measured time, in seconds."""
 
 Show = Callable[[str, str | None], None]
-"""Tells of a step: that it begins (None), how it went."""
+"""Reports a step: that it begins (None), or how it went."""
 
 
 def parse_backends(output: str) -> dict[str, str]:
-    """What a server's `--list` printed: back-end to why it is not available, or ""."""
+    """Read what a server's `--list` printed: back-end to why it is not available, or ""."""
     pairs = (line.partition("\t") for line in output.splitlines() if line)
     return {name: reason for name, _, reason in pairs}
 
@@ -89,13 +89,13 @@ class Servers:
             self._running.pop(name)[1].close()
 
     def names(self) -> list[str]:
-        """Of those that run."""
+        """The names of those that run."""
         return list(self._running)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What is to be measured, and how."""
+    """The things to measure, and how."""
 
     contenders: dict[str, Contender]
     workloads: dict[str, Workload]
@@ -182,7 +182,7 @@ class Bench:
             return f"missing: {reason}"
         except BenchError as error:
             message = str(error)
-            # What the server itself has to say is the better reason.
+            # The server's own message is the better reason.
             try:
                 servers.end(name)
             except BenchError as reason:

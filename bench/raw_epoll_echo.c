@@ -24,7 +24,7 @@
 
 enum { kMaxEvents = 1024, kBufferSize = 64 * 1024, kBacklog = 1024 };
 
-// What a short send left over; allocated only while there is some.
+// The rest of a short send; allocated only while there is some.
 struct Connection {
   int fd;
   char* rest;

@@ -48,7 +48,7 @@ static void Drop(struct Connection* connection) {
   free(connection);
 }
 
-// Of an overlapped call, which told `result`: whether a packet follows.
+// Returns whether a packet follows an overlapped call that returned `result`.
 static BOOL Started(BOOL result) { return result || WSAGetLastError() == WSA_IO_PENDING; }
 
 static void Accept(void) {

@@ -1,4 +1,4 @@
-"""What a run looks like: tables for the terminal, a chart for the documentation."""
+"""The views of a run: tables for the terminal, a chart for the documentation."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _load(row: Row) -> str:
 
 
 def _columns(peer: str) -> list[Column]:
-    """Of the tables of a run, whose other event loop is `peer`."""
+    """Return the columns of the tables of a run whose other event loop is `peer`."""
     return [
         Column("rate/s", lambda row: f"{row.requests_per_second:,.0f}"),
         Column("±", lambda row: f"{row.spread:.0%}"),
@@ -144,7 +144,7 @@ def _columns(peer: str) -> list[Column]:
 
 
 WIDTH = 132
-"""Of the table with all columns."""
+"""The columns of the table that has all of them."""
 
 
 def _table(workload: str, rows: Sequence[Row], results: Results, *, wide: bool) -> Table:

@@ -39,7 +39,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What could not be measured: a server (`workload` and `round` are None), or one sample."""
+    """A failed measurement: of a server (`workload` and `round` are None), or of one sample."""
 
     server: str
     message: str
@@ -191,7 +191,7 @@ def before(server: str) -> str:
 
 
 def peer(results: Results) -> str:
-    """What Python servers are compared with: uvloop, and asyncio where there is none of that."""
+    """The server to compare Python servers with: uvloop, or asyncio if uvloop is missing."""
     return UVLOOP if UVLOOP in results.servers else ASYNCIO
 
 
@@ -258,7 +258,7 @@ def relative(before: float | None, after: float | None) -> float | None:
 
 
 def score(row: Row) -> float | None:
-    """What the chart shows: how good the row is against the raw loop, more is better.
+    """The figure in the chart: how good the row is against the raw loop, more is better.
 
     The rate; for `connect`, where the client has more to do than any server, the CPU time.
     """

@@ -77,7 +77,7 @@ def describe_python(python: Sequence[str]) -> dict[str, str]:
 
 
 def describe_machine() -> dict[str, str]:
-    """What someone who reads the figures later wants to know."""
+    """The facts that someone who reads the figures later wants to know."""
 
     def first_line(path: str, key: str = "") -> str:
         try:
@@ -192,7 +192,7 @@ def what_there_is(
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Bench, Results]:
-    """What the command line asks for; ValueError when it cannot be."""
+    """Return the settings that the command line asks for; ValueError when they cannot be."""
     binaries = (arguments.binaries or find_binaries()).resolve()
     if not (binaries / "iocp_load").is_file():
         raise ValueError(f"no iocp_load in {binaries}: `make bench` builds it")

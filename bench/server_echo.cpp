@@ -30,7 +30,7 @@ class Echo final : public iocp::Handler {
   [[nodiscard]] unsigned WantedHooks() const override { return iocp::kHookRead; }
 
  private:
-  // What hashlib does in the Python server's hook.
+  // The work of hashlib in the Python server's hook.
   static void HashBlock() {
     static const std::vector<unsigned char> block(kHashed);
     bench::Hash(block.data(), block.size());

@@ -1,4 +1,4 @@
-// What server_echo needs of the system: system_linux.cpp, system_windows.cpp.
+// The parts of the system that server_echo needs: system_linux.cpp, system_windows.cpp.
 #pragma once
 
 #include <cstddef>

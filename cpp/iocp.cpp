@@ -15,7 +15,7 @@
 namespace iocp {
 namespace {
 
-// What the threads of one run need after the Server may be gone; each holds it.
+// The state that the threads of one run share. Each keeps it alive, as the Server may be gone.
 struct Run {
   explicit Run(std::unique_ptr<Engine> e) : engine(std::move(e)) {}
 
@@ -161,7 +161,7 @@ void Server::Lifecycle::Join(const std::shared_ptr<Run>& of) {
   lock.Unlock();
 }
 
-// One thread per worker, each with its port open. What went wrong first, if anything.
+// Starts one thread per worker and waits until each has opened its port. Returns the first error.
 Error Server::Lifecycle::OpenWorkers(const std::shared_ptr<Run>& new_run,
                                      std::vector<Thread>& new_threads) {
   const std::size_t count = new_run->engine->worker_count();
@@ -199,7 +199,7 @@ Server::Server(Handler& handler) : lifecycle_(std::make_unique<Lifecycle>(handle
 
 Server::~Server() {
   Shutdown();
-  // There it has not waited, for the thread might wait for itself.
+  // On a worker thread Shutdown has not waited, as the thread might wait for itself.
   if (OnWorkerThread()) lifecycle_->Detach();
 }
 

@@ -15,7 +15,7 @@
 // Worker threads accept, receive and send; they call the hooks. The grammar of hooks of one
 // connection is
 //
-//     established -> (read | write)* -> [error] -> closing
+//     established -> (read | write)* -> [end_of_stream] -> (write)* -> [error] -> closing
 //
 // with exactly one `closing`, last, for every `established`. Hooks of one connection are serial and
 // in order; hooks of different connections run in parallel where there are several workers. No hook

@@ -6,8 +6,8 @@
 # Not counted: the files of Windows, which this system cannot run; branches that only an exception
 # takes, as nearly every call has one in gcov's eyes; those of asserts, which must never be taken.
 # Nothing is inlined (CMakePresets.json): gcov would count a branch once for each place it is in.
-# What a message costs is not measured here: the counting would be. Nor are the protections of a
-# release looked for, as this build is none.
+# The cost of a message is not measured here, as the counting would cost more. The protections of a
+# release are not checked, as this build is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/repeat.sh

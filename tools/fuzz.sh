@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes the simulation: the bytes that libFuzzer makes up are a run's choices.
 #
-#   fuzz.sh run SECONDS      from the committed corpus and what earlier runs have found; tells how a
+#   fuzz.sh run SECONDS      from the committed corpus and what earlier runs have found; reports how a
 #                            run that broke a rule is seen again
 #   fuzz.sh corpus SECONDS   the same, and then renews the committed corpus: the fewest and smallest
 #                            files that reach every branch which is known to be reachable
@@ -39,7 +39,7 @@ explore() {
       grep -aE 'ERROR: |runtime error|Assertion|^ *#[0-9]+ 0x' "$log" | head -n 30
     local input
     input=$(grep -aoE "Test unit written to .*" "$log" | tail -n 1 | cut -d' ' -f5)
-    echo "the whole report: $log; the run, told in full:"
+    echo "the whole report: $log; the run, with all its events:"
     # A run that broke a rule is left as it stands.
     echo "    ASAN_OPTIONS=detect_leaks=0 $build/tests/cpp/sim/simulate --log --bytes $input"
     echo "It belongs into $committed once it is mended."

@@ -170,7 +170,7 @@ def restore(before: dict[Path, bytes]) -> None:
 
 
 def main() -> int:
-    """Plant, build, run, tell."""
+    """Plant, build, run, report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("rows", nargs="*", help="only these, D01 for one; all by default")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

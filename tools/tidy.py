@@ -4,7 +4,7 @@
 
 BUILD has compile_commands.json; sources that it does not know are passed over. A source is good
 again when nothing that clang-tidy looks at has changed: the source and all that it includes, its
-compile command, .clang-tidy, clang-tidy itself. What was found good is remembered in
+compile command, .clang-tidy, clang-tidy itself. Results that were good are remembered in
 ${XDG_CACHE_HOME:-~/.cache}/iocp_bind/tidied, for every checkout.
 """
 
@@ -39,7 +39,7 @@ def cache() -> Path:
 
 @functools.cache
 def hash_of(path: Path) -> str:
-    """What a file contains; many sources include the same."""
+    """A digest of a file's content; many sources include the same."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -19,7 +19,7 @@ BLOCK = bytes(256 * 1024)
 
 
 class Echo(iocp_bind.Server):
-    """What a client sends goes back."""
+    """Each message goes back to its client."""
 
     def on_read_completed(self, conn: iocp_bind.Connection, data: bytes | memoryview) -> None:
         """Send it back."""

@@ -32,7 +32,7 @@ class Entered {
 
 struct Record;
 
-// What a CIOCPBuffer is inside. The bytes are not reached through `buff`, which a user may move.
+// The inside of a CIOCPBuffer. It does not reach the bytes through `buff`, which a user may move.
 struct Memory : CIOCPBuffer {
   enum class Owner : std::uint8_t {
     kCaller,  // from AllocateBuffer
@@ -45,7 +45,7 @@ struct Memory : CIOCPBuffer {
   Owner owner;
   Record* record = nullptr;  // where it was sent to
   // Under the record's Lock. It is freed when both are true.
-  bool told = false;      // OnWriteCompleted has returned, or will not be called
+  bool reported = false;  // OnWriteCompleted has returned, or will not be called
   bool released = false;  // the engine no longer needs the bytes
 
   // Null when there is no memory. `size` bytes and a NUL; not initialized but for that.
@@ -63,7 +63,7 @@ struct Memory : CIOCPBuffer {
   static Memory& Of(CIOCPBuffer& buffer) { return static_cast<Memory&>(buffer); }
 };
 
-// What a CIOCPContext is inside.
+// The inside of a CIOCPContext.
 struct Record : CIOCPContext {
   Record() { ::InitializeCriticalSection(&Lock); }
   Record(const Record&) = delete;
@@ -74,7 +74,7 @@ struct Record : CIOCPContext {
 
   // Under Lock.
   iocp::ConnectionPtr connection;   // null exactly when this is a dead handle
-  Memory* first_sending = nullptr;  // taken and not told of, in the order of the stream
+  Memory* first_sending = nullptr;  // taken and not reported, in the order of the stream
   Memory* last_sending = nullptr;
 
   // Under m_ConnectionListLock.
@@ -84,7 +84,7 @@ struct Record : CIOCPContext {
   ULONG reads = 0;  // for the connection's hooks
 };
 
-// A buffer of a hook, with the bytes that it tells of.
+// A buffer of a hook, with its bytes.
 struct HookBuffer : Memory {
   HookBuffer() : Memory(Owner::kHook, bytes) { Fill({}, OP_READ); }
   // Anew for each hook: the one before may have changed anything.
@@ -106,17 +106,17 @@ void Release(void* owner) {
   {
     const Entered lock(memory->record->Lock);
     memory->released = true;
-    last = memory->told;
+    last = memory->reported;
   }
   if (last) Memory::Delete(memory);
 }
 
 // OnWriteCompleted is over for it, or will not come.
-void Tell(Memory* memory) {
+void EndReport(Memory* memory) {
   bool last = false;
   {
     const Entered lock(memory->record->Lock);
-    memory->told = true;
+    memory->reported = true;
     last = memory->released;
   }
   if (last) Memory::Delete(memory);
@@ -161,7 +161,7 @@ class CIOCPServer::Forwarder final : public iocp::Handler {
 
   iocp::Server& server() { return server_; }
 
-  // Nothing was told before the first data: that is when a connection begins.
+  // Nothing was reported before the first data: a connection begins with it.
   void OnReadCompleted(iocp::Connection& connection, iocp::Buffer& buffer) override {
     auto* record = static_cast<Record*>(connection.user_data);
     const bool first = record == nullptr;
@@ -190,7 +190,7 @@ class CIOCPServer::Forwarder final : public iocp::Handler {
     sent->nLen = static_cast<int>(size);
     sent->owner = Memory::Owner::kHook;
     // A hook may throw.
-    const std::unique_ptr<Memory, void (*)(Memory*)> teller(sent, &Tell);
+    const std::unique_ptr<Memory, void (*)(Memory*)> reporting(sent, &EndReport);
     owner_.OnWriteCompleted(&record, sent);
   }
 
@@ -260,7 +260,7 @@ class CIOCPServer::Forwarder final : public iocp::Handler {
       record.nOutstandingSend = 0;
     }
     while (dropped != nullptr) {
-      Tell(std::exchange(dropped, static_cast<Memory*>(dropped->pNext)));
+      EndReport(std::exchange(dropped, static_cast<Memory*>(dropped->pNext)));
     }
     const Entered list_lock(owner_.m_ConnectionListLock);
     CIOCPContext*& from_previous =

@@ -2,9 +2,9 @@
 // (Wang Yanping, Zhang Yue, "Windows Network and Communication Programming", with the keep-alive
 // and the corrections of 2009 and 2010). A subclass changes its include line and nothing else.
 //
-// What stays: the names below, their meaning, IPv4 on all interfaces, two threads, first data with
-// OnConnectionEstablished, one of OnConnectionClosing and OnConnectionError. What is better, and
-// which names have gone: docs/using/coming-from-ciocpserver.md.
+// The same as in the original: the names below, their meaning, IPv4 on all interfaces, two threads,
+// first data with OnConnectionEstablished, one of OnConnectionClosing and OnConnectionError.
+// docs/using/coming-from-ciocpserver.md lists what is better, and which names have gone.
 //
 // Threads. Hooks run on MAX_THREAD worker threads. Those of one connection are serial and in order,
 // those of different connections run in parallel. No lock of this class is held while a hook runs,
@@ -49,8 +49,8 @@
 
 // NOLINTBEGIN(readability-identifier-naming): the names of Windows.
 
-// What a subclass needs of Windows beside this class: the types of its signatures, error codes of
-// OnConnectionError, and the lock that such programs use. Widths are those of Windows.
+// The parts of Windows that a subclass needs beside this class: the types of its signatures, error
+// codes of OnConnectionError, and the lock that such programs use. Widths are those of Windows.
 using BOOL = int;
 using UINT = unsigned int;
 using LONG = std::int32_t;
@@ -98,7 +98,7 @@ inline void LeaveCriticalSection(CRITICAL_SECTION* section) { section->mutex.unl
 #define BUFFER_SIZE (1024 * 4)  // bytes of a buffer
 #define MAX_THREAD 2            // worker threads
 
-// Of CIOCPBuffer::nOperation.
+// Values of CIOCPBuffer::nOperation.
 #define OP_ACCEPT 1
 #define OP_WRITE 2
 #define OP_READ 3
@@ -125,11 +125,12 @@ struct CIOCPContext {
   SOCKADDR_IN addrLocal{};   // network byte order
   SOCKADDR_IN addrRemote{};  // the client's
   // TRUE exactly when nothing can be sent any more and somebody has noticed: it was closed here, a
-  // send was refused for it, or it has ended. Tells a closed connection from a full backlog.
+  // send was refused for it, or it has ended. Distinguishes a closed connection from a full
+  // backlog.
   std::atomic<BOOL> bClosing{TRUE};
   std::atomic<int> nOutstandingSend{0};  // sends taken and not completed
   CRITICAL_SECTION Lock{};  // what the server keeps of its sends; for a moment, never in a hook
-  std::atomic<bool> bNotifyCloseOrError{true};  // whether closing or error was told
+  std::atomic<bool> bNotifyCloseOrError{true};  // true exactly when closing or error was reported
   CIOCPContext* pNext = nullptr;                // in m_pConnectionList; under its lock
 };
 
@@ -142,14 +143,15 @@ class CIOCPServer {
 
   // TRUE when clients can connect. FALSE when it runs already, a number is out of its range (ports
   // are 0 to 65535, 0 lets the system pick: see m_nPort), or the system refuses (the port is in
-  // use): nothing is left behind then, and WSAGetLastError tells the reason. Connections above
+  // use): nothing is left behind then, and WSAGetLastError has the reason. Connections above
   // `max_connections` are reset when they come; silent ones count. `max_free_buffers` and
   // `max_free_contexts` are kept for reuse. `initial_reads` are posted per connection, on Windows.
   BOOL Start(int port = 4567, int max_connections = 2000, int max_free_buffers = 200,
              int max_free_contexts = 100, int initial_reads = 4);
   // Stops accepting, closes all connections, waits for them at most 5 s, resets those that are
-  // left. After it no hook runs, and Start may be called again. From a hook it returns at once, and
-  // goes on behind it. Not under a lock that a hook takes: each connection is told that it closes.
+  // left. After it no hook runs, and Start may be called again. In a hook it returns at once, and
+  // the shutdown continues after it. Do not call it under a lock that a hook takes: the closing
+  // hook of each connection runs meanwhile.
   void Shutdown();
 
   // Sends what is queued, ends the stream, closes; OnConnectionClosing, or OnConnectionError when
@@ -158,33 +160,34 @@ class CIOCPServer {
   void CloseAConnection(CIOCPContext* context);
   void CloseAllConnections();
 
-  // Connections that were told of and are not over: from just before OnConnectionEstablished until
-  // just after the closing or error hook.
+  // Connections that were reported and have not ended: each counts from just before
+  // OnConnectionEstablished until just after the closing or error hook.
   ULONG GetCurrentConnection();
 
   // Copies and queues `length` bytes; never blocks. TRUE: they will be sent in full, in the order
-  // of such calls, and OnWriteCompleted tells when the system has taken them, unless the connection
-  // ends before. FALSE, and nothing was queued: the connection is closed (bClosing), its backlog is
-  // full (see m_nMaxSends), `length` is negative or there is no memory. Any length. A `const`
-  // pointer, as C++20 lets no string literal be a `char*`; a `char*` will do.
+  // of such calls, and OnWriteCompleted reports that the system has taken them, unless the
+  // connection ends before. FALSE, and nothing was queued: the connection is closed (bClosing), its
+  // backlog is full (see m_nMaxSends), `length` is negative or there is no memory. Any length. A
+  // `const` pointer, as C++20 lets no string literal be a `char*`; a `char*` will do.
   BOOL SendText(CIOCPContext* context, const char* text, int length);
 
  protected:
   // A buffer of the caller's, zeroed, with room for BUFFER_SIZE bytes or `length` if that is more.
   // Null for a negative length and when there is no memory.
   CIOCPBuffer* AllocateBuffer(int length);
-  // For one of AllocateBuffer. That of a hook is left alone, and null.
+  // Frees a buffer of AllocateBuffer. Ignores a hook's buffer, and null.
   void ReleaseBuffer(CIOCPBuffer* buffer);
   // SendText without the copy: TRUE takes over a buffer of AllocateBuffer; after FALSE it is still
-  // the caller's. That of a hook is copied.
+  // the caller's. A hook's buffer is copied.
   BOOL PostSend(CIOCPContext* context, CIOCPBuffer* buffer);
 
-  // Calls the hook on this thread, unless closing or error was told already; closes nothing.
+  // Calls the hook on this thread, unless closing or error was reported already; closes nothing.
   void NotifyConnectionClosing(CIOCPContext* context, CIOCPBuffer* buffer);
   void NotifyConnectionError(CIOCPContext* context, CIOCPBuffer* buffer, int error);
 
   // The hooks. For a client that never sends, none is called; it is closed after two minutes.
-  // With the first data. Once, first.
+
+  // Called first, once, with the first data.
   virtual void OnConnectionEstablished(CIOCPContext* /*context*/, CIOCPBuffer* /*buffer*/) {}
   // The connection has ended in order, whoever ended it: the client, CloseAConnection, Shutdown.
   // One of this and OnConnectionError, once, last. `nLen` is 0.

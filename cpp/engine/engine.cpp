@@ -8,8 +8,7 @@
 
 namespace iocp {
 
-Engine::Engine(Handler& handler, const Options& options, const PortKind& kind,
-               StageFactory stages)
+Engine::Engine(Handler& handler, const Options& options, const PortKind& kind, StageFactory stages)
     : handler_(handler),
       options_(options),
       wanted_hooks_(handler.WantedHooks()),

@@ -33,7 +33,7 @@ void Listener::OnCompletion(Worker& worker, Completion& completion) {
   Counters& counters = worker.counters();
   if (completion.error && completion.error.kind != ErrorKind::kCancelled) {
     counters.accept_errors.Add(1);
-    // Once it is told to end there is nothing to try again, and nobody who would.
+    // Once it was asked to end, there is nothing to try again.
     if (completion.error.kind == ErrorKind::kOutOfResources && !socket.cancelled) {
       OnExhaustion(worker, socket, completion.error);
     }

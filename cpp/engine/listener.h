@@ -27,11 +27,11 @@ struct ListeningSocket : Socket {
   Mutex mutex;
   // True exactly when the port accepts, or did.
   bool begun IOCP_GUARDED_BY(mutex) = false;
-  // True exactly when it was told to end.
+  // True exactly when it was asked to end.
   bool cancelled IOCP_GUARDED_BY(mutex) = false;
-  // True exactly when nothing comes of it any more.
+  // True exactly when no completion comes for it any more.
   bool ended IOCP_GUARDED_BY(mutex) = false;
-  // 0: the last accept did not fail for want of anything.
+  // The length of the last pause after a shortage; 0: the last accept met none.
   std::chrono::milliseconds back_off IOCP_GUARDED_BY(mutex){0};
   // When to begin, or to go on after a shortage; max: not to be tried.
   std::atomic<TimePoint> retry_at{TimePoint::min()};

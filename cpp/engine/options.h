@@ -1,4 +1,4 @@
-// What Start accepts.
+// The check of a server's options.
 #pragma once
 
 #include "iocp/error.h"

@@ -10,7 +10,7 @@ namespace iocp {
 class Engine;
 struct ListeningSocket;
 
-// Any thread. Where newcomers wait for room it is the gate that the ports ask.
+// Any thread. If new clients wait for room, it is the gate that the ports ask.
 class Slots final : public AcceptGate {
  public:
   Slots(Engine& engine, int most) : engine_(engine), most_(most) {}

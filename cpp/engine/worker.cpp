@@ -67,8 +67,8 @@ TimePoint Worker::NextDeadline() {
   return deadline;
 }
 
-// Hooks may keep this worker for long. Of those that share its port and sleep, one has to know of
-// the next deadline, which may be nearer than when they went to sleep.
+// Hooks may keep this worker for long. One of the sleepers that share its port has to know the next
+// deadline, which may be nearer than when they went to sleep.
 void Worker::HandOverWatch() {
   const TimePoint next = NextDeadline();
   bool sleeper = false;
@@ -153,10 +153,10 @@ void Worker::Dispatch(Completion& completion) {
   }
 }
 
-// All that was in flight ends by itself. One word to the operator is enough for all workers.
+// Everything in flight ends by itself. One warning to the operator is enough for all workers.
 void Worker::OnBroken(const Error& error) {
-  // Also those with nothing in flight, as behind the end of their peer's stream: no completion would
-  // report the error to them.
+  // Sessions with nothing in flight too, as after the end of a peer's stream: no completion reports
+  // the error to them.
   broken_ = error;
   shard_.ForEach([this](Session& session) { Acquire(session); });
   if (!engine_.FirstToBreak()) return;
@@ -259,7 +259,7 @@ bool Worker::MayLeave() {
       shard_.connection_count() != 0) {
     return false;
   }
-  // A port with several workers wakes one of them: the next one has to be told as well.
+  // A port with several workers wakes one of them, which has to wake the next one.
   if (shared()) shard_.Wake();
   return true;
 }

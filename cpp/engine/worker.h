@@ -81,8 +81,8 @@ class Worker final : public Owner {
   Fifo<Session, &Session::next_active> active_;  // owned by this worker, as they were touched
   // Until when it sleeps, at most. For the others that share its port, where there are any.
   std::atomic<TimePoint> asleep_until_{kAwake};
-  bool stop_seen_ = false;      // true exactly when its connections were told to close
-  bool stop_enforced_ = false;  // true exactly when they were told that the time is up
+  bool stop_seen_ = false;      // true exactly when it has asked its connections to close
+  bool stop_enforced_ = false;  // true exactly when it has marked them all due, their time being up
 };
 
 }  // namespace iocp

@@ -45,12 +45,13 @@ class Buffer {
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] std::string_view view() const { return {data_, size_}; }
 
-  // For a language whose byte strings own their memory: to receive into one rather than to copy.
-  // The size of this buffer's block when the bytes are alone in it and begin where it begins; else
-  // 0, and Exchange must not be called.
+  // For a language whose byte strings own their memory: it can receive into one instead of copying.
+  // Returns the size of this buffer's block in bytes if these bytes are the only ones in it and
+  // begin where it begins; otherwise 0, and Exchange must not be called.
   [[nodiscard]] std::size_t exchangeable() const;
-  // Puts `memory`, of that size, in the place of the block's, for what is received into it next.
-  // What was there, the bytes at its beginning, is the caller's now; this buffer is empty.
+  // Replaces the block's memory by `memory`, which has that size; the block receives into it next.
+  // The memory that was there, with this buffer's bytes at its beginning, belongs to the caller
+  // now; this buffer is empty.
   BlockMemory Exchange(const BlockMemory& memory);
 
  private:

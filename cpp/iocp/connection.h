@@ -18,10 +18,10 @@ enum class SendResult : std::uint8_t {
   kBacklogFull,  // the backlog is at its limit; nothing was queued
 };
 
-// One client. Every function may be called from any thread, in a hook or not, at any time, also
-// after the connection is closed: it is a dead handle then, which answers and does nothing.
-// Objects are counted: a reference given to a hook is good while the hook runs, a ConnectionPtr
-// keeps one for longer, and may outlive its Server.
+// One client. Every function may be called from any thread, in a hook or not, at any time. After
+// the connection has closed the object is a dead handle: functions answer, and do nothing.
+// Objects are counted: a reference given to a hook is valid while the hook runs. A ConnectionPtr
+// keeps the object longer, and may outlive the Server.
 class Connection {
  public:
   Connection(const Connection&) = delete;
@@ -35,19 +35,20 @@ class Connection {
   // queued nothing, when there is no memory for it.
   SendResult Send(const void* data, std::size_t size);
   SendResult Send(const SharedBytes& bytes);
-  // What was received, to this or another connection; `bytes` is empty after kAccepted. Without a
-  // copy where they fill a quarter of their block: they keep it out of the pool until they are out.
+  // Sends received bytes, to this or another connection; `bytes` is empty after kAccepted. They are
+  // not copied if they fill a quarter of their block, which then stays out of the pool until they
+  // are sent.
   SendResult Send(Buffer& bytes);
-  // Several pieces as one send: contiguous on the wire, one OnWriteCompleted. Copies.
+  // Copies several pieces and sends them as one: contiguous on the wire, one OnWriteCompleted.
   SendResult Send(const std::string_view* pieces, std::size_t count);
 
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,
-  // closes. A peer that has not acknowledged all bytes by then is reset. What the peer still sends
-  // is discarded. When the peer ends its stream the server closes the connection in this way, once
-  // the hooks have had all data before the end, unless Handler::OnEndOfStream keeps it open: for an
-  // answer that another thread works out, say.
+  // closes. A peer that has not acknowledged all bytes by then is reset. Whatever the peer still
+  // sends is discarded. When the peer ends its stream the server closes the connection this way,
+  // once the hooks have had all data before the end, unless Handler::OnEndOfStream keeps it open:
+  // for an answer that another thread works out, say.
   void Close();
-  // Resets the connection now. What is queued, to send or to deliver, is dropped.
+  // Resets the connection now. Whatever is queued, to send or to deliver, is dropped.
   void Abort();
   // Abort with a reason of its own for OnConnectionClosing.
   void Abort(CloseReason reason);
@@ -72,9 +73,9 @@ class Connection {
   [[nodiscard]] std::uint64_t bytes_received() const;
   [[nodiscard]] std::uint64_t bytes_sent() const;
 
-  // Yours; the engine never touches it. Set it in hooks of this connection; elsewhere with
-  // AttachUserData, which answers false, and sets nothing, once the connection has ended:
-  // OnConnectionReleased would not be called for it any more.
+  // Yours; the engine never touches it. Set it directly in hooks of this connection only. Elsewhere
+  // use AttachUserData. It returns false, and sets nothing, once the connection has ended, as
+  // OnConnectionReleased would not be called any more.
   void* user_data = nullptr;
   bool AttachUserData(void* data);
 

@@ -1,4 +1,4 @@
-// What went wrong: the error of an operation, and why Start failed.
+// Errors: how an operation failed, and why Start failed.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 namespace iocp {
 
-// What went wrong, the same on every system; Error::code holds the system's own number.
+// The kinds of error, the same on every system; Error::code holds the system's own number.
 enum class ErrorKind : std::uint8_t {
   kNone,
   kEndOfStream,     // the peer ended its stream in order

@@ -1,4 +1,4 @@
-// What a server calls: the hooks of its user.
+// The hooks, which a server calls for its user.
 #pragma once
 
 #include <cstddef>
@@ -24,12 +24,12 @@ enum Hook : unsigned {
   kHookAll = (1U << 6U) - 1,
 };
 
-// What OnEndOfStream wants: see there.
+// The answer of Handler::OnEndOfStream, which explains both.
 enum class EndOfStream : std::uint8_t { kClose, kKeepOpen };
 
 // Derive from it and override the hooks that you need; the others do nothing. One handler may serve
-// several servers: their hooks then run in parallel. It must stay whole until no server calls it
-// any more: see Server for when this is.
+// several servers: their hooks then run in parallel. It must live until no server calls it any
+// more: Server says when that is.
 class Handler {
  public:
   Handler() = default;
@@ -47,8 +47,8 @@ class Handler {
   // The peer has finished sending, and OnReadCompleted has had all of it. Called at most once, and
   // not when the connection was closed or broke before. kClose sends what is queued by now and
   // closes the connection, with CloseReason::kPeerClosed; so does an exception, unless OnHookError
-  // aborts. kKeepOpen leaves it open for sending until somebody closes it. If the peer goes away
-  // then, a later send fails, or idle_timeout ends the connection.
+  // aborts. kKeepOpen leaves the connection open for sending until somebody closes it. If the peer
+  // disappears in the meantime, a later send fails, or idle_timeout ends the connection.
   virtual EndOfStream OnEndOfStream(Connection&) { return EndOfStream::kClose; }
   virtual void OnConnectionError(Connection&, Error) {}
   virtual void OnConnectionClosing(Connection&, CloseReason) {}

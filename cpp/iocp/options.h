@@ -1,4 +1,4 @@
-// What Server::Start takes.
+// The options of Server::Start.
 #pragma once
 
 #include <chrono>
@@ -14,7 +14,7 @@ namespace iocp {
 
 enum class AtCapacity : std::uint8_t {
   kRefuse,  // accept, reset at once, count as refused
-  kWait,    // leave newcomers in the system's backlog until there is room
+  kWait,    // leave new clients in the system's backlog until there is room
 };
 
 enum class EstablishedOn : std::uint8_t {
@@ -24,15 +24,15 @@ enum class EstablishedOn : std::uint8_t {
   kFirstData,
 };
 
-// Bytes of a receive buffer. On Windows buffers are with the system while a connection is idle,
-// initial_reads of them; elsewhere they come from a pool when there is something to receive.
+// Bytes of a receive buffer. On Windows an idle connection has initial_reads of them with the
+// system; elsewhere they come from a pool when there is something to receive.
 #ifdef _WIN32
 inline constexpr std::size_t kDefaultBufferSize = 16 * 1024;
 #else
 inline constexpr std::size_t kDefaultBufferSize = 64 * 1024;
 #endif
 
-// Start refuses, with a sentence that says which and why, what is out of its range.
+// Start refuses an option that is out of its range, with a sentence that names it and the reason.
 struct Options {
   // A name or an address; "" and "0.0.0.0" are all of IPv4, "::" all of both families.
   std::string host = "127.0.0.1";
@@ -45,8 +45,8 @@ struct Options {
   int listen_backlog = 1024;
   int initial_accepts = 10;  // accepts posted ahead (Windows)
   int max_accepts = 100;     // the most accepts posted (Windows), or taken per turn (Linux)
-  // Windows: reads posted for a connection at first, and again when what came has filled one; one
-  // while it does not. 0: a zero-byte read.
+  // Windows: reads posted for a connection at first, and again whenever data has filled one;
+  // otherwise one. 0: a zero-byte read.
   int initial_reads = 4;
 
   std::size_t buffer_size = kDefaultBufferSize;  // bytes of a receive buffer, 512 to 16 MiB
@@ -54,12 +54,12 @@ struct Options {
   int max_free_contexts = 100;                   // connection objects kept for reuse
 
   // Bytes of memory; at or above it Send answers kBacklogFull. Each send that has not ended counts
-  // with its unsent bytes and with what it takes beside them: a copy and its 48 bytes of record
-  // share a block of 256, 512, 1024, 2048 or 4096 bytes, or one of just their size above that;
-  // SharedBytes and a Buffer have a record of 256 bytes. Where OnWriteCompleted is wanted every
-  // send counts at least 256 bytes. Elsewhere an empty send counts nothing, and, unless
-  // max_pending_sends is set, a send that fits into the rest of the block before it counts nothing
-  // more. The two marks below count in the same way.
+  // its unsent bytes and the memory beside them. A copy and its record of 48 bytes share a block of
+  // 256, 512, 1024, 2048 or 4096 bytes; a larger one has a block of exactly its size. SharedBytes
+  // and a Buffer have a record of 256 bytes. If OnWriteCompleted is wanted, every send counts at
+  // least 256 bytes. If not, an empty send counts nothing, and, unless max_pending_sends is set, a
+  // send that fits into the rest of the block before it adds nothing. The two marks below count in
+  // the same way.
   std::size_t send_backlog_limit = 1024 * 1024;
   std::optional<int> max_pending_sends;      // the same by number of sends
   std::size_t write_high_water = 64 * 1024;  // a connection with more to send is not read from
@@ -68,11 +68,11 @@ struct Options {
 
   EstablishedOn established_on = EstablishedOn::kConnect;
   std::optional<Duration> first_data_timeout = std::chrono::seconds(120);
-  // Nothing received, and nothing sent or taken by the peer, for so long. While reading is paused
-  // what the peer sends does not count.
+  // Nothing was received, and nothing sent or taken by the peer, for this long. While reading is
+  // paused, the bytes that the peer sends do not count.
   std::optional<Duration> idle_timeout;
-  // Something was sent and the peer has taken no byte of it for so long. By this and idle_timeout a
-  // peer that has taken a part, and then no more, is closed after at most twice the time.
+  // Something was sent and the peer has taken no byte of it for this long. A peer that has taken a
+  // part, and then no more, is closed after at most twice the time, by this and by idle_timeout.
   std::optional<Duration> write_timeout;
   Duration close_timeout = std::chrono::seconds(5);
   std::optional<KeepAlive> keepalive = KeepAlive{};

@@ -19,16 +19,16 @@
 namespace iocp {
 
 // Runs workers, which call the hooks of a handler. The handler must outlive the server: declare it
-// first. Where a server that runs is destroyed on a worker thread, workers go on calling the
-// handler until OnStopped: then it must live until OnStopped, and may be destroyed in it.
+// first. If a running server is destroyed on a worker thread, workers go on calling the handler
+// until OnStopped: the handler must then live until OnStopped, and may be destroyed in it.
 class Server final {
  public:
   explicit Server(Handler& handler);
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
-  // Calls Shutdown, with its default timeout: after it no hook runs. Until then hooks use what they
-  // use, so declare that before the server. On a worker thread, as in a hook, it does not wait
-  // either: the shutdown goes on behind it, each connection gets its OnConnectionClosing, and
+  // Calls Shutdown, with its default timeout: after it no hook runs. Hooks run until then, so
+  // declare whatever they use before the server. On a worker thread, as in a hook, it does not
+  // wait: the shutdown continues after it, each connection gets its OnConnectionClosing, and
   // OnStopped comes last. No other thread may be in a call of the server, Start included.
   ~Server();
 
@@ -38,8 +38,8 @@ class Server final {
   // Stops accepting, closes every connection gracefully, aborts what is left after `timeout`, joins
   // the workers. After it no hook runs, and the server can be started again. Idempotent; safe from
   // several threads. On a worker thread, of this server or of another one, it returns at once, and
-  // the shutdown goes on behind it. It waits for hooks that are running: a hook that never returns
-  // is never left behind.
+  // the shutdown continues after it. It waits for hooks that are running, so a hook that never
+  // returns keeps it waiting.
   void Shutdown(Duration timeout = std::chrono::seconds(5));
 
   // Blocks until the server is stopped, or `timeout` has passed; true when it is stopped. On a
@@ -61,7 +61,7 @@ class Server final {
   [[nodiscard]] Stats stats() const;
 
   void CloseAllConnections();
-  // Sends to every open connection but `exclude`; how many accepted it.
+  // Sends to every open connection except `exclude`. Returns how many accepted it.
   std::size_t Broadcast(const void* data, std::size_t size, const Connection* exclude = nullptr);
 
  private:

@@ -28,10 +28,10 @@
 //     system's own code; kCancelled is reported exactly for what Cancel ended.
 // R8  Accepting cannot die. The error of one client is a completion, and accepting goes on. A port
 //     accepts on any number of listeners. Several ports may accept on one handle, each by a Socket
-//     of its own, but where a port is shared: nothing that happens to one Socket touches another,
+//     of its own, unless a port is shared: nothing that happens to one Socket touches another,
 //     and the handle stays open. Whoever listens closes it with close_listener, once no port
 //     accepts on it.
-//     Where there is a gate (PortOptions), the port asks it before it takes a client from the
+//     If there is a gate (PortOptions), the port asks it before it takes a client from the
 //     system. While the gate has no room, the clients stay with the system: accepting on that
 //     Socket is paused until Resume, without a completion.
 //     Running out of descriptors or memory, or any other failure that would come again at once, is
@@ -47,7 +47,7 @@
 //     error, accepting included, and so does whatever begins later. Post still wakes, Wait still
 //     sleeps, Cancel and Close work. The port never works again.
 // R12 When asked about a connection, a port reports whether it has something that Wait has not
-//     brought yet. So a client whose bytes have arrived is never closed as silent.
+//     returned yet. So a client whose bytes have arrived is never closed as silent.
 #pragma once
 
 #include <chrono>
@@ -86,7 +86,7 @@ struct Socket {
   std::uint8_t interest = 0;        // what the poller watches it for (readiness port only)
 };
 
-// Decides whether there is room for one more client, where newcomers have to wait for it (R8).
+// Decides whether there is room for one more client, if new clients have to wait for it (R8).
 // Ports call it from any worker, with locks of their own held.
 class AcceptGate {
  public:
@@ -97,7 +97,7 @@ class AcceptGate {
   // True: room for one client is taken; whoever gets the accepted socket gives it back. False:
   // `listener`, on which it was to be accepted, is resumed when there may be room.
   virtual bool Enter(Socket& listener) = 0;
-  // No client came of an Enter that was true.
+  // Enter answered true, and then no client came.
   virtual void Leave() = 0;
 
  protected:
@@ -122,7 +122,7 @@ struct Completion {
   Operation operation = Operation::kPost;
   bool last = true;                   // the operation has ended
   Error error;                        // kNone: it succeeded
-  Socket* socket = nullptr;           // the listener, for kAccept
+  Socket* socket = nullptr;           // kAccept: the listener; null for kPost and kBroken
   NativeSocket accepted = kNoSocket;  // kAccept without error: the receiver owns it
   std::uint64_t sequence = 0;         // kReceive
   std::size_t bytes = 0;              // kSend: bytes that the system took
@@ -149,7 +149,7 @@ struct PortOptions {
   BufferPool* pool = nullptr;  // outlives the port
   int initial_accepts = 10;
   int max_accepts = 100;
-  AcceptGate* gate = nullptr;  // null: newcomers never wait for room. Outlives the port
+  AcceptGate* gate = nullptr;  // null: new clients never wait for room. Outlives the port
   int initial_reads = 4;
   Duration close_timeout = std::chrono::seconds(5);  // see Close
   std::optional<KeepAlive> keepalive;  // where connections do not inherit the listener's
@@ -170,8 +170,8 @@ class CompletionPort {
   // sockets. On an error nothing has begun and nothing is kept; another try is allowed.
   virtual Error Accept(Socket& listener) = 0;
   // Makes `handle`, accepted by this port or another of its kind, a socket of this port, and
-  // tells its two addresses. Before that `local` is where its listener is bound, or of no family
-  // where that is not known. On an error nothing is kept; the caller still owns `handle`.
+  // returns its two addresses. On the call `local` is where its listener is bound, or of no family
+  // if that is not known. On an error nothing is kept; the caller still owns `handle`.
   virtual Error Adopt(Socket& socket, NativeSocket handle, Address* local, Address* remote) = 0;
   // Begins to receive, once in a socket's life.
   virtual void Receive(Socket& socket) = 0;

@@ -17,7 +17,7 @@ void Counters::AddTo(Stats& stats) const {
   stats.hook_calls += hook_calls.value();
   stats.hook_errors += hook_errors.value();
   stats.hook_batches += hook_batches.value();
-  stats.gil_wait_seconds += static_cast<double>(batch_wait_nanoseconds.value()) * 1e-9;
+  stats.batch_wait_seconds += static_cast<double>(batch_wait_nanoseconds.value()) * 1e-9;
   stats.hook_seconds += static_cast<double>(hook_nanoseconds.value()) * 1e-9;
 }
 

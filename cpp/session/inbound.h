@@ -1,4 +1,4 @@
-// What a session receives.
+// The inbound part of a session: received bytes, their order, and the end of the peer's stream.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ namespace iocp {
 // Belongs to the session's owner, but for what any thread may ask.
 class Inbound {
  public:
-  // Bytes that came before hooks, delivered or not. Any thread.
+  // Bytes that have come out in order, delivered to a hook or not. Any thread.
   [[nodiscard]] std::uint64_t bytes_received() const { return received_bytes_.value(); }
 
   // --- The receive.
@@ -27,7 +27,8 @@ class Inbound {
   // True exactly when Receive was called and has not ended.
   [[nodiscard]] bool in_flight() const { return in_flight_; }
   void Begin() { in_flight_ = true; }
-  // `came` more completions of the receive. `expected`: of how many in all; 0: not known yet.
+  // Counts `came` more completions of the receive. `expected`: how many there are in all; 0: not
+  // known yet.
   void Count(std::uint64_t came, std::uint64_t expected);
   [[nodiscard]] std::uint64_t completions() const { return came_; }
   // Puts a completion in order: see ReorderQueue::Push.
@@ -75,10 +76,10 @@ class Inbound {
 
   // --- Flow control.
 
-  // Compares what waits to be sent with the two marks. True while hooks get no data for it: from
-  // above the high mark to the low one.
+  // Compares the memory that waits to be sent, `charge`, with the two marks. True while hooks get
+  // no data because of it: from above the high mark until it is down to the low one.
   bool UpdateFlow(std::size_t charge, const Options& options);
-  // True exactly when the port was last told to pause, as far as the owner knows: see
+  // True exactly when the port was last asked to pause, as far as the owner knows: see
   // Inbox::Contents::paused.
   [[nodiscard]] bool port_paused() const { return port_paused_; }
   void set_port_paused(bool paused) { port_paused_ = paused; }
@@ -94,7 +95,7 @@ class Inbound {
   bool wire_ended_ = false;
   bool port_paused_ = false;
   bool end_reported_ = false;
-  bool over_high_water_ = false;  // true exactly from above the high mark to the low mark
+  bool over_high_water_ = false;  // true exactly from above the high mark until down to the low one
 };
 
 }  // namespace iocp

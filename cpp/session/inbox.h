@@ -1,4 +1,4 @@
-// What other threads leave for a session's owner.
+// The inbox of a session: requests and completions that other threads leave for its owner.
 #pragma once
 
 #include <atomic>
@@ -14,8 +14,8 @@
 
 namespace iocp {
 
-// Receives and a send that have ended, and for whose completions there was no memory: what was
-// received is lost, what was sent is not.
+// The count of completions for which there was no memory. Received bytes are lost with them; the
+// result of the send is kept.
 struct LostMail {
   std::uint64_t receives = 0;
   std::uint64_t receives_expected = 0;  // 0: the last one is not among them
@@ -28,7 +28,7 @@ struct LostMail {
 // held.
 class Inbox {
  public:
-  // Completions that may wait. With the last of them the port is told to pause, and only what it
+  // Completions that may wait. At the last of them the port is asked to pause, and only what it
   // had in hand follows.
   static constexpr std::size_t kMostMail = 8;
 
@@ -69,7 +69,7 @@ class Inbox {
   struct Contents {
     std::vector<Completion> mail;
     LostMail lost;
-    bool paused = false;  // true exactly when the port was told to pause as the mail was too much
+    bool paused = false;  // true exactly when the port was asked to pause, as there was much mail
     bool close = false;
     bool abort = false;
     CloseReason reason{};  // of what was asked for first

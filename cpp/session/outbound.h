@@ -1,4 +1,4 @@
-// What a session sends.
+// The outbound part of a session: its queue of sends, their accounting, the send in flight.
 #pragma once
 
 #include <cstddef>
@@ -21,16 +21,16 @@ class Outbound {
  public:
   // --- Any thread.
 
-  // Bytes accepted and neither with the system yet nor dropped. What has ended is read first: then
-  // it cannot be more than was queued. Exact for the owner, and under the inbox's mutex.
+  // Bytes accepted and neither with the system yet nor dropped. The ended ones are read first, so
+  // they cannot be more than the queued ones. Exact for the owner, and under the inbox's mutex.
   [[nodiscard]] std::size_t backlog() const {
     const std::uint64_t ended = ended_bytes_.value();
     return static_cast<std::size_t>(queued_bytes_.value() - ended);
   }
   // The same as it was at one moment, on a thread that may stand still between two reads.
   [[nodiscard]] std::size_t BacklogAtOneMoment() const;
-  // What the backlog takes in memory: its bytes and the overhead of each send that has not ended.
-  // The limit and the marks are judged by this.
+  // The memory that the backlog takes: its bytes and the overhead of each send that has not ended.
+  // It is compared with the limit and the marks.
   [[nodiscard]] std::size_t charge() const {
     const std::uint64_t ended = ended_charge_.value();
     return static_cast<std::size_t>(queued_charge_.value() - ended);
@@ -118,7 +118,7 @@ class Outbound {
   SendQueue ended_;
   std::unique_ptr<StageStack> stages_;
   TimePoint began_at_;
-  // What the peer had acknowledged at the last look that found more to acknowledge.
+  // The bytes that the peer had acknowledged at the last look that found more to acknowledge.
   std::uint64_t acknowledged_ = kNotLookedAt;
 };
 

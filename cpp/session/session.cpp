@@ -98,9 +98,9 @@ void Session::TakePosting(Owner& worker) {
   worker.Acquire(*this);
 }
 
-// ---- What completions bring.
+// ---- Completions.
 
-// Where received bytes come out of the stages.
+// The top of the stages: received bytes become arrivals of the owner.
 class Session::ArrivalSink final : public StageStack::Sink {
  public:
   ArrivalSink(Session& session, Owner& owner) : session_(session), owner_(owner) {}
@@ -314,7 +314,7 @@ void Session::NotifyClosed(Owner& owner) {
   }
 }
 
-// ---- What follows.
+// ---- The end of a turn: what follows from it is started.
 
 bool Session::Progress(Owner& owner) {
   const std::size_t arrived = owner.arrivals().size();
@@ -336,7 +336,7 @@ bool Session::Progress(Owner& owner) {
   const TimePoint deadline =
       timeouts_.Earliest(*options_, closing_, inbound_, outbound_, owner.stop_deadline());
   if (timeouts_.Arm(deadline)) owner.ArmTimer(*this, deadline);
-  // What another worker left in the inbox is delivered before anybody else can own the session.
+  // Completions that were left in the inbox are delivered before anybody else can own the session.
   return owner.arrivals().size() != arrived || !outbound_.ended().empty() ||
          (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue());
 }
@@ -369,7 +369,7 @@ void Session::ActOnEnd(Owner& owner) {
   if (inbound_.has_deferred()) return;
   switch (closing_.phase()) {
     case Phase::kOpen:
-      // What somebody has asked for meanwhile goes before it.
+      // A close or an abort that was requested meanwhile goes before it.
       if (inbound_.end_reported() && !keeps_open_ && Deliverable()) {
         BeginFlush(owner, CloseReason::kPeerClosed);
       }

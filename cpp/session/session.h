@@ -25,9 +25,9 @@ namespace iocp {
 
 class SessionPool;
 
-// What Connection is inside. Any thread may call what says so; everything else belongs to the
-// worker that owns the session, one at a time: see Owner. A completion that comes to another worker
-// waits in the inbox.
+// The inside of a Connection. Any thread may call the functions marked so; everything else belongs
+// to the worker that owns the session, one at a time: see Owner. A completion that comes to another
+// worker waits in the inbox.
 //
 // Lives as long as it is referenced: by its shard until the closing hook has run, which is after
 // the last completion; by ConnectionPtrs; by hooks through the shard's reference.
@@ -116,7 +116,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // that what belongs to the owner may be touched.
   Owner* Wake() IOCP_REQUIRES(inbox_.mutex());
 
-  // What completions bring.
+  // Completions.
   void ApplyReceive(Owner& owner, Completion& completion);
   void ApplySend(Owner& owner, std::size_t bytes, const Error& error);
   void ReceiveThroughStages(Owner& owner, Received&& received);
@@ -131,7 +131,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void NotifyEndOfStream(Owner& owner);
   void NotifyClosed(Owner& owner);
 
-  // What follows.
+  // The end of a turn.
   void TakeRequests(Owner& owner);
   void ActOnEnd(Owner& owner);
   void CheckDeadlines(Owner& owner);

@@ -27,8 +27,8 @@ class Timeouts {
   [[nodiscard]] TimePoint Earliest(const Options& options, const Closing& closing,
                                    const Inbound& inbound, const Outbound& outbound,
                                    TimePoint stop_deadline) const;
-  // Of an open session: the first timeout whose time is up. `receives`, `sends`: true exactly when
-  // the system has something for it that has not been seen, so that it is not silent.
+  // The first timeout of an open session whose time is up. `receives`, `sends`: true exactly when
+  // the system has something for the session that has not been seen, so that it is not silent.
   [[nodiscard]] std::optional<CloseReason> Passed(TimePoint now, const Options& options,
                                                   const Inbound& inbound, const Outbound& outbound,
                                                   bool receives, bool sends) const;
@@ -59,8 +59,8 @@ class Timeouts {
 
   TimePoint accepted_at_;
   TimePoint active_at_;
-  // What the timer is armed for. max: it was not, or it has gone off and that has been looked at.
-  // The wheel knows better, but belongs to all workers of the shard.
+  // The time that the timer is armed for. max: it is not armed, or it has gone off and TakeDue has
+  // seen that. The wheel knows it exactly, but belongs to all workers of the shard.
   TimePoint armed_for_ = TimePoint::max();
   // True exactly when MarkDue was called and TakeDue was not since. Atomic, as it is set before the
   // session is acquired.

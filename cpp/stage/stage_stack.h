@@ -22,7 +22,7 @@ namespace iocp {
 // Belongs to the session's owner. After an error every call does nothing.
 class StageStack {
  public:
-  // What comes out at the top.
+  // Takes the bytes that come out at the top.
   class Sink {
    public:
     // Both may throw std::bad_alloc.
@@ -60,10 +60,10 @@ class StageStack {
   // from, as what it sends may make more.
   [[nodiscard]] bool full() const { return own_waiting_ > kMostAhead; }
 
-  // What the port is to send next: see SendQueue::Gather.
+  // The pieces that the port is to send next: see SendQueue::Gather.
   std::size_t Gather(Piece* pieces) const { return layers_.front().down.Gather(pieces); }
-  // The system has taken `bytes` from the wire's queue. How many bytes of the user's queue have
-  // gone out with them.
+  // The system has taken `bytes` from the wire's queue. Returns how many bytes of the user's queue
+  // have gone out with them.
   std::size_t Sent(std::size_t bytes);
   // Bytes that the system has taken in all.
   [[nodiscard]] std::uint64_t bytes_sent() const { return layers_.front().out_sent; }
@@ -72,7 +72,7 @@ class StageStack {
   static constexpr std::size_t kMostAhead = std::size_t{128} * 1024;
 
  private:
-  // What stands for the bytes of a layer's output up to `out_end`, counted from the beginning.
+  // The origin of a layer's output up to `out_end`, a count of bytes from the beginning.
   struct Mark {
     std::uint64_t out_end;
     std::size_t in;   // bytes of the queue above

@@ -31,8 +31,8 @@ class SendQueue {
   // Moves all of `later` behind the sends that are here.
   void Append(SendQueue& later);
 
-  // A place between two bytes of the queue. Good until the byte before it has left; a new one stands
-  // before the first byte that is to be sent.
+  // A place between two bytes of the queue. Good until the byte before it has left; a new one
+  // stands before the first byte that is to be sent.
   struct Place {
     const SendItem* item = nullptr;
     std::size_t offset = 0;

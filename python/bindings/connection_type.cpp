@@ -16,7 +16,7 @@ namespace iocp::python {
 namespace {
 
 struct ConnectionObject {
-  // What PyObject_HEAD stands for; the macro has no semicolon of its own.
+  // PyObject_HEAD, spelt out; the macro has no semicolon of its own.
   PyObject ob_base;
   Connection* connection;  // one counted reference
   PyObject* data;          // the user's

@@ -191,7 +191,7 @@ void PythonHandler::OnHookError(Connection& connection, Hook hook, const std::ex
                                           exception.ptr(), nullptr);
   }
   if (result == nullptr) {
-    // The handler of errors failed itself: nothing is left to tell but the interpreter's last
+    // The handler of errors failed itself: nothing is left but the interpreter's last
     // resort.
     PyErr_WriteUnraisable(hooks_->hook_error.ptr());
     connection.Abort(CloseReason::kHookError);

@@ -9,8 +9,8 @@
 
 namespace iocp::python {
 
-// What a run calls, looked up once by start. Owned references, or null for a hook that is not
-// overridden. Make, change and destroy it under the GIL.
+// The hooks that a run calls, looked up once by start. Owned references, or null for a hook that is
+// not overridden. Make, change and destroy it under the GIL.
 struct HookTable {
   // A callable taken apart: a bound method's function and its self, or the callable and null.
   struct Target {

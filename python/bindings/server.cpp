@@ -194,7 +194,7 @@ class Core {
     dict["hook_calls"] = stats.hook_calls;
     dict["hook_errors"] = stats.hook_errors;
     dict["hook_batches"] = stats.hook_batches;
-    dict["gil_wait_seconds"] = stats.gil_wait_seconds;
+    dict["gil_wait_seconds"] = stats.batch_wait_seconds;
     dict["hook_seconds"] = stats.hook_seconds;
     dict["buffers_in_use"] = stats.buffers_in_use;
     dict["free_buffers"] = stats.free_buffers;

@@ -9,7 +9,7 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLES = "docs/evidence/testing.md"
 
-_DEFECT = re.compile(r"^\| (D\d\d) \| (.+) \| (.+) \|$", re.MULTILINE)
+_DEFECT = re.compile(r"^\| (D\d\d) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 _PROMISE = re.compile(r"^\| \*\*(.+)\*\* \| (.+) \|$", re.MULTILINE)
 _PROMISED = re.compile(r"^- \*\*(.+?)\*\*", re.MULTILINE)
 _FILE = re.compile(r"`([\w/]+\.(?:cpp|py))`: (`\w+`(?:, `\w+`)*)")
@@ -39,18 +39,18 @@ class Row(NamedTuple):
     """A row of a table."""
 
     id: str  # a defect's number, or a promise's title
-    what: str  # must not come back
     tests: tuple[NamedTest, ...]
+    now: str = ""  # what holds instead of the defect
 
 
-def _row(row_id: str, what: str, cell: str) -> list[Row]:
-    """The row, or none when it is not in its form."""
+def _row(row_id: str, cell: str, now: str = "") -> list[Row]:
+    """The row, or none when the cell of its tests is not in its form."""
     files = cell.split("; ")
     matches = [match for file in files if (match := _FILE.fullmatch(file)) is not None]
     if len(matches) != len(files):
         return []
     tests = [NamedTest(m[1], name) for m in matches for name in re.findall(r"\w+", m[2])]
-    return [Row(row_id, what, tuple(tests))]
+    return [Row(row_id, tuple(tests), now)]
 
 
 def _read(file: str) -> str:
@@ -59,13 +59,14 @@ def _read(file: str) -> str:
 
 def read_table() -> list[Row]:
     """Read the table of defects; a row that is not in its form is not there."""
-    return [row for match in _DEFECT.findall(_read(TABLES)) for row in _row(*match)]
+    found = _DEFECT.findall(_read(TABLES))
+    return [row for defect, _, now, cell in found for row in _row(defect, cell, now)]
 
 
 def read_promises() -> list[Row]:
     """Read the table of promises; a row that is not in its form is not there."""
     found = _PROMISE.findall(_read(TABLES))
-    return [row for title, cell in found for row in _row(title, "", cell)]
+    return [row for title, cell in found for row in _row(title, cell)]
 
 
 def promised() -> list[str]:

@@ -1,4 +1,4 @@
-"""A server in a process of its own, told what to do by lines of JSON on its standard input.
+"""A server in a process of its own, driven by lines of JSON on its standard input.
 
 Its memory, descriptors and threads are its own: the clients are elsewhere.
 """

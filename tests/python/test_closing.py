@@ -104,7 +104,7 @@ def test_close_of_a_peer_that_does_not_read_ends_too(serve: Serve, connect: Conn
     conn.close()
     server.wait_closed(conn)
     assert time.monotonic() - began < 3
-    # Not everything was sent, and the client must be able to tell.
+    # Not everything was sent, and the client must be able to see that.
     assert saw_reset(client)
     assert "write" not in server.hooks_of(conn)
 

@@ -134,7 +134,7 @@ def test_who_takes_bytes_while_a_hook_runs_is_not_cut_by_the_write_timeout(
 def test_who_takes_a_large_send_little_by_little_gets_all_of_it(
     serve: Serve, connect: Connect, timeout: str
 ) -> None:
-    """The system may take it at once, or tell of no room for long: the client counts."""
+    """The system may take it at once, or have no room for long: the client counts."""
     options: dict[str, float] = {timeout: 0.6}
     server = serve(Recorder(), send_backlog_limit=1 << 30, **options)
     client = connect(server, receive_buffer=65536)

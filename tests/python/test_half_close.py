@@ -1,4 +1,4 @@
-"""What follows when a client has finished sending: the hook, the answer, the end."""
+"""A client has finished sending: the hook, the answer, the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from iocp_bind import CloseReason, Connection
 
 
 class HalfCloser(Recorder):
-    """A `Recorder` that is told when a client has finished sending, and keeps it open then."""
+    """A `Recorder` that hears when a client has finished sending, and keeps it open then."""
 
     def __init__(
         self, *, end_of_stream: Callable[[Connection], object] | None = None, **hooks: Any

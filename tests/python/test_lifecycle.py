@@ -451,7 +451,7 @@ def test_a_large_backlog_is_no_obstacle_to_shutdown(serve: Serve, connect: Conne
 
 @linux_only
 def test_a_backend_that_the_system_takes_away_ends_in_words(backend: str) -> None:
-    """A seccomp filter that is set after the start: nobody hangs, and the operator is told why."""
+    """A seccomp filter that is set after the start: nobody hangs, and the log says why."""
     child = run_child("withdrawn_child.py", backend)
     assert child.code == 0, child.stderr
     report = json.loads(child.stdout)

@@ -10,14 +10,15 @@ from named_tests import REPOSITORY, promised, read_promises, read_table
 _NUMBERED = re.compile(r"^TEST(?:_F|_P)?\(\w+, (D\d\d_\w+)\)", re.MULTILINE)
 
 
-def test_what_the_guide_for_users_of_the_original_names_exists() -> None:
+def test_names_of_the_code_in_what_users_of_the_original_read_exist() -> None:
     guide = (REPOSITORY / "docs" / "using" / "coming-from-ciocpserver.md").read_text("utf-8")
     sources = [*(REPOSITORY / "cpp").rglob("*.h"), *(REPOSITORY / "cpp").rglob("*.cpp")]
     code = set(re.findall(r"\w+", "\n".join(path.read_text("utf-8") for path in sources)))
-    answers = "".join(line.rsplit("|", 2)[1] for line in guide.splitlines() if "|" in line)
+    answers = [line.rsplit("|", 2)[1] for line in guide.splitlines() if "|" in line]
+    answers += [row.now for row in read_table()]
     named = {
         word
-        for span in re.findall(r"`([^`]+)`", answers)
+        for span in re.findall(r"`([^`]+)`", "".join(answers))
         if re.fullmatch(r"[A-Z]\w*(::\w+)?", span)
         for word in span.split("::")
     }

@@ -191,7 +191,7 @@ def test_numbers_of_numpy_are_numbers(serve: Serve) -> None:
     )
 
 
-# ---- What the system refuses.
+# ---- The system refuses.
 
 
 def _system_error(server: iocp_bind.Server, host: str, port: int, **options: Any) -> OSError:

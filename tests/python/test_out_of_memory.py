@@ -1,6 +1,6 @@
 """Memory runs out: the exceptions that the package raises and reports then.
 
-The heap is a library that is loaded before all others, in a process of its own: it fails when told
+The heap is a library that is loaded before all others, in a process of its own: it fails when asked
 to. tests/cpp/out_of_memory_test.cpp checks that no memory and no descriptor is left behind.
 """
 

@@ -215,7 +215,7 @@ class Program:
         return _pick([s for s in self.sessions.values() if s.client is not None], index)
 
     def _known(self, index: int) -> Session | None:
-        """Return a session whose connection hooks were told of; it may have ended since."""
+        """Return a session whose connection was reported to hooks; it may have ended since."""
         return _pick([s for s in self.sessions.values() if s.conn is not None], index)
 
     def _cut(self, size: int) -> bytes:
@@ -262,7 +262,7 @@ class Program:
         except BlockingIOError:
             pass
         except ConnectionError:
-            # Linux tells of a reset once: recv would find an end of stream after it.
+            # Linux reports a reset once: recv would find an end of stream after it.
             self._client_ends(session, "reset")
 
     def client_receives(self, index: int, size: int) -> None:
@@ -513,7 +513,7 @@ class Program:
         assert stats.closed == {reason: closed.count(reason) for reason in CloseReason}
         assert stats.hook_calls == len(self.server.events)
         assert stats.hook_errors == len(self.raised)
-        # The client may be told of the end a moment after the server has done with it.
+        # The client may see the end a moment after the server has done with it.
         self._pump(lambda: not self._has_client(), "the clients seeing the end")
         assert all(s.conn is None or s.reason is not None for s in self.sessions.values())
         for session in list(self.sessions.values()):

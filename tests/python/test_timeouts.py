@@ -120,7 +120,7 @@ def test_a_client_that_takes_nothing_is_closed(serve: Serve, connect: Connect) -
     began = time.monotonic()
     assert server.wait_closed(conn) is CloseReason.WRITE_TIMEOUT
     assert 0.3 <= time.monotonic() - began < LATE
-    assert saw_reset(client), "it must be able to tell that there was more"
+    assert saw_reset(client), "it must be able to see that there was more"
 
 
 @pytest.mark.parametrize("timeout", [0.7, full_load(1.5)])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 """Seconds that anything may be late before somebody has been forgotten."""
 RANDOM_BYTES = random.Random(0).randbytes(1 << 22)
-"""What all send, each from places of its own: a lost, doubled or moved piece shows."""
+"""The bytes that all send, each from places of its own: a lost, doubled or moved piece shows."""
 MOST = 1 << 17
 """Bytes of the longest message."""
 CHUNK = 1 << 16
@@ -61,7 +61,7 @@ class Failed(Exception):
 
 
 class Tally:
-    """What has happened so far."""
+    """The events so far, counted."""
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
         self.served: Counter[str] = Counter({kind.__name__: 0 for kind in kinds})
@@ -111,7 +111,7 @@ class Tally:
 
 
 class Client:
-    """One connection. What it received is checked against what it sent, byte by byte."""
+    """One connection. Received bytes are checked against the sent ones, one by one."""
 
     def __init__(self, soak: Soak, rng: random.Random, receive_buffer: int | None = None) -> None:
         self.soak = soak
@@ -124,7 +124,7 @@ class Client:
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sent = bytearray()
-        """What was given to the system, or is about to be, and has not come back."""
+        """Bytes that were given to the system, or are about to be, and have not come back."""
         self.active_at = 0.0
         """Before it last did something that the server sees."""
 
@@ -199,7 +199,7 @@ class Client:
             raise Failed(f"the stream ended {len(self.sent)} bytes early")
 
     def reset(self) -> None:
-        """What closing does from now on."""
+        """Closing resets from now on."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async def nap(self, most: float) -> None:

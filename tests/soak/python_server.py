@@ -15,7 +15,7 @@ from iocp_bind import CloseReason, Connection
 
 
 class Account:
-    """What the hooks of one connection have seen."""
+    """The books of one connection: what its hooks have seen."""
 
     def __init__(self) -> None:
         self.received = 0

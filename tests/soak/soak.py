@@ -46,7 +46,7 @@ SUBJECTS = {
     "cpp": [str(REPOSITORY / "build/release/tests/soak/soak_server")],
     "python": [sys.executable, str(HERE / "python_server.py")],
 }
-"""Servers, as commands; what they are asked and answer is told in soak_server.cpp."""
+"""Servers, as commands; soak_server.cpp describes what they are asked and what they answer."""
 
 TIMEOUTS = {
     "first_data_timeout": 4.0,
@@ -113,14 +113,14 @@ class Check:
 
 @dataclasses.dataclass
 class Share:
-    """What came of a plan."""
+    """The outcome of a plan."""
 
     plan: Plan
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """Of the server, one a second: its books, and what the system says about its process."""
+    """The server's books, and what the system says about its process; one a second."""
     polite: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     chaos: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """Of the clients: `clients.Tally.report`."""
+    """The clients' reports: `clients.Tally.report`."""
     last: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The server's books after its end."""
     squeezes: int = 0
@@ -167,7 +167,7 @@ class Child:
             self.process.stdin.write("\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # the lines tell why
+            pass  # the lines say why
         answer: dict[str, Any] = json.loads(self.line())
         return answer
 

@@ -36,12 +36,12 @@ std::size_t Heap() {
   return info.uordblks + info.hblkhd;
 }
 
-// What the hooks of one connection have seen.
+// The books of one connection: what its hooks have seen.
 struct Account {
   std::atomic_flag in_hook;
   std::uint64_t received = 0;
   std::uint64_t queued = 0;   // accepted by Send
-  std::uint64_t written = 0;  // told by OnWriteCompleted
+  std::uint64_t written = 0;  // reported by OnWriteCompleted
   bool broken = false;        // OnConnectionError was called
 };
 
@@ -150,7 +150,7 @@ class Bookkeeper final : public iocp::Handler {
     Account& account = AccountOf(connection);
     const InHook hook(account);
     if (!hook) Wrong(connection, "an error hook overlaps another");
-    if (account.broken) Wrong(connection, "told of two errors");
+    if (account.broken) Wrong(connection, "two errors were reported");
     account.broken = true;
   }
 

@@ -10,7 +10,7 @@ trap 'rm -rf "$state"' EXIT
 
 mkdir -p "$state"/{lists/partial,cache/archives/partial,parts}
 eval "$(apt-config shell list Dir::Etc::sourcelist/f parts Dir::Etc::sourceparts/d)"
-# Of both formats: lines that begin with "deb", and stanzas with "Types: deb".
+# Both formats: lines that begin with "deb", and stanzas with "Types: deb".
 for file in "$list" "$parts"/*.list "$parts"/*.sources; do
   [ -e "$file" ] || continue
   sed -E 's/^[[:space:]]*deb([[:space:]])/deb-src\1/; s/^Types:.*/Types: deb-src/I' "$file" \

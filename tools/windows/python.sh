@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a CPython 3.11 for Windows in the folder $1, with headers and import library, with the help
-# of the Python $2 of this system, which is a 3.11 as well and has pip. What it downloads is kept in
+# of the Python $2 of this system, which is a 3.11 as well and has pip. Its downloads are kept in
 # ${XDG_CACHE_HOME:-~/.cache}/iocp_bind.
 #
 # Where the parts come from: the interpreter's DLL and its modules from a wheel that carries those of

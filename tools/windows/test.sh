@@ -22,7 +22,7 @@ cmake --build --preset windows -j "$(nproc)"
 install_package --target _core
 
 start_wine
-# What takes minutes under Wine, and is proven on every change on this system's own ports.
+# These take minutes under Wine, and are proven on every change on this system's own ports.
 loads=(--label-exclude '^slow$')
 slow=()
 [ -z "${FULL:-}" ] || {

@@ -1,9 +1,9 @@
 // How the Linux ports accept: once the system has said that somebody waits, without blocking.
 //
 // Where several ports accept on one handle, the system notifies each of them of every client, and
-// the first to ask gets it. The system could choose one port to notify (EPOLLEXCLUSIVE; an accept in
-// io_uring does so unasked), but then the client waits for that one, whose worker may be in a hook
-// for long, although others are free.
+// the first to ask gets it. The system could choose one port to notify (EPOLLEXCLUSIVE; an accept
+// in io_uring does so unasked), but then the client waits for that one, whose worker may be in a
+// hook for long, although others are free.
 #pragma once
 
 #include "port/common/batch.h"

@@ -62,8 +62,8 @@ Error IocpPort::Accept(Socket& socket) {
   return {};
 }
 
-// Whether connections are told to skip packets is one answer for the whole port: that of the first
-// listener, with which all others have to agree.
+// Connections skip packets, or none does: the first listener decides that for the whole port, and
+// all others have to agree with it.
 bool IocpPort::SkipsPacketsLike(const IocpListener& listener) {
   const bool skips = HasSystemHandles(static_cast<SOCKET>(listener.socket.handle));
   const MutexLock lock(listeners_lock_);
@@ -110,7 +110,7 @@ Error IocpPort::PrepareListener(IocpListener& listener) {
   return {};
 }
 
-// As many as are wanted. Under the listener's lock.
+// Posts as many as are wanted. Under the listener's lock.
 void IocpPort::PostAccepts(IocpListener& listener) {
   while (!listener.paused && !listener.cancelled &&
          listener.outstanding() < static_cast<std::size_t>(listener.wanted)) {
@@ -136,7 +136,7 @@ void IocpPort::PostAccepts(IocpListener& listener) {
   }
 }
 
-// Whatever it is would fail again at once: it is told like exhaustion, and Resume tries again.
+// Whatever failed would fail again at once: it is reported like exhaustion, and Resume tries again.
 // Under the listener's lock.
 void IocpPort::PauseInTrouble(IocpListener& listener, int code) {
   listener.paused = true;
@@ -154,7 +154,7 @@ int IocpPort::PostAccept(IocpListener& listener, IocpAccept& accept) {
   if (listener.accept_ex(static_cast<SOCKET>(listener.socket.handle), accept.accepted,
                          accept.addresses, 0, IocpAccept::kAddressRoom, IocpAccept::kAddressRoom,
                          &bytes, &accept.overlapped)) {
-    return 0;  // the packet comes nevertheless: a listener is never told to skip it
+    return 0;  // the packet comes nevertheless: a listener never skips it
   }
   const int code = ::WSAGetLastError();
   if (code == ERROR_IO_PENDING) return 0;
@@ -247,7 +247,7 @@ void IocpPort::OnClientFoundNoAccept() {
 void IocpPort::PauseAccepting(IocpListener& listener) {
   const MutexLock lock(listener.lock);
   listener.paused = true;
-  // What is posted would go on accepting.
+  // Accepts that are posted would go on accepting.
   if (listener.outstanding() != 0) {
     ::CancelIoEx(reinterpret_cast<HANDLE>(listener.socket.handle), nullptr);
   }

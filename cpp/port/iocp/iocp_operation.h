@@ -11,7 +11,7 @@
 
 namespace iocp {
 
-// Socket::state: of a listener.
+// Socket::state of a listener.
 inline constexpr std::uint8_t kIsListener = 1;
 
 // One overlapped operation. The system knows its OVERLAPPED. The operation counts as being with the

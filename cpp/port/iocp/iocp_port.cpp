@@ -45,7 +45,8 @@ void IocpPort::KeepEndpoints(NativeSocket handle, const Endpoints& endpoints) {
   }
 }
 
-// What the accept told, or else the system: the socket may come from another port of this kind.
+// The addresses that the accept reported, or else the system's: another port of this kind may have
+// accepted the socket.
 Error IocpPort::EndpointsOf(NativeSocket handle, Endpoints* endpoints) {
   {
     const MutexLock lock(accepted_lock_);

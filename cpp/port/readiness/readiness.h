@@ -21,7 +21,7 @@ struct Ready {
   std::uint8_t what = 0;
 };
 
-// The sockets that one look at the system has found, until they are handled. That may take several
+// The sockets that one look at the system has found, until they are handled. This may take several
 // turns, so that a full batch does not starve the sockets at the end.
 class ReadySockets {
  public:

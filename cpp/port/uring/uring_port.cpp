@@ -90,7 +90,8 @@ Error UringPort::Accept(Socket& listener) {
 }
 
 void UringPort::CountAccepting(Channel& channel) {
-  const bool accepting = channel.listener && channel.receiving && !channel.paused && !channel.cancel_receive;
+  const bool accepting =
+      channel.listener && channel.receiving && !channel.paused && !channel.cancel_receive;
   if (accepting == channel.counted) return;
   channel.counted = accepting;
   accepting_.fetch_add(accepting ? 1 : -1, std::memory_order_relaxed);

@@ -1,1 +1,1 @@
-"""What ``python -m iocp_bind`` can do, one module a command."""
+"""The commands of ``python -m iocp_bind``, a module each."""

@@ -105,7 +105,7 @@ TEST(TimerWheel, AgreesWithASortedMap) {
   }
 }
 
-// What a tick costs must not depend on how many timers are armed for other times.
+// The cost of a tick must not depend on how many timers are armed for other times.
 TEST(TimerWheel, TicksTouchOnlyWhatIsDue) {
   TimerWheel wheel(kStart);
   std::vector<TimerNode> nodes(100'000);

@@ -97,7 +97,7 @@ TEST_P(CIOCPServerTest, OneOfClosingAndErrorOnce) {
   EXPECT_EQ(log_.Count(Hook::kError), 1U);
 }
 
-TEST_P(CIOCPServerTest, WritesAreToldWithTheirBytes) {
+TEST_P(CIOCPServerTest, WritesAreReportedWithTheirBytes) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0));
   const Client client = Served(server, "x");
@@ -129,7 +129,7 @@ TEST_P(CIOCPServerTest, OneSendTextOfAnyLengthArrivesWhole) {
   EXPECT_EQ(client.Receive(1), "y");
 }
 
-TEST_P(CIOCPServerTest, WritesOfManyThreadsAreToldInTheOrderOfTheStream) {
+TEST_P(CIOCPServerTest, WritesOfManyThreadsAreReportedInTheOrderOfTheStream) {
   constexpr std::size_t kThreads = 4;
   constexpr std::size_t kSends = 300;
   constexpr std::size_t kSize = 8;
@@ -154,7 +154,7 @@ TEST_P(CIOCPServerTest, WritesOfManyThreadsAreToldInTheOrderOfTheStream) {
   EXPECT_EQ(log_.BytesOf(Hook::kWrite), "x" + stream);
 }
 
-TEST_P(CIOCPServerTest, AFullBacklogIsToldFromAClosedConnectionAndLosesNothing) {
+TEST_P(CIOCPServerTest, AFullBacklogIsNotACloseAndLosesNothing) {
   On<> server(GetParam(), &log_);
   ASSERT_TRUE(server.Start(0));
   Client client = Served(server, "x");

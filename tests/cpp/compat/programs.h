@@ -24,7 +24,7 @@ namespace programs {
 using iocp::testing::Client;
 using iocp::testing::Eventually;
 
-// What hooks tell, in order, and whether the order is one that the original's users may rely on.
+// The calls of hooks, in order, and whether the order is one that the original's users may rely on.
 class Log {
  public:
   enum class Hook { kEstablished, kRead, kWrite, kClosing, kError };
@@ -58,7 +58,7 @@ class Log {
     return some;
   }
   std::size_t Count(Hook hook) const { return Of(hook).size(); }
-  // All bytes that were told with such hooks.
+  // The bytes of all such hooks together.
   std::string BytesOf(Hook hook) const {
     std::string bytes;
     for (const Event& event : Of(hook)) bytes += event.bytes;

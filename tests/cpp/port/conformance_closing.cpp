@@ -149,8 +149,8 @@ TEST_P(ConformanceTest, R06_ShutdownSendEndsOneDirectionOnly) {
 }
 
 TEST_P(ConformanceTest, R06_AClosedSocketsMemoryAndHandleMayBeUsedAgain) {
-  // What is known of a closed socket (events, results, cancellations) must not reach the next one,
-  // which has the same handle here and on many systems the same memory.
+  // Events, results and cancellations of a closed socket must not reach the next one, which has the
+  // same handle here and on many systems the same memory.
   PortDriver driver(world());
   for (std::uint32_t i = 0; i < 200; ++i) {
     ServerEnd& end = driver.Connect();
@@ -316,7 +316,7 @@ TEST_P(ConformanceTest, R07_AHalfClosedPeerStillReceives) {
 }
 
 TEST_P(ConformanceTest, R07_ACancelThatComesTooLateChangesNothing) {
-  // Both are true, so either may be told; but one of them only, and never something else.
+  // Both are true, so either may be reported; but only one of them, and never something else.
   PortDriver driver(world());
   for (int i = 0; i < 40; ++i) {
     ServerEnd& end = driver.Connect();

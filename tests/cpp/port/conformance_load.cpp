@@ -462,7 +462,7 @@ TEST_P(ConformanceTest, R10_APortThatCouldNotOpenSaysWhyAndLeavesNothingBehind) 
 }
 
 TEST_P(ConformanceTest, R10_TwoPortsShareNothing) {
-  // What one port accepted, another one of its kind may adopt.
+  // A port may adopt a socket that another port of its kind accepted.
   DriverOptions options;
   options.adopt = false;
   PortDriver first(world(), options);

@@ -100,7 +100,7 @@ TEST_P(ConformanceTest, R09_SignalsInterruptNothing) {
   ::sigaction(SIGUSR1, &before, nullptr);
 }
 
-// A worker that is slower than its clients for long: in each turn there is more to tell of than a
+// A worker that is slower than its clients for long: in each turn there is more to report than a
 // batch holds, and every receive starts a send.
 TEST_P(ConformanceTest, OverloadTakesNoMoreMemoryHoweverLong) {
   constexpr std::size_t kClients = 300;
@@ -242,9 +242,9 @@ TEST_P(ConformanceTest, ListenOptionsReachTheConnections) {
   }
 }
 
-// What the POSIX ports share ---------------------------------------------------------------------
+// Parts that the POSIX ports share ---------------------------------------------------------------
 
-TEST(PosixErrorsTest, OneClientsErrorAndExhaustionAreToldApart) {
+TEST(PosixErrorsTest, OneClientsErrorIsNotExhaustion) {
   for (const int code : {ECONNABORTED, ECONNRESET, EPROTO, EPERM, EHOSTUNREACH}) {
     EXPECT_TRUE(IsOneClientsError(code)) << code;
     EXPECT_FALSE(IsExhaustion(code)) << code;

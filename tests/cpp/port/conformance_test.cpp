@@ -134,7 +134,7 @@ TEST_P(ConformanceTest, R02_CancelledSendEndsOnceAndTellsWhatWasTaken) {
   driver.port().ShutdownSend(end);
   ASSERT_TRUE(driver.Until([&] { return end.peer->state() != Peer::State::kOpen; }));
   EXPECT_EQ(end.peer->state(), Peer::State::kEnded);
-  EXPECT_EQ(end.peer_received.size(), end.sent) << "the port told wrongly what the system took";
+  EXPECT_EQ(end.peer_received.size(), end.sent) << "the port reported wrongly what the system took";
   EXPECT_TRUE(IsPrefix(end.peer_received, original));
 }
 
@@ -258,7 +258,7 @@ TEST_P(ConformanceTest, R03_BuffersAreThePoolsAndNoLarger) {
     end.peer_writing = Pattern(200'000, 6);
     ASSERT_TRUE(driver.Until([&] { return end.received.size() >= end.peer_writing.size(); }));
     EXPECT_TRUE(IsSame(end.received, end.peer_writing));
-    // What is held is counted as in use: the bytes are nowhere else.
+    // The bytes are counted as in use: they are nowhere else.
     EXPECT_GE(driver.pool().in_use() * block_size, end.received.size());
   }
 }

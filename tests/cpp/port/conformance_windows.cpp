@@ -60,7 +60,7 @@ Address AddressOf(NativeSocket handle, decltype(&::getpeername) ask) {
   return AddressFrom(address, length);
 }
 
-// What an accepted socket can do only after SO_UPDATE_ACCEPT_CONTEXT.
+// An accepted socket can do this only after SO_UPDATE_ACCEPT_CONTEXT.
 TEST_P(ConformanceTest, AnAcceptedSocketKnowsItsEndsAndCanEndItsStream) {
   PortDriver driver(world());
   ServerEnd& end = driver.Connect();

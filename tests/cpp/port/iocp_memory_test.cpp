@@ -47,7 +47,7 @@ class IocpMemoryTest : public ::testing::Test {
     port_.reset();
     pool_->Close();
   }
-  // An error that no port tells of when none came in time.
+  // When none came in time: an error that no port reports.
   Completion Next() {
     Completion completion;
     completion.error = {ErrorKind::kInvalidArgument, 0};

@@ -22,7 +22,7 @@ class Peer {
   virtual std::size_t Send(std::string_view data) = 0;
   // Up to `most` bytes of what has arrived.
   virtual std::string Receive(std::size_t most) = 0;
-  // What the last Receive found behind the data.
+  // The state that the last Receive found behind the data.
   [[nodiscard]] virtual State state() const = 0;
   virtual void EndStream() = 0;
   virtual void Close() = 0;

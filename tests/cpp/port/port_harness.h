@@ -1,5 +1,5 @@
-// What the conformance suite runs in: a world (world.h), and a driver, which plays the server for
-// one port and watches over every rule it can see broken.
+// The harness of the conformance suite: a world (world.h), and a driver, which plays the server for
+// one port and checks every rule that it can see broken.
 //
 // No system header here. A further port joins with a World of its own and one
 // INSTANTIATE_TEST_SUITE_P(..., ConformanceTest, ...) in a file of its own; loopback.h is the world
@@ -25,7 +25,7 @@
 
 namespace iocp::testing {
 
-// The server's end of a connection, and what the port told of it; and its peer.
+// The server's end of a connection, with what the port reported about it; and its peer.
 struct ServerEnd : Socket {
   Address local;
   Address remote;
@@ -50,8 +50,8 @@ struct ServerEnd : Socket {
   std::string writing;
   std::size_t written = 0;
 
-  // The peer's end. What is in peer_writing from peer_written on is sent as it fits; what arrives
-  // is read while peer_reads.
+  // The peer's end. The bytes of peer_writing from peer_written on are sent as they fit; bytes that
+  // arrive are read while peer_reads.
   std::unique_ptr<Peer> peer;
   std::string peer_writing;
   std::size_t peer_written = 0;
@@ -71,7 +71,7 @@ struct ServerEnd : Socket {
   [[nodiscard]] bool AllWritten() const { return !sending && written == writing.size(); }
 };
 
-// A listener, and what the port told of it.
+// A listener, with what the port reported about it.
 struct ServerListener : Socket {
   NativeSocket listening = kNoSocket;  // the handle, for closing it; kNoSocket: somebody else does
   Address bound;
@@ -106,7 +106,7 @@ struct DriverOptions {
   std::size_t max_bytes = kBatchBytes;
 };
 
-// One port, its worker and its server. What the port does that no port may is a failure.
+// One port, its worker and its server. A port that breaks a rule fails the test.
 class PortDriver {
  public:
   using Options = DriverOptions;
@@ -326,7 +326,7 @@ class PortDriver {
   // Lets everybody work until `done`; false when that did not happen.
   template <class Done>
   bool Until(Done done) {
-    // What has gone wrong is not waited for again and again.
+    // After a failure the test does not wait again and again.
     const auto patience = ::testing::Test::HasFailure() ? std::chrono::seconds(1) : kPatience;
     const TimePoint give_up = port_->Now() + patience;
     for (;;) {
@@ -519,7 +519,7 @@ class PortDriver {
     if (end.keep_buffers && !completion.error) end.kept.push_back(std::move(completion.buffer));
     while (!end.early.empty() && end.early.begin()->first == end.next_in_order) {
       const ServerEnd::Early& next = end.early.begin()->second;
-      // What a cancelled read was to take may come to the one behind it.
+      // Bytes that a cancelled read was to take may come to the one behind it.
       EXPECT_TRUE(!end.end || next.error || end.cancelled) << "data behind the end";
       if (!end.end) {
         end.received += next.bytes;

@@ -1,5 +1,5 @@
-// What only the io_uring port has: setting up a ring on old kernels, and the buffer ring.
-// What every port promises is in conformance_test.cpp.
+// Tests of parts that only the io_uring port has: setting up a ring on old kernels, and the buffer
+// ring. The promises of every port are in conformance_test.cpp.
 #include "port/uring/uring_port.h"
 
 #include <arpa/inet.h>

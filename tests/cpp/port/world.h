@@ -1,4 +1,4 @@
-// What the conformance suite runs in: a kind of port and clients for it.
+// The world of the conformance suite: a kind of port and clients for it.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -41,7 +41,7 @@ class World {
   [[nodiscard]] virtual bool has_ipv6() const = 0;
   // Null when nobody listens there.
   virtual std::unique_ptr<Peer> Connect(const Address& to) = 0;
-  // Of every port that is made in this world.
+  // PortOptions::initial_reads of every port that is made in this world.
   [[nodiscard]] virtual int initial_reads() const { return PortOptions{}.initial_reads; }
   // True exactly when every reset is seen as one: by the peer that Close sends it to, and by a port
   // that was not receiving when it came.
@@ -50,7 +50,7 @@ class World {
   [[nodiscard]] virtual bool knows_unacknowledged() const = 0;
   // True exactly when a reset is reported while the receive is paused.
   [[nodiscard]] virtual bool sees_resets_while_paused() const = 0;
-  // Of this process, all threads.
+  // The processor time of this process, all threads together.
   [[nodiscard]] virtual std::chrono::nanoseconds ProcessorTime() const = 0;
   // True exactly when descriptors can be used up.
   [[nodiscard]] virtual bool has_descriptor_limit() const = 0;
@@ -79,7 +79,7 @@ inline std::string Pattern(std::size_t size, std::uint32_t seed) {
   return bytes;
 }
 
-// Of streams, which nobody wants to see printed.
+// Compares streams, which nobody wants to see printed.
 inline ::testing::AssertionResult IsPrefix(std::string_view got, std::string_view want) {
   const std::size_t common = std::min(got.size(), want.size());
   const auto differ =

@@ -1,5 +1,6 @@
-// What an echoed message costs the server, in instructions: the figure that does not depend on the
-// machine's mood. It runs under callgrind, as ctest starts it, and fails when somebody doubles it.
+// The cost of an echoed message for the server, in instructions: a figure that does not depend on
+// the machine's mood. It runs under callgrind, as ctest starts it, and fails when somebody doubles
+// it.
 #include <gtest/gtest.h>
 #include <valgrind/callgrind.h>
 
@@ -32,7 +33,7 @@ class MeasuredEcho final : public Handler {
   [[nodiscard]] unsigned WantedHooks() const override { return kHookRead; }
 };
 
-// What is in a worker's dump: "FILE.2-03" is the process's second, of its third thread. Each is
+// The content of a worker's dump: "FILE.2-03" is the process's second, of its third thread. Each is
 // read once.
 std::uint64_t InstructionsIn(const std::filesystem::path& out_file, int dump) {
   const std::string prefix = out_file.filename().string() + "." + std::to_string(dump) + "-";

@@ -1,5 +1,5 @@
-// What follows when a client has finished sending, on the real ports of this system: the hook, a
-// connection that is kept open for an answer, and its end.
+// A client has finished sending, on the real ports of this system: the hook, a connection that is
+// kept open for an answer, and its end.
 #include <gtest/gtest.h>
 
 #include <atomic>

@@ -120,7 +120,7 @@ TEST_P(LifecycleTest, DestroyedInItsOwnHookItStopsBehindTheHook) {
     handler.on_read = [&](Connection& connection, Buffer&) {
       begin.get_future().wait();
       server.reset();
-      // What is left of the hook still has its connection, though another worker may be closing it.
+      // The rest of the hook still has its connection, though another worker may be closing it.
       const SendResult result = connection.Send("bye", 3);
       EXPECT_NE(result, SendResult::kBacklogFull);
       accepted = result == SendResult::kAccepted;

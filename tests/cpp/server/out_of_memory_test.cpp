@@ -33,7 +33,7 @@ class Scope {
   const bool before_;
 };
 
-// What was allocated and not freed.
+// Allocations that were not freed.
 std::atomic<std::int64_t> live{0};
 // How many of the library's allocations are good before one fails; below 0 once it has.
 std::atomic<std::int64_t> good{-1};

@@ -23,7 +23,7 @@ TEST_P(ServerTest, ResetsDuringAcceptDoNotMakeItDeaf) {
   }));
 }
 
-TEST_P(ServerTest, EstablishedOnFirstDataIsNeverToldOfASilentClient) {
+TEST_P(ServerTest, EstablishedOnFirstDataNeverReportsASilentClient) {
   Options options = On();
   options.established_on = EstablishedOn::kFirstData;
   StartEcho(options);

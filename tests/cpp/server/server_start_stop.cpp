@@ -53,7 +53,7 @@ TEST_P(ServerTest, StartsAndStopsAnyNumberOfTimes) {
   EXPECT_EQ(handler_.closed, 50U);
 }
 
-// Where workers share a port, another one than the first may be told of the end, and first.
+// If workers share a port, another one than the first may get the end, and earlier.
 TEST_P(ServerTest, MayBeStoppedBeforeItsWorkersHaveTakenATurn) {
   for (int i = 0; i < 200; ++i) {
     StartEcho(On(4));

@@ -7,8 +7,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "session/outbound.h"
 #include "server_fixture.h"
+#include "session/outbound.h"
 
 namespace iocp::testing {
 namespace {
@@ -42,7 +42,7 @@ TEST_P(ServerTest, EchoesManyClientsOnManyWorkers) {
 
 TEST_P(ServerTest, WhatWasReceivedIsSentOnAndTakenOver) {
   handler_.on_read = [](Connection& connection, Buffer& buffer) {
-    // Of a small block's size and of a large one's; an empty buffer is a send like any other.
+    // Bytes that fill a small block, and a large one; an empty buffer is a send like any other.
     const std::string before(buffer.view());
     const SendResult result = connection.Send(buffer);
     EXPECT_NE(result, SendResult::kBacklogFull);
@@ -118,7 +118,7 @@ TEST_P(ServerTest, DataBeforeTheEndOfTheStreamIsDelivered) {
   EXPECT_EQ(Only().closed, CloseReason::kPeerClosed);
 }
 
-// The system knows a connection by its address, and tells how many bytes it has moved.
+// The system knows a connection by its address, and reports how many bytes it has moved.
 TEST_P(ServerTest, APointerComesBackFromTheSystemWhole) {
   std::atomic<std::uintptr_t> address{0};
   handler_.on_established = [&](Connection& connection) {
@@ -136,7 +136,7 @@ TEST_P(ServerTest, APointerComesBackFromTheSystemWhole) {
 #endif
 }
 
-TEST_P(ServerTest, TheLimitsAreExactAndToldFromAClosedConnection) {
+TEST_P(ServerTest, TheLimitsAreExactAndAFullBacklogIsNotAClose) {
   Options options = On();
   options.max_pending_sends = 3;
   options.send_backlog_limit = 1000;
@@ -242,7 +242,7 @@ TEST_P(ServerTest, CountersMayBeReadWhileTheyAreWritten) {
       before = now;
       for (const ConnectionPtr& connection : server_.connections()) {
         EXPECT_LE(connection->bytes_sent(), kRounds);
-        // One that is out and not told of yet, and the answer to what its receiver sent then.
+        // One that is out and not reported yet, and the answer to what its receiver sent then.
         EXPECT_LE(connection->send_backlog(), 2U) << "below zero";
       }
     }

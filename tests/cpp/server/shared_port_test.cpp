@@ -1,6 +1,6 @@
 // Several workers on one port, with real threads: on a system whose ports have one worker each, a
-// port that lets them in one at a time. What the workers share is above the port, and the thread
-// sanitizer, which there is none of on Windows, looks at it here.
+// port that lets them in one at a time. The workers share what is above the port, and the thread
+// sanitizer, which Windows does not have, checks it here.
 #include <gtest/gtest.h>
 
 #include <algorithm>

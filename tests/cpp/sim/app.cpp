@@ -4,8 +4,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include "session/session.h"
 #include "memory.h"
+#include "session/session.h"
 
 namespace iocp::sim {
 
@@ -136,7 +136,7 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
   const HookScope scope(*this, known, "closing", static_cast<std::uint64_t>(reason));
   Check(!std::exchange(known.closed, true), "closing twice");
   Check(!connection.is_open(), "closing, and still open");
-  Check(known.errored || reason != CloseReason::kError, "closed by an error that was not told");
+  Check(known.errored || reason != CloseReason::kError, "closed by an error that was not reported");
   Check(connection.send_backlog() == 0, "closed, and there is a backlog");
   Check(!wants_writes || known.unwritten.empty() || known.unwritten.front() != 0,
         "an empty send was not completed, though all before it is with the system");
@@ -160,7 +160,7 @@ void App::CheckTimeOut(std::uint16_t port, CloseReason reason) {
   const Options& options = engine->options();
   switch (reason) {
     case CloseReason::kFirstDataTimeout:
-      // What a stage has kept for itself is no data.
+      // Bytes that a stage has kept for itself are no data.
       Check(staged || (!end.speaks && !end.heard), "closed as silent, and it spoke");
       return;
     case CloseReason::kIdleTimeout:
@@ -206,7 +206,7 @@ void App::OnBatchEnd() {
   Check(batches_ >= 0, "a batch ends twice");
 }
 
-// ---- What hooks do, and programs.
+// ---- The work of hooks, and programs.
 
 void App::Act(Known& known, bool in_hook) {
   yield();
@@ -316,8 +316,8 @@ void App::SendSome(Known& known, std::size_t size) {
   CheckMemory(connection);
 }
 
-// A queue takes memory up to the limit, and the send that was accepted just below it. Of the one at
-// the front a part may be out; the heap rounds up.
+// A queue takes memory up to the limit, and the send that was accepted just below it. A part of the
+// one at the front may be out; the heap rounds up.
 void App::CheckMemory(Connection& connection) {
   Session& session = Session::Of(connection);
   Inbox& inbox = session.inbox();
@@ -337,8 +337,8 @@ void App::CheckMemory(Connection& connection) {
   Check(taken <= most + taken / 16, "a backlog takes more memory than its limit allows");
 }
 
-// What the port had in hand may follow: the reads of the batch that made it pause and those that
-// were posted then, twice if the holder has resumed it meanwhile; the end of the stream, and a
+// Reads that the port had in hand may follow: those of the batch that made it pause and those that
+// were posted then, twice if the owner has resumed it meanwhile; the end of the stream, and a
 // send.
 void App::CheckQueues() {
   const auto reads = static_cast<std::size_t>(std::max(network_.settings.reads, 1));
@@ -395,6 +395,6 @@ void App::LetGo() {
   for (auto& [id, known] : known_) known.connection = ConnectionPtr();
 }
 
-bool App::AllTold() const { return living_.empty() && loans_ == 0 && batches_ == 0; }
+bool App::AllReported() const { return living_.empty() && loans_ == 0 && batches_ == 0; }
 
 }  // namespace iocp::sim

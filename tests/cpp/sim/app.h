@@ -18,7 +18,7 @@
 
 namespace iocp::sim {
 
-// What both ends of a connection know of it: by the client's port.
+// The knowledge of both ends of a connection, by the client's port.
 struct Account {
   explicit Account(std::uint64_t client_port)
       : up(client_port * 2 + 1), down(client_port * 2 + 2) {}
@@ -42,7 +42,7 @@ class App final : public Handler {
       : network_(network), accounts_(accounts) {}
   ~App() override = default;
 
-  // What the run gives it to work with.
+  // Given by the run.
   Engine* engine = nullptr;
   std::function<void()> yield;  // in a hook: others may move
   double liveliness = 0.5;      // how likely a hook is to do something more
@@ -61,9 +61,9 @@ class App final : public Handler {
   [[nodiscard]] std::uint64_t established() const { return established_; }
   [[nodiscard]] std::uint64_t closed(std::size_t reason) const { return closed_[reason]; }
   [[nodiscard]] bool stop_requested() const { return stop_requested_; }
-  // True when every connection that was told of has been told to close, and everything given to a
-  // send came back.
-  [[nodiscard]] bool AllTold() const;
+  // True when every connection that was reported has been reported closed, and everything given to
+  // a send came back.
+  [[nodiscard]] bool AllReported() const;
 
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
@@ -83,13 +83,13 @@ class App final : public Handler {
   struct Known {
     ConnectionPtr connection;
     Account* account = nullptr;
-    bool in_hook = false;  // true exactly while a hook of it runs
+    bool in_hook = false;    // true exactly while a hook of it runs
     bool ended = false;      // true exactly when the end of the peer's stream was reported
     bool kept_open = false;  // true exactly when it was left open then
     bool errored = false;
     bool closed = false;  // true exactly when its closing hook has begun
     bool released = false;
-    bool paused = false;                // true exactly when it was last told to pause
+    bool paused = false;                // true exactly when it was last asked to pause
     bool ended_here = false;            // true exactly when we closed or aborted it
     std::deque<std::size_t> unwritten;  // sends that were accepted and not completed, by size
   };

@@ -1,5 +1,5 @@
-// What a backlog costs and how it ends: the limit against memory, empty sends, sends that the
-// system refuses.
+// The cost of a backlog, and its end: the limit against memory, empty sends, sends that the system
+// refuses.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "session/session.h"
 #include "memory.h"
 #include "scenario.h"
+#include "session/session.h"
 #include "stream/send_item.h"
 
 namespace iocp::sim {

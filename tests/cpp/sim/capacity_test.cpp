@@ -1,5 +1,5 @@
-// What happens to clients that cannot be served: there is no room, or the system stops the port. In
-// a forced order of events.
+// Clients that cannot be served, in a forced order of events: there is no room, or the system stops
+// the port.
 #include <algorithm>
 #include <cerrno>
 #include <string>

@@ -85,7 +85,7 @@ TEST_F(ConnectionOrderTest, OneWorkerAtATimePutsReadsInOrder) {
     if (!waiting.empty()) return;
     const ReorderQueue& reorder = Session::Of(connection).inbound().reorder();
     waiting.push_back(reorder.waiting());
-    // What comes to others while this worker has the connection leaves its queue alone.
+    // Completions that come to others while this worker owns the connection leave its queue alone.
     scenario.LetCome([](const Completion& c) { return IsRead(c, 3); });
     scenario.Step(1);
     waiting.push_back(reorder.waiting());
@@ -105,7 +105,7 @@ TEST_F(ConnectionOrderTest, OneWorkerAtATimePutsReadsInOrder) {
   EXPECT_EQ(scenario.Of(client).received, data);
 }
 
-TEST_F(ConnectionOrderTest, AContextLivesUntilItsLastHookIsDone) {
+TEST_F(ConnectionOrderTest, ASessionLivesUntilItsLastHookIsDone) {
   Scenario scenario(Original());
   const auto client = scenario.Connect();
   Scenario::Client newcomer;
@@ -113,7 +113,7 @@ TEST_F(ConnectionOrderTest, AContextLivesUntilItsLastHookIsDone) {
   std::vector<std::uint64_t> free_contexts;
   const auto look = [&] { free_contexts.push_back(scenario.stats().free_contexts); };
   scenario.handler().on_read = [&](Connection& connection, Buffer&) {
-    // The connection breaks, and another worker is told of its last completion.
+    // The connection breaks, and another worker gets its last completion.
     client->Reset();
     for (int i = 0; i < 5; ++i) scenario.Step(1);
     look();
@@ -154,12 +154,12 @@ TEST_F(ConnectionOrderTest, ReleasedOnceByWhoeverTakesTheLastReference) {
   const auto is_send = [](const Completion& c) { return c.operation == Operation::kSend; };
   scenario.LetCome([&](const Completion& c) { return !is_send(c); });
   scenario.Step(0);  // cancels both
-  scenario.Step(1);  // is told of the read
+  scenario.Step(1);  // gets the read
   scenario.StepAll();
   EXPECT_EQ(scenario.engine().connection_count(), 1U) << "released while a send is outstanding";
   EXPECT_FALSE(scenario.Of(client).closed);
   scenario.LetAllCome();
-  scenario.Step(0);  // is told of the send
+  scenario.Step(0);  // gets the send
   scenario.Step(1);
   scenario.StepAll();
   EXPECT_EQ(scenario.Of(client).closed, CloseReason::kLocalAbort);
@@ -270,7 +270,7 @@ TEST_F(ConnectionOrderTest, ARefusedSendLeavesNothingBehind) {
                                   kClosed, kClosed, kClosed}));
   EXPECT_EQ(loan.returned, 0) << "they are the caller's still";
   EXPECT_EQ(scenario.ReceiveAll(client), "0123456789");
-  // That no memory is left is looked at behind each test.
+  // The fixture checks after each test that no memory is left.
 }
 
 TEST_F(ConnectionOrderTest, AFailedSendAndAReadWithoutABufferLeaveNothingBehind) {
@@ -350,7 +350,7 @@ TEST_F(ConnectionOrderTest, TheRestOfAShortSendFollowsInOrder) {
     const std::uint64_t sent = connection.bytes_sent();
     EXPECT_EQ(scenario.Of(client).written.size(),
               (sent < 15'000 ? 0U : 1U) + (sent < data.size() ? 0U : 1U))
-        << "told of a send before its last byte was out";
+        << "a send was reported before its last byte was out";
     received += client->Receive(70);
   }
   EXPECT_EQ(received, data);

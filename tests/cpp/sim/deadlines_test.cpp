@@ -1,5 +1,5 @@
-// What deadlines may do, in one order of events each: a hook that takes long, a client that does
-// something meanwhile, and a look at who is closed.
+// Deadlines, in one order of events each: a hook that takes long, a client that does something
+// meanwhile, and a look at who is closed.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -124,7 +124,7 @@ TEST_F(DeadlinesTest, WhoTakesLittleByLittleIsNotIdle) {
   }
 }
 
-// The pause is over, though the worker has not got to telling the port.
+// The pause is over, though the worker has not resumed the port yet.
 TEST_F(DeadlinesTest, WhoSpokeBeforeReadingIsResumedIsNotIdle) {
   for (Scenario::Setup setup : Setups()) {
     setup.options.idle_timeout = seconds(1);
@@ -171,7 +171,8 @@ TEST_F(DeadlinesTest, WhoTookBytesInTheTurnOfALongHookIsNotCutByTheWriteTimeout)
   }
 }
 
-// What is not read is no sign of life: or who sends and never reads would stay for ever.
+// Bytes that are not read are no sign of life: else a client that sends and never reads would stay
+// for ever.
 TEST_F(DeadlinesTest, WhoIsPausedAndMovesNoByteIsIdle) {
   for (Scenario::Setup setup : Setups()) {
     setup.options.idle_timeout = seconds(1);

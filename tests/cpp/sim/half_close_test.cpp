@@ -1,5 +1,5 @@
-// What follows the end of a client's stream, in one order of events each: who closes, pauses or
-// breaks a connection between the end and its hook, what the hook waits for, and what a connection
+// The end of a client's stream, in one order of events each: who closes, pauses or breaks a
+// connection between the end and its hook, what the hook waits for, and what a connection
 // that is kept open does.
 #include <gtest/gtest.h>
 

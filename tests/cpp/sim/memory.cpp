@@ -14,7 +14,7 @@ bool armed_now = false;
 
 void* Allocate(std::size_t size, bool can_throw) {
   if (armed_now && source != nullptr) {
-    // What the source does for itself does not fail.
+    // Allocations of the source itself do not fail.
     const FailingMemory::Scope unarmed(false);
     if (source->Fails(can_throw)) return nullptr;
   }

@@ -7,9 +7,9 @@
 
 namespace iocp::sim {
 
-// What was allocated and not freed, of the whole program.
+// Allocations of the whole program that were not freed.
 std::size_t LiveAllocations();
-// What the heap has given for `memory`, which it allocated.
+// The bytes that the heap has given for `memory`, which it allocated.
 std::size_t AllocatedBytes(const void* memory);
 
 // While one lives, allocations inside `Armed` scopes fail when `fails` says so.

@@ -54,11 +54,11 @@ enum class Bug : std::uint8_t {
   kLosesAByte,          // of a receive
   kRepeatsAByte,        // of a send
   kSwapsReads,          // two receives get each other's place in the stream
-  kResetAsEnd,          // a reset is told as an end of stream
+  kResetAsEnd,          // a reset is reported as an end of stream
   kEndOvertakesData,    // the end of the stream gets the place of data that had arrived before it
   kCompletesTwice,      // a send
   kForgetsACompletion,  // a send
-  kCountsTooMuch,       // a send tells of more bytes than it took
+  kCountsTooMuch,       // a send reports more bytes than it took
   kForgetsAnAccept,     // an accept that failed is not replaced
   kForgetsAWakeUp,      // a posting
   kLeavesASocketOpen,   // a close
@@ -76,7 +76,7 @@ class SimPort;
 // One direction.
 class Pipe {
  public:
-  // Of the bytes that a pipe holds the receiver's side takes so many; the rest waits at the
+  // The receiver's side takes so many of the bytes that a pipe holds; the rest waits at the
   // sender's.
   Pipe(std::size_t window, std::size_t receiver_takes)
       : window_(window), receiver_takes_(receiver_takes) {}
@@ -152,7 +152,7 @@ class Network {
     // workers lets it pass.
     bool wait_passes_time = true;
     Bug bug = Bug::kNone;  // that ports make once in a while
-    bool log = false;      // tells on stderr what is noted
+    bool log = false;      // writes what is noted to stderr
   };
 
   Network(Choices& choices, const Settings& settings);
@@ -226,7 +226,7 @@ class Network {
   // For a test that forces an order. Completions of which this says true stay with the system.
   std::function<bool(const Completion&)> held_back;
 
-  // What happened, for the log and for the hash of all that happened.
+  // Notes an event, for the log and for the hash of all events.
   void Note(const char* what, std::uint64_t which = 0, std::uint64_t how_much = 0);
   [[nodiscard]] std::uint64_t trace() const { return trace_; }
 

@@ -1,4 +1,4 @@
-// What a test needs to force one order of events: the engine on simulated ports, a handler whose
+// The means to force one order of events: the engine on simulated ports, a handler whose
 // hooks the test writes, clients, and workers that take a turn when the test says so, also inside
 // another worker's hook. Nothing happens by chance, and no fault but those that the test asks for.
 #pragma once

@@ -1,6 +1,6 @@
 // The server as a whole in a forced order of events: accepting, timers, workers, stopping, what is
-// shared. Each order is one in which the original went wrong; docs/evidence/testing.md has the list of its
-// defects.
+// shared. Each order is one in which the original went wrong; docs/evidence/testing.md has the list
+// of its defects.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -133,7 +133,7 @@ TEST_F(ServerOrderTest, EveryAcceptThatFailsIsReplaced) {
   ExpectServed(scenario);
 }
 
-TEST_F(ServerOrderTest, OnlyItsHolderActsOnAConnectionsTimer) {
+TEST_F(ServerOrderTest, OnlyItsOwnerActsOnAConnectionsTimer) {
   Scenario::Setup setup = Workers(2, true);
   setup.options.first_data_timeout = seconds(1);
   Scenario scenario(setup);
@@ -198,7 +198,7 @@ TEST_F(ServerOrderTest, OnlyAStopEndsAWorker) {
   for (const bool shared : {false, true}) {
     Scenario scenario(Workers(3, shared));
     const auto client = scenario.Connect();
-    // Postings of every other kind. That no worker leaves is looked at in each step.
+    // Postings of every other kind. Each step checks that no worker leaves.
     for (int i = 0; i < 10; ++i) {
       scenario.engine().WakeAllShards();
       scenario.ConnectionOf(client).Send("x", 1);
@@ -236,7 +236,7 @@ TEST_F(ServerOrderTest, NoFailedCompletionEndsAWorker) {
       scenario.ConnectionOf(client).Send("x", 1);
       scenario.network().faults.*fault = 1;
       const auto newcomer = scenario.Dial();
-      // That no worker leaves is looked at in each step.
+      // Each step checks that no worker leaves.
       scenario.StepAll();
       if (scenario.Of(client).closed == std::nullopt) scenario.ConnectionOf(client).Abort();
       scenario.StepAll();
@@ -296,7 +296,7 @@ TEST_F(ServerOrderTest, AClosingHookMayWaitForAnotherConnectionsClose) {
   int hooks = 0;
   scenario.handler().on_closing = [&](Connection& connection, CloseReason) {
     ++hooks;
-    // What another thread may want while this hook runs.
+    // Another thread may want these while this hook runs.
     bool free = false;
     std::thread([&] {
       Mutex& mutex = Session::Of(connection).inbox().mutex();
@@ -321,7 +321,7 @@ TEST_F(ServerOrderTest, AClosingHookMayWaitForAnotherConnectionsClose) {
 static_assert(!std::is_copy_constructible_v<Session> && !std::is_move_constructible_v<Session>);
 static_assert(!std::is_copy_assignable_v<Session> && !std::is_move_assignable_v<Session>);
 
-TEST_F(ServerOrderTest, AContextThatIsUsedAgainIsMadeAnew) {
+TEST_F(ServerOrderTest, ASessionThatIsUsedAgainIsMadeAnew) {
   SessionPool* const pool = SessionPool::Create(1);
   Session* const session = pool->Take();
   ASSERT_NE(session, nullptr);

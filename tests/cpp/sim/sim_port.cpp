@@ -75,7 +75,7 @@ Error SimPort::Accept(Socket& listener) {
   network_.Check(ListeningOn(listener) == nullptr, "R1: Accept twice");
   if (network_.BacklogOf(listener.handle) == nullptr) return Failure(ErrorKind::kInvalidArgument);
   if (network_.Fails(network_.faults.accept_exhausted)) {
-    ++told_.accept_errors;
+    ++reported_.accept_errors;
     return Failure(ErrorKind::kOutOfResources);
   }
   network_.BeginAccepting(listener.handle);
@@ -91,7 +91,7 @@ Error SimPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addres
   network_.Check(link != nullptr, "Adopt of no connection");
   if (link == nullptr) return Failure(ErrorKind::kOther);
   if (network_.Fails(network_.faults.adopt_error)) {
-    ++told_.accept_errors;
+    ++reported_.accept_errors;
     return Failure(ErrorKind::kReset);
   }
   socket.handle = handle;
@@ -290,7 +290,7 @@ bool SimPort::Accepts(const Listening& listening) const {
   return !listening.paused && !listening.exhausted && !listening.ended;
 }
 
-// ---- What the network does to the operations in flight.
+// ---- The network acts on the operations in flight.
 
 void SimPort::Make(Completion completion) {
   network_.Note("completion", static_cast<std::uint64_t>(completion.operation),
@@ -574,14 +574,14 @@ void SimPort::OnBrought(Completion& completion) {
       ListeningOn(*completion.socket)->brought = true;
       return;
     }
-    ++(completion.error ? told_.accept_errors : told_.accepts);
+    ++(completion.error ? reported_.accept_errors : reported_.accepts);
     return;
   }
   Stream* stream = Known(*completion.socket, "a completion");
   if (stream == nullptr) return;
   if (completion.operation == Operation::kSend) {
     stream->pieces.clear();
-    told_.sent_bytes += completion.bytes;
+    reported_.sent_bytes += completion.bytes;
     return;
   }
   --stream->undelivered;
@@ -589,7 +589,7 @@ void SimPort::OnBrought(Completion& completion) {
     stream->heard = true;
     stream->heard_at = network_.now();
   }
-  told_.received_bytes += completion.buffer.size();
+  reported_.received_bytes += completion.buffer.size();
   if (stream->ended && stream->undelivered == 0) stream->receiving = false;
   PostReads(*stream);
 }

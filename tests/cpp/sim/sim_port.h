@@ -48,14 +48,14 @@ class SimPort final : public CompletionPort {
   // When it will next; max when nothing is under way.
   [[nodiscard]] TimePoint NextReady() const;
 
-  // What it has told the server, for comparing with the server's counters.
-  struct Told {
+  // The sums of what it has reported, for comparing with the server's counters.
+  struct Reported {
     std::uint64_t accepts = 0;        // sockets
     std::uint64_t accept_errors = 0;  // and sockets that could not be adopted
     std::uint64_t received_bytes = 0;
     std::uint64_t sent_bytes = 0;
   };
-  [[nodiscard]] const Told& told() const { return told_; }
+  [[nodiscard]] const Reported& reported() const { return reported_; }
   [[nodiscard]] std::size_t adopted() const { return streams_.size(); }
 
  private:
@@ -65,7 +65,7 @@ class SimPort final : public CompletionPort {
     LinkPtr link;
 
     bool receiving = false;           // true exactly from Receive until Wait has brought all of it
-    bool paused = false;              // true exactly when the port was last told so
+    bool paused = false;              // true exactly when the port was last asked to pause
     bool ended = false;               // true exactly when no further read will be posted
     std::deque<std::uint64_t> reads;  // posted, by number, not completed
     std::uint64_t next_read = 0;
@@ -82,7 +82,7 @@ class SimPort final : public CompletionPort {
   // A listener, as the port knows it, until Close.
   struct Listening {
     Socket* socket;
-    bool paused = false;     // true exactly when the port was last told so, or the gate was full
+    bool paused = false;     // true exactly when it was last asked to pause, or the gate was full
     bool exhausted = false;  // true exactly when it has paused by itself (R8)
     bool ended = false;      // true exactly when the last completion was made
     bool brought = false;    // true exactly when Wait has brought that
@@ -97,7 +97,7 @@ class SimPort final : public CompletionPort {
   // Null when it is no listener of this port.
   Listening* ListeningOn(const Socket& socket);
   void PostReads(Stream& stream);
-  // What the network has for the operations in flight becomes completions.
+  // Makes completions of what the network has for the operations in flight.
   void Produce();
   void ProduceAccepts(Listening& listening);
   [[nodiscard]] bool Accepts(const Listening& listening) const;
@@ -125,7 +125,7 @@ class SimPort final : public CompletionPort {
   std::deque<Made> made_;
   std::deque<Posting*> postings_;
   std::vector<std::unique_ptr<Listening>> listening_;
-  Told told_;
+  Reported reported_;
 };
 
 // The kind, for whatever network lives.

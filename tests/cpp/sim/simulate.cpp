@@ -2,7 +2,7 @@
 // else with the command that shows the run which broke it.
 //
 //   simulate --runs 1000          or --seconds 60; from a seed of its own, or from --seed on
-//   simulate --seed 4711 --log    that one, told in full
+//   simulate --seed 4711 --log    that one, with all its events
 //   simulate --bug 3 --runs 1000  on ports with a mistake; the list is in network.h
 //   simulate --bytes FILE --log   a run whose choices are the bytes of a file: one of the fuzzer's
 //   simulate --seed 4711 --nth-failure 3      without faults but one, the third that could happen;

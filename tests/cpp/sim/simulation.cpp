@@ -6,13 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "support/scrambler.h"
 #include "app.h"
 #include "engine/engine.h"
 #include "engine/options.h"
 #include "memory.h"
 #include "sim_port.h"
 #include "stepper.h"
+#include "support/scrambler.h"
 
 namespace iocp::sim {
 namespace {
@@ -37,7 +37,7 @@ struct Client {
   double resets;
   double breaks;      // to break the rules of a stage
   bool done = false;  // true exactly when it has closed, or the connection has ended for it
-  // What its ends of the stages have not got out.
+  // Bytes that its ends of the stages have not got out.
   [[nodiscard]] std::size_t Waiting() const {
     std::size_t bytes = 0;
     for (const testing::ScrambledPeer* stage : stages) bytes += stage->waiting();
@@ -169,7 +169,7 @@ RunResult Simulation::Run() {
   result_.hooks = app_.hooks();
   result_.connections = app_.established();
   if (failed()) {
-    // What has gone wrong may not be possible to take down: it is left as it is.
+    // After a failure the engine may not be possible to take down: it is left as it is.
     (void)engine_.release();
   }
   return result_;
@@ -260,7 +260,7 @@ void Simulation::End() {
   if (failed()) return;
   for (const auto& client : clients_) Finish(*client);
   CheckCounters(true);
-  network_.Check(app_.AllTold(), "a connection was not told of its end");
+  network_.Check(app_.AllReported(), "a connection's end was not reported");
   app_.LetGo();
   engine_.reset();
   network_.Check(network_.ports.empty(), "a port was left");
@@ -365,7 +365,7 @@ void Simulation::MoveClient(Client& client) {
   }
 }
 
-// What it sends then may never be seen.
+// Bytes that it sends then may never be seen.
 void Simulation::Break(Client& client) {
   testing::ScrambledPeer& stage = *client.stages[choices_.Below(client.stages.size())];
   network_.Note("client breaks a stage", stage.port(), 0);
@@ -425,19 +425,19 @@ bool Simulation::Finish(Client& client) {
 void Simulation::CheckCounters(bool at_the_end) {
   if (failed()) return;
   const Stats stats = engine_->stats();
-  SimPort::Told told;
+  SimPort::Reported reported;
   std::size_t adopted = 0;
   for (const SimPort* port : network_.ports) {
-    told.accepts += port->told().accepts;
-    told.accept_errors += port->told().accept_errors;
-    told.received_bytes += port->told().received_bytes;
-    told.sent_bytes += port->told().sent_bytes;
+    reported.accepts += port->reported().accepts;
+    reported.accept_errors += port->reported().accept_errors;
+    reported.received_bytes += port->reported().received_bytes;
+    reported.sent_bytes += port->reported().sent_bytes;
     adopted += port->adopted();
   }
   const auto check = [&](bool holds, const char* what) { network_.Check(holds, what); };
-  check(stats.accepted == told.accepts, "counter: accepted");
+  check(stats.accepted == reported.accepts, "counter: accepted");
   // Without memory for a connection there is an error that the port does not know of.
-  check(stats.accept_errors >= told.accept_errors, "counter: accept_errors");
+  check(stats.accept_errors >= reported.accept_errors, "counter: accept_errors");
   check(stats.established == app_.established(), "counter: established");
   std::uint64_t closed = 0;
   for (std::size_t i = 0; i < kCloseReasons; ++i) {
@@ -453,12 +453,12 @@ void Simulation::CheckCounters(bool at_the_end) {
   }
   check(stats.hook_calls == app_.hooks(), "counter: hook_calls");
   check(stats.hook_errors == app_.thrown(), "counter: hook_errors");
-  check(stats.bytes_received <= told.received_bytes, "counter: bytes_received");
-  check(stats.bytes_sent <= told.sent_bytes, "counter: bytes_sent");
+  check(stats.bytes_received <= reported.received_bytes, "counter: bytes_received");
+  check(stats.bytes_sent <= reported.sent_bytes, "counter: bytes_sent");
   app_.CheckQueues();
   if (!at_the_end) return;
   check(stats.connections == 0, "a connection was left");
-  check(stats.bytes_sent == told.sent_bytes, "counter: bytes_sent, at the end");
+  check(stats.bytes_sent == reported.sent_bytes, "counter: bytes_sent, at the end");
   check(closed == stats.established, "established, and never closed");
   check(stats.pending_accepts == 0, "accepts were left");
 }

@@ -16,7 +16,7 @@ namespace iocp::sim {
 
 struct RunSettings {
   Bug bug = Bug::kNone;
-  bool log = false;  // tells on stderr what happens
+  bool log = false;  // writes all events to stderr
   bool faults = true;
   // Instead of faults by chance only one failure, the nth that could happen, 1 being the first; or
   // the nth allocation that the engine makes.
@@ -29,7 +29,7 @@ struct RunResult {
   std::uint64_t trace = 0;  // a hash of all that happened
   std::uint64_t turns = 0;
   std::uint64_t hooks = 0;
-  std::uint64_t connections = 0;  // that were told of
+  std::uint64_t connections = 0;  // that were reported to hooks
   std::uint64_t could_fail = 0;   // how often something could have failed
   std::uint64_t allocations = 0;  // by the engine, in its workers' turns
 };

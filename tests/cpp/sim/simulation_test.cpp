@@ -1,5 +1,5 @@
 // The server on the simulated port: many runs, each failure in turn, and the test of these tests.
-// A run that breaks a rule is told with the command that shows it again.
+// A run that breaks a rule is reported with the command that shows it again.
 #include "simulation.h"
 
 #include <gtest/gtest.h>
@@ -99,7 +99,7 @@ TEST(Simulation, EachAllocationInTurn) {
   EXPECT_GE(runs, 1000U);
 }
 
-// What the fuzzer has found worth keeping; `make fuzz-corpus` renews it.
+// The inputs that the fuzzer has found worth keeping; `make fuzz-corpus` renews them.
 TEST(Simulation, CorpusOfTheFuzzer) {
   std::uint64_t runs = 0;
   std::uint64_t hooks = 0;

@@ -1,4 +1,4 @@
-// The workers of an engine without threads: each takes a turn when it is told to, also inside
+// The workers of an engine without threads: each takes a turn when the test says so, also inside
 // another one's hook.
 #pragma once
 
@@ -25,7 +25,7 @@ class Stepper {
   // When a worker that is in no turn next has a deadline.
   [[nodiscard]] TimePoint NextDeadline() const;
 
-  // Of a worker that is in none.
+  // One turn of a worker that is in none.
   void Turn(std::size_t worker);
 
  private:

@@ -111,7 +111,7 @@ TEST(BufferPoolTest, BytesAreGoodAfterThePoolWasClosed) {
   Buffer moved = Filled(*pool, "moved");
   Filled(*pool, "free again");
   pool.reset();
-  // The leak checker tells whether the pool goes with the last one.
+  // The leak checker sees whether the pool goes with the last one.
   EXPECT_EQ(kept.view(), "kept");
   std::thread([last = std::move(moved)] { EXPECT_EQ(last.view(), "moved"); }).join();
   EXPECT_EQ(kept.view(), "kept");

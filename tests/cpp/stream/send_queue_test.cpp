@@ -138,7 +138,7 @@ TEST(SendQueue, SharedBytesAreReleasedOnce) {
     queue.Push(SendItem::Share(bytes, true, nullptr));
     SendQueue complete;
     queue.Advance(3, complete);
-    EXPECT_EQ(released, 0) << "while its completion is still to be told";
+    EXPECT_EQ(released, 0) << "while its completion is still to be reported";
   }
   EXPECT_EQ(released, 2);
 }

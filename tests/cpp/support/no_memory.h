@@ -1,4 +1,4 @@
-// A heap that can be told to be empty. A program that links no_memory.cpp has its operators new and
+// A heap that can be made empty. A program that links no_memory.cpp has its operators new and
 // delete replaced.
 #pragma once
 

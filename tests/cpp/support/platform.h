@@ -1,5 +1,5 @@
-// What the tests need of the system, by the same names on every system: its sockets, descriptors
-// and processor time. The clients are client.h and port/loopback.h.
+// The system as the tests use it, by the same names on every system: its sockets, descriptors and
+// processor time. The clients are client.h and port/loopback.h.
 #pragma once
 
 #ifdef _WIN32
@@ -128,7 +128,7 @@ inline constexpr int kCodeAddressInUse = EADDRINUSE;
 inline constexpr int kCodeAddressUnavailable = EADDRNOTAVAIL;
 
 inline int LastSocketError() { return errno; }
-// One that was interrupted (by a ring's work, too) goes on by itself; asking again tells how.
+// One that was interrupted (by a ring's work, too) goes on by itself; asking again reports how.
 inline bool WasInterrupted(int code) { return code == EINTR || code == EALREADY; }
 inline bool WouldBlock(int code) { return code == EAGAIN || code == EWOULDBLOCK; }
 inline bool IsConnected(int code) { return code == EISCONN; }

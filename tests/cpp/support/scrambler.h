@@ -151,7 +151,7 @@ class Scrambler final : public Stage {
     output.Up(std::move(buffer));
     return {};
   }
-  // What was held back.
+  // Passes on the bytes that it has kept back.
   Error GiveUp(Output& output) {
     if (!std::exchange(holds_back_, false)) return {};
     return Up({&held_back_, 1}, output);
@@ -183,7 +183,7 @@ class ScrambledPeer final : public Peer {
 
   [[nodiscard]] bool greeted() const { return greeted_; }
 
-  // What was taken and is not out.
+  // Bytes that were taken and are not out.
   [[nodiscard]] std::size_t waiting() const { return waiting_.size(); }
   // Takes all when what was taken before is out, else nothing.
   std::size_t Send(std::string_view data) override {

@@ -14,7 +14,7 @@
 
 namespace iocp::testing {
 
-// What a port waits with, on any architecture.
+// The calls that a port waits with, on any architecture.
 inline std::vector<long> CallsThatWait() {
   return {
       SYS_io_uring_enter,

@@ -25,7 +25,7 @@ def full_load(*values: object) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-# ---- What this system must have.
+# ---- The system must have these.
 
 
 def uring_refusal() -> str | None:
