@@ -19,13 +19,14 @@ class Validator {
     Refuse(std::string(name) + " must be between " + std::to_string(low) + " and " +
            std::to_string(high) + ", not " + std::to_string(value));
   }
-  void Time(const char* name, const std::optional<Duration>& value, Duration low) {
+  void Time(const char* name, const std::optional<Duration>& value, Duration low,
+            const char* hint = "") {
     // A year: longer is a mistake of units, and must not overflow a deadline.
     constexpr auto kLongest = std::chrono::hours(24 * 365);
     if (!value || (*value >= low && *value <= kLongest)) return;
     const double seconds = std::chrono::duration<double>(*value).count();
     Refuse(std::string(name) + " must be " + (low > Duration::zero() ? "above" : "at least") +
-           " 0 and at most a year, in seconds, not " + std::to_string(seconds));
+           " 0 and at most a year, in seconds, not " + std::to_string(seconds) + hint);
   }
   void Refuse(const std::string& message) {
     if (!status_.ok()) return;
@@ -73,9 +74,10 @@ Status ValidateOptions(const Options& options) {
                  ") must be at most write_high_water (" + std::to_string(options.write_high_water) +
                  ")");
   }
-  check.Time("first_data_timeout", options.first_data_timeout, kShortest);
-  check.Time("idle_timeout", options.idle_timeout, kShortest);
-  check.Time("write_timeout", options.write_timeout, kShortest);
+  constexpr const char* kOff = "; without a value (None) it is off";
+  check.Time("first_data_timeout", options.first_data_timeout, kShortest, kOff);
+  check.Time("idle_timeout", options.idle_timeout, kShortest, kOff);
+  check.Time("write_timeout", options.write_timeout, kShortest, kOff);
   check.Time("close_timeout", options.close_timeout, Duration::zero());
   if (options.keepalive) {
     check.Time("keepalive idle", options.keepalive->idle, kShortest);

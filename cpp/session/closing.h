@@ -9,7 +9,7 @@
 
 namespace iocp {
 
-// How far a session is. It only ever moves down this list, and may skip: see Closing::Enter.
+// How far a session is. Closing::Enter knows which phase leads to which.
 enum class Phase : std::uint8_t {
   kOpen,
   kFailing,     // the connection is broken: what the peer had sent before is still delivered

@@ -106,20 +106,29 @@ def refuse_hidden_methods(server: object, base: type) -> None:
             )
 
 
+def _in_camel_case(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+# The names of the same hooks in C++.
+_NAMES_IN_CPP = {_in_camel_case(name): name for name in HOOK_ARGUMENTS}
+
+
 def refuse_unknown_hooks(server: object, base: type) -> None:
     """Raise TypeError if `server` has a function ``on_...`` that `base` does not know."""
     classes = list(type(server).__mro__)
     names = [name for kind in classes[: classes.index(base)] for name in vars(kind)]
     names += object.__getattribute__(server, "__dict__")
     for name in names:
-        if not name.startswith("on_") or name in HOOK_ARGUMENTS:
+        in_cpp = _NAMES_IN_CPP.get(name)
+        if in_cpp is None and (not name.startswith("on_") or name in HOOK_ARGUMENTS):
             continue
         if not _is_method(inspect.getattr_static(server, name)):
             continue
         near = difflib.get_close_matches(name, HOOK_ARGUMENTS, n=1)
-        likely = _OTHER_NAMES.get(name) or (near[0] if near else None)
+        likely = in_cpp or _OTHER_NAMES.get(name) or (near[0] if near else None)
         meant = f"did you mean {likely}?" if likely else f"hooks are {', '.join(HOOK_ARGUMENTS)}."
         raise TypeError(
             f"{type(server).__name__}.{name} is not a hook: {meant} "
-            "A method of your own needs a name that does not begin with on_"
+            "A method of your own needs another name, which does not begin with on_"
         )

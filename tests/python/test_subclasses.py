@@ -286,6 +286,8 @@ def test_a_second_init_of_a_stopped_server_is_harmless(serve: Serve, connect: Co
 # ---- Misspelt hooks.
 
 MISSPELT = {
+    "OnReadCompleted": "did you mean on_read_completed?",
+    "OnEndOfStream": "did you mean on_end_of_stream?",
     "on_read_complete": "did you mean on_read_completed?",
     "on_write_complete": "did you mean on_write_completed?",
     "on_connection_closed": "did you mean on_connection_closing?",
