@@ -89,7 +89,8 @@ Scenario::Scenario(const Setup& setup)
   handler_.hooks = setup.hooks;
   NativeSocket listener = kNoSocket;
   EXPECT_TRUE(kSimPortKind.listen({}, &listener, &bound_).ok());
-  engine_ = std::make_unique<Engine>(handler_, options_, kSimPortKind, listener, bound_);
+  engine_ =
+      std::make_unique<Engine>(handler_, options_, kSimPortKind, listener, bound_, setup.stages);
   seats_.resize(engine_->worker_count());
   for (std::size_t i = 0; i < seats_.size(); ++i) EXPECT_FALSE(engine_->worker(i).Open());
   engine_->BeginAccepting();

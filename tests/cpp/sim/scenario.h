@@ -64,6 +64,7 @@ class Scenario {
     std::size_t window = std::size_t{64} * 1024;  // bytes on their way in each direction
     unsigned hooks = kHookAll;                    // those that the server has
     Options options;
+    StageFactory stages = nullptr;  // of each connection
   };
   using Client = std::unique_ptr<SimPeer>;
 
