@@ -87,7 +87,7 @@ class Outbound {
   }
   // True when nothing follows from a send that has ended.
   [[nodiscard]] bool settled() const {
-    return queue_.empty() && ended_.empty() && (stages_ == nullptr || stages_->empty());
+    return queue_.empty() && ended_.empty() && (stages_ == nullptr || stages_->waiting() == 0);
   }
   // Sends that have ended, and whose OnWriteCompleted or release is due.
   [[nodiscard]] SendQueue& ended() { return ended_; }

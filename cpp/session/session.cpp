@@ -201,6 +201,12 @@ bool Session::Blocked() {
   return flow || inbox_.user_paused();
 }
 
+// Without data that says so.
+bool Session::EstablishedDue() const {
+  return !established() && options_->established_on == EstablishedOn::kConnect &&
+         (outbound_.stages() == nullptr || outbound_.stages()->ready());
+}
+
 void Session::Deliver(Owner& owner, Arrival& arrival) {
   if (arrival.end) {
     // It waits behind the data that is deferred; Progress acts on it. A stage may still fail when
@@ -232,10 +238,7 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
 
 void Session::DeliverPending(Owner& owner) {
   if (finished()) return;
-  if (!established() && options_->established_on == EstablishedOn::kConnect &&
-      (outbound_.stages() == nullptr || outbound_.stages()->ready())) {
-    NotifyEstablished(owner);
-  }
+  if (EstablishedDue()) NotifyEstablished(owner);
   NotifyCompletedSends(owner);
   if (inbound_.has_deferred()) {
     inbound_.DeliverDeferred([&] { return Deliverable() && !Blocked(); },
@@ -337,7 +340,9 @@ bool Session::Progress(Owner& owner) {
       timeouts_.Earliest(*options_, closing_, inbound_, outbound_, owner.stop_deadline());
   if (timeouts_.Arm(deadline)) owner.ArmTimer(*this, deadline);
   // Completions that were left in the inbox are delivered before anybody else can own the session.
+  // A stage may have become ready while another one sent.
   return owner.arrivals().size() != arrived || !outbound_.ended().empty() ||
+         (outbound_.stages() != nullptr && EstablishedDue()) ||
          (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue());
 }
 

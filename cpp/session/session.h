@@ -124,6 +124,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // Hooks.
   [[nodiscard]] bool Deliverable() const;
   [[nodiscard]] bool Blocked();
+  [[nodiscard]] bool EstablishedDue() const;
   [[nodiscard]] bool EndOfStreamDue();
   void NotifyEstablished(Owner& owner);
   void NotifyRead(Owner& owner, Buffer& buffer);

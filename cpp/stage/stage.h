@@ -14,7 +14,8 @@
 //    reported, and the peer gets a reset. The stage is not called again. std::bad_alloc counts as
 //    kOutOfResources.
 // S6 EndSend comes once, behind all sends, when the connection is closed in order. It adds the end
-//    of the stage's own stream. A connection that breaks or is aborted goes without.
+//    of the stage's own stream. A connection that breaks or is aborted goes without. What
+//    the stage puts down later is dropped: nothing follows the end.
 #pragma once
 
 #include <cstddef>

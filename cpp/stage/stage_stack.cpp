@@ -18,6 +18,7 @@ class StageStack::LayerOutput final : public Stage::Output {
       sink_.Deliver(std::move(bytes));
       return;
     }
+    if (above().ended_up) return;
     Note(stack_.CallStage(index_ + 1, sink_, [&](Stage& stage, Stage::Output& output) {
       return stage.Receive(std::move(bytes), output);
     }));
@@ -29,6 +30,7 @@ class StageStack::LayerOutput final : public Stage::Output {
       sink_.DeliverEnd();
       return;
     }
+    if (above().ended_up) return;
     Note(stack_.CallStage(index_ + 1, sink_, [](Stage& stage, Stage::Output& output) {
       const Error error = stage.EndReceive(output);
       if (!error) output.EndUp();
@@ -37,8 +39,8 @@ class StageStack::LayerOutput final : public Stage::Output {
   }
 
   void Down(const void* data, std::size_t size) override {
-    if (size == 0) return;
     Layer& layer = this->layer();
+    if (size == 0 || layer.ended_down) return;
     SendItem bytes;
     bytes.data = static_cast<const char*>(data);
     bytes.size = size;
@@ -56,6 +58,7 @@ class StageStack::LayerOutput final : public Stage::Output {
 
  private:
   [[nodiscard]] Layer& layer() const { return stack_.layers_[index_]; }
+  [[nodiscard]] Layer& above() const { return stack_.layers_[index_ + 1]; }
   [[nodiscard]] bool top() const { return index_ + 1 == stack_.layers_.size(); }
   void Note(const Error& error) {
     if (!stack_.nested_error_) stack_.nested_error_ = error;
@@ -163,19 +166,21 @@ Error StageStack::SendThrough(std::size_t index, const SendQueue& above, Sink& s
 }
 
 Error StageStack::SendEnds(const SendQueue& user, Sink& sink) {
+  bool above_ended = true;  // the user has closed
   for (std::size_t i = layers_.size(); i-- > 0;) {
     const SendQueue& above = Above(i, user);
     Error error = SendThrough(i, above, sink);
     if (error) return error;
     Layer& layer = layers_[i];
-    Piece pieces[kMaxPieces];
     if (layer.ended_down) continue;
-    // Its end comes behind what it has no room for now.
-    if (above.Gather(pieces, layer.place, 1) != 0) return {};
-    layer.ended_down = true;
+    // Its end comes behind what it has no room for now. The stages below go on sending meanwhile.
+    Piece pieces[kMaxPieces];
+    above_ended = above_ended && above.Gather(pieces, layer.place, 1) == 0;
+    if (!above_ended) continue;
     error = CallStage(i, sink,
                       [](Stage& stage, Stage::Output& output) { return stage.EndSend(output); });
     if (error) return error;
+    layer.ended_down = true;
   }
   return {};
 }

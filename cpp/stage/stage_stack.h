@@ -52,7 +52,8 @@ class StageStack {
   [[nodiscard]] bool ready() const;
   // True exactly when every stage has added its end.
   [[nodiscard]] bool ended() const { return layers_.front().ended_down; }
-  // True exactly when nothing waits for the wire.
+  // True exactly when nothing waits for the wire; an upper stage's output may still wait for the
+  // stage below.
   [[nodiscard]] bool empty() const { return layers_.front().down.empty(); }
   // Bytes that wait in the stages' outputs.
   [[nodiscard]] std::size_t waiting() const;
@@ -88,7 +89,7 @@ class StageStack {
     SendQueue::Place place;      // behind those
     bool sending = false;        // true exactly while its Send runs
     bool ended_up = false;       // true exactly when it has called EndUp
-    bool ended_down = false;     // true exactly when its EndSend was called
+    bool ended_down = false;     // true exactly when its EndSend has returned
   };
   class LayerOutput;
 

@@ -33,7 +33,7 @@ Options WithWorkers(Options options, int workers) {
 Scenario::Scenario(const Setup& setup)
     : network_(choices_, ForNetwork(setup)), options_(WithWorkers(setup.options, setup.workers)) {
   handler_.hooks = setup.hooks;
-  engine_ = std::make_unique<Engine>(handler_, options_, kSimPortKind);
+  engine_ = std::make_unique<Engine>(handler_, options_, kSimPortKind, setup.stages);
   for (int i = 0; i < setup.listeners; ++i) EXPECT_TRUE(engine_->Listen({}).ok());
   network_.faults = setup.faults;
   workers_ = std::make_unique<Stepper>(*engine_, network_);

@@ -34,6 +34,7 @@ class Scenario {
     unsigned hooks = kHookAll;                    // those that the server has
     Faults faults;                                // from the beginning on
     Options options;
+    StageFactory stages = nullptr;  // of each connection
   };
   using Client = std::unique_ptr<SimPeer>;
 
