@@ -137,7 +137,6 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void CheckDeadlines(Owner& owner);
   void Flush(Owner& owner);
   void SendThroughStages(Owner& owner);
-  [[nodiscard]] bool ReadingBlocked();
   void UpdateReading();
 
   // Closing, in the order of the phases.
