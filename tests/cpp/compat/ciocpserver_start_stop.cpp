@@ -1,6 +1,4 @@
 // Starting and stopping a CIOCPServer.
-#include <atomic>
-#include <cstring>
 #include <string>
 #include <thread>
 #include <vector>
