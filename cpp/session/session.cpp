@@ -3,8 +3,6 @@
 #include <new>
 #include <utility>
 
-#include "session/session_pool.h"
-
 namespace iocp {
 
 void Session::Begin(Owner& owner, const Address& local, const Address& remote,
@@ -53,19 +51,6 @@ void Session::SetUserPaused(bool paused) {
   if (!inbox_.SetUserPaused(paused)) return;
   const MutexLock lock(inbox_.mutex());
   if (!inbox_.finished()) Wake();
-}
-
-bool Session::AttachUserData(void* data) {
-  const MutexLock lock(inbox_.mutex());
-  if (inbox_.finished()) return false;
-  user_data = data;
-  return true;
-}
-
-void Session::DropReference() const {
-  if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  // The last reference: nobody else can see the object any more.
-  pool_->Return(const_cast<Session*>(this));
 }
 
 Owner* Session::Wake() {
