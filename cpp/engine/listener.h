@@ -48,7 +48,7 @@ class Listener {
 
   // Once, before any worker runs. On failure nothing is left behind.
   Status Listen(const ListenOptions& options);
-  // Where it is bound.
+  // The address it is bound to.
   [[nodiscard]] const Address& address() const { return address_; }
 
   static Listener& Of(Socket& socket) { return static_cast<ListeningSocket&>(socket).listener; }

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "session/session.h"
+#include "session/session_pool.h"
 
 namespace iocp {
 
@@ -67,7 +68,13 @@ void Connection::Abort() { Abort(CloseReason::kLocalAbort); }
 void Connection::Abort(CloseReason reason) { Session::Of(*this).RequestAbort(reason); }
 void Connection::PauseReading() { Session::Of(*this).SetUserPaused(true); }
 void Connection::ResumeReading() { Session::Of(*this).SetUserPaused(false); }
-bool Connection::AttachUserData(void* data) { return Session::Of(*this).AttachUserData(data); }
+bool Connection::AttachUserData(void* data) {
+  Session& session = Session::Of(*this);
+  const MutexLock lock(session.inbox_.mutex());
+  if (session.inbox_.finished()) return false;
+  user_data = data;
+  return true;
+}
 
 bool Connection::is_open() const { return Session::Of(*this).inbox().open(); }
 std::size_t Connection::send_backlog() const {
@@ -78,7 +85,15 @@ std::uint64_t Connection::bytes_received() const {
 }
 std::uint64_t Connection::bytes_sent() const { return Session::Of(*this).outbound().bytes_sent(); }
 
-void Connection::AddReference() const { Session::Of(*this).AddReference(); }
-void Connection::DropReference() const { Session::Of(*this).DropReference(); }
+void Connection::AddReference() const {
+  Session::Of(*this).references_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Connection::DropReference() const {
+  const Session& session = Session::Of(*this);
+  if (session.references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  // The last reference: nobody else can see the object any more.
+  session.pool_->Return(const_cast<Session*>(&session));
+}
 
 }  // namespace iocp

@@ -66,6 +66,8 @@ class Outbound {
   // Null without stages.
   [[nodiscard]] StageStack* stages() { return stages_.get(); }
   [[nodiscard]] const StageStack* stages() const { return stages_.get(); }
+  // True when so much of the stages' own making waits that the peer should not be read from.
+  [[nodiscard]] bool stages_full() const { return stages_ != nullptr && stages_->full(); }
 
   // True exactly when a send was given to the port and has not completed.
   [[nodiscard]] bool in_flight() const { return in_flight_; }

@@ -1,10 +1,7 @@
 #include "session/session.h"
 
-#include <algorithm>
 #include <new>
 #include <utility>
-
-#include "session/session_pool.h"
 
 namespace iocp {
 
@@ -54,19 +51,6 @@ void Session::SetUserPaused(bool paused) {
   if (!inbox_.SetUserPaused(paused)) return;
   const MutexLock lock(inbox_.mutex());
   if (!inbox_.finished()) Wake();
-}
-
-bool Session::AttachUserData(void* data) {
-  const MutexLock lock(inbox_.mutex());
-  if (inbox_.finished()) return false;
-  user_data = data;
-  return true;
-}
-
-void Session::DropReference() const {
-  if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  // The last reference: nobody else can see the object any more.
-  pool_->Return(const_cast<Session*>(this));
 }
 
 Owner* Session::Wake() {
@@ -411,8 +395,9 @@ void Session::CheckDeadlines(Owner& owner) {
     return;
   }
   // While a pause lasts, what the peer sends is no sign of life: it could send for ever.
-  const bool receives = inbound_.in_flight() && !(inbound_.port_paused() && ReadingBlocked()) &&
-                        port_->ReceiveAtHand(*this, inbound_.completions());
+  const bool paused = inbound_.port_paused() && (Blocked() || outbound_.stages_full());
+  const bool receives =
+      inbound_.in_flight() && !paused && port_->ReceiveAtHand(*this, inbound_.completions());
   const bool sends = outbound_.in_flight() && port_->SendAtHand(*this);
   if (!sends && outbound_.TakesBytes(port_->Unacknowledged(*this))) {
     timeouts_.NoteActivity(owner.now());
@@ -462,15 +447,8 @@ void Session::SendThroughStages(Owner& owner) {
   }
 }
 
-// True while the port is not to bring more.
-bool Session::ReadingBlocked() {
-  const StageStack* const stages = outbound_.stages();
-  return Blocked() || (stages != nullptr && stages->full());
-}
-
 void Session::UpdateReading() {
-  const bool stages_full = outbound_.stages() != nullptr && outbound_.stages()->full() &&
-                           closing_.phase() <= Phase::kFlushing;
+  const bool stages_full = outbound_.stages_full() && closing_.phase() <= Phase::kFlushing;
   if (!inbound_.has_deferred() && !inbound_.port_paused() && !stages_full) return;
   if (!inbound_.in_flight()) return;
   // Only when data came that could not be delivered: most pauses end before the peer sends more.

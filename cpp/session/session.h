@@ -55,13 +55,8 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void RequestClose(CloseReason why);
   void RequestAbort(CloseReason why);
   void SetUserPaused(bool paused);
-  // False, and sets nothing, when the closing hook is due or has run.
-  bool AttachUserData(void* data);
   // True exactly when OnConnectionEstablished was due.
   [[nodiscard]] bool established() const { return established_.load(std::memory_order_acquire); }
-
-  void AddReference() const { references_.fetch_add(1, std::memory_order_relaxed); }
-  void DropReference() const;
 
   // --- Any worker of its port.
 
@@ -109,6 +104,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   Session** previous_in_shard = nullptr;
 
  private:
+  friend class Connection;
   friend class SessionPool;
   class ArrivalSink;
 
@@ -138,7 +134,6 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void CheckDeadlines(Owner& owner);
   void Flush(Owner& owner);
   void SendThroughStages(Owner& owner);
-  [[nodiscard]] bool ReadingBlocked();
   void UpdateReading();
 
   // Closing, in the order of the phases.

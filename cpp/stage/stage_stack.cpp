@@ -127,15 +127,15 @@ Error StageStack::EndReceive(Sink& sink) {
   });
 }
 
-const SendQueue& StageStack::Above(std::size_t index, const SendQueue& user) const {
-  return index + 1 == layers_.size() ? user : layers_[index + 1].down;
+const SendQueue* StageStack::Above(std::size_t index, const SendQueue& user) const {
+  return index + 1 == layers_.size() ? &user : &layers_[index + 1].down;
 }
 
 Error StageStack::Send(const SendQueue& user, Sink& sink) {
   return Guard([&] {
     Error error;
     for (std::size_t i = layers_.size(); i-- > 0 && !error;) {
-      error = SendThrough(i, Above(i, user), sink);
+      error = SendThrough(i, *Above(i, user), sink);
     }
     return error;
   });
@@ -168,7 +168,7 @@ Error StageStack::SendThrough(std::size_t index, const SendQueue& above, Sink& s
 Error StageStack::SendEnds(const SendQueue& user, Sink& sink) {
   bool above_ended = true;  // the user has closed
   for (std::size_t i = layers_.size(); i-- > 0;) {
-    const SendQueue& above = Above(i, user);
+    const SendQueue& above = *Above(i, user);
     Error error = SendThrough(i, above, sink);
     if (error) return error;
     Layer& layer = layers_[i];

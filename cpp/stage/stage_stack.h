@@ -100,7 +100,7 @@ class StageStack {
   Error CallStage(std::size_t index, Sink& sink, Call call);
   Error SendThrough(std::size_t index, const SendQueue& above, Sink& sink);
   Error SendEnds(const SendQueue& user, Sink& sink);
-  [[nodiscard]] const SendQueue& Above(std::size_t index, const SendQueue& user) const;
+  [[nodiscard]] const SendQueue* Above(std::size_t index, const SendQueue& user) const;
 
   std::vector<Layer> layers_;
   Error nested_error_;           // of a stage that was called inside another one's call

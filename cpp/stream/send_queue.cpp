@@ -1,6 +1,5 @@
 #include "stream/send_queue.h"
 
-#include <algorithm>
 #include <cassert>
 #include <cstring>
 

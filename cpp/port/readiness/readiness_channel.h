@@ -9,8 +9,8 @@
 
 namespace iocp {
 
-// It lives from Adopt to Close; that of a listener from Accept on. Results are noted here, so no
-// call needs memory to end an operation, however many operations end at once.
+// It lives from Adopt to Close; the channel of a listener from Accept on. Results are noted here,
+// so no call needs memory to end an operation, however many operations end at once.
 struct ReadinessChannel {
   Socket* socket = nullptr;
   ReadinessChannel* next_open = nullptr;  // in the list of all

@@ -344,7 +344,7 @@ bool UringPort::SubmitReceive(Channel& channel) {
   io_uring_sqe* entry = NextEntry();
   if (entry == nullptr) return false;
   if (channel.listener) {
-    // Only a look: an accept in the ring hears of a client in place of other ports that are free
+    // Only a look: an accept in the ring gets a client in place of other ports that are free
     // (see posix_accept.h), and a multishot one takes the whole backlog before anybody can pause
     // it.
     io_uring_prep_poll_add(entry, DescriptorOf(*channel.socket), POLLIN);

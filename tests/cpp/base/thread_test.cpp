@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #ifdef __GLIBC__
-#include <string>
 #endif
 
 namespace iocp {

@@ -1,10 +1,7 @@
 // The contexts of CIOCPServer: how connections end, and walks over those that are open.
-#include <atomic>
 #include <cctype>
-#include <cstring>
 #include <map>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "programs.h"

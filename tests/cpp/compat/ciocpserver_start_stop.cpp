@@ -1,6 +1,4 @@
 // Starting and stopping a CIOCPServer.
-#include <atomic>
-#include <cstring>
 #include <string>
 #include <thread>
 #include <vector>
@@ -103,7 +101,7 @@ TEST_P(CIOCPServerTest, ShutdownInAHookGoesOnBehindIt) {
   }
 }
 
-// As far as it can be sound: no hook runs any more, and none uses a member that has gone.
+// Sound as long as no hook uses a member of the subclass: after the destructor no hook runs.
 TEST_P(CIOCPServerTest, TheDestructorStopsAServerThatStillRuns) {
   struct CBareServer : CEchoServer {
     CBareServer(std::string name, Log* log) : CEchoServer(log), backend(std::move(name)) {}

@@ -1,12 +1,8 @@
 // The rules of completion_port.h, R8 to R10: accepting, waiting, ending; and many connections at
 // once.
-#include <array>
-#include <atomic>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
-#include <mutex>
-#include <thread>
 
 #include "port_harness.h"
 

@@ -1,7 +1,7 @@
 // The rules of completion_port.h, R1 to R4: what a port does for one socket that is open.
-// The others are in the files beside this one, the systems' own in conformance_posix.cpp. What
-// holds in every case (exactly once, sequences, bounds of a batch, nothing left behind) PortDriver
-// watches in all.
+// The other rules are in the files beside this one, the systems' own in conformance_posix.cpp.
+// PortDriver checks in every test what always holds: exactly once, sequences, the bounds of a
+// batch, nothing left behind.
 #include <array>
 
 #include "port_harness.h"

@@ -8,14 +8,13 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
-#include <utility>
 #include <vector>
 
+#include "server_fixture.h"
 #include "support/backends.h"
 #include "support/client.h"
 #include "support/handlers.h"
@@ -27,20 +26,9 @@ using namespace std::chrono_literals;
 using testing::Client;
 using testing::Eventually;
 using testing::IsReset;
+using testing::Pattern;
 using testing::RecordingHandler;
-
-std::string Pattern(std::size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  std::string data(size, '\0');
-  for (char& c : data) c = static_cast<char>(random());
-  return data;
-}
-
-// Ends the hooks before what they refer to goes out of scope.
-struct Stopper {
-  Server& server;
-  ~Stopper() { server.Shutdown(Duration::zero()); }
-};
+using testing::Stopper;
 
 EndOfStream KeepOpen(Connection&) { return EndOfStream::kKeepOpen; }
 
@@ -66,19 +54,8 @@ class HalfCloseHandler : public RecordingHandler {
   [[nodiscard]] unsigned WantedHooks() const override { return wanted; }
 };
 
-class HalfCloseTest : public ::testing::TestWithParam<std::string> {
+class HalfCloseTest : public testing::ServerTestWith<HalfCloseHandler> {
  protected:
-  Options On(int workers = 1) {
-    Options options;
-    options.backend = GetParam();
-    options.port = 0;
-    options.workers = workers;
-    return options;
-  }
-  void Start(const Options& options) {
-    const Status status = server_.Start(options);
-    ASSERT_TRUE(status.ok()) << status.message;
-  }
   // The record of one connection, as it is now.
   RecordingHandler::Record Of(std::uint64_t id) {
     RecordingHandler::Record record;
@@ -105,9 +82,6 @@ class HalfCloseTest : public ::testing::TestWithParam<std::string> {
     });
     return Last();
   }
-  bool WaitForClosed(std::size_t count = 1) {
-    return handler_.WaitFor([&] { return handler_.closed == count; });
-  }
   bool WaitForEnded(std::size_t count = 1) {
     return handler_.WaitFor([&] {
       std::size_t ended = 0;
@@ -121,9 +95,6 @@ class HalfCloseTest : public ::testing::TestWithParam<std::string> {
     EXPECT_EQ(connections.size(), 1U);
     return connections.at(0);
   }
-
-  HalfCloseHandler handler_;
-  Server server_{handler_};
 };
 
 TEST_P(HalfCloseTest, TheHookAnswersWhatItHasHadInFull) {

@@ -18,8 +18,8 @@
 namespace iocp {
 namespace {
 
-// True exactly where what allocates is the library. So is each thread from its first instruction
-// on: but for the test's own, they are workers.
+// True exactly while the library's allocations are counted. They are on every thread from its first
+// instruction on: all threads but the test's own are workers.
 thread_local bool in_library = true;
 
 class Scope {

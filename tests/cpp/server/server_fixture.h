@@ -26,7 +26,9 @@ struct Stopper {
   ~Stopper() { server.Shutdown(Duration::zero()); }
 };
 
-class ServerTest : public ::testing::TestWithParam<std::string> {
+// A back-end's name is the parameter.
+template <class RecordingKind>
+class ServerTestWith : public ::testing::TestWithParam<std::string> {
  protected:
   Options On(int workers = 1) {
     Options options;
@@ -51,12 +53,14 @@ class ServerTest : public ::testing::TestWithParam<std::string> {
     EXPECT_EQ(handler_.records.size(), 1U);
     return handler_.records.begin()->second;
   }
-  bool WaitForClosed(std::size_t count) {
+  bool WaitForClosed(std::size_t count = 1) {
     return handler_.WaitFor([&] { return handler_.closed == count; });
   }
 
-  RecordingHandler handler_;
+  RecordingKind handler_;
   Server server_{handler_};
 };
+
+using ServerTest = ServerTestWith<RecordingHandler>;
 
 }  // namespace iocp::testing

@@ -28,7 +28,7 @@ class FailingMemory {
   FailingMemory& operator=(const FailingMemory&) = delete;
   ~FailingMemory();
 
-  // Allocations fail, or do not, until this ends: the engine's do, those of what tests it do not.
+  // Says until it ends whether allocations may fail: the engine's may, the test's own may not.
   class Scope {
    public:
     explicit Scope(bool armed);

@@ -18,6 +18,29 @@
 
 #include "simulation.h"
 
+namespace {
+
+// One run whose choices are the bytes of a file. Returns the exit code.
+int SimulateFile(const std::string& bytes_file, const iocp::sim::RunSettings& settings) {
+  std::ifstream file(bytes_file, std::ios::binary);
+  const std::vector<char> bytes(std::istreambuf_iterator<char>(file), {});
+  if (!file) {
+    std::fprintf(stderr, "cannot read %s\n", bytes_file.c_str());
+    return 2;
+  }
+  iocp::sim::Choices choices(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+  const iocp::sim::RunResult result = iocp::sim::Simulate(choices, settings);
+  std::printf("trace %016llx, %llu turns, %llu connections, %llu hooks: %s\n",
+              static_cast<unsigned long long>(result.trace),
+              static_cast<unsigned long long>(result.turns),
+              static_cast<unsigned long long>(result.connections),
+              static_cast<unsigned long long>(result.hooks),
+              result.failure.empty() ? "no rule was broken" : result.failure.c_str());
+  return result.failure.empty() ? 0 : 1;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using iocp::sim::Bug;
   using iocp::sim::RunSettings;
@@ -51,23 +74,7 @@ int main(int argc, char** argv) {
     if (name == "--nth-failure") settings.nth_failure = std::strtoull(value, nullptr, 10);
     if (name == "--nth-allocation") settings.nth_allocation = std::strtoull(value, nullptr, 10);
   }
-  if (!bytes_file.empty()) {
-    std::ifstream file(bytes_file, std::ios::binary);
-    const std::vector<char> bytes(std::istreambuf_iterator<char>(file), {});
-    if (!file) {
-      std::fprintf(stderr, "cannot read %s\n", bytes_file.c_str());
-      return 2;
-    }
-    iocp::sim::Choices choices(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-    const iocp::sim::RunResult result = iocp::sim::Simulate(choices, settings);
-    std::printf("trace %016llx, %llu turns, %llu connections, %llu hooks: %s\n",
-                static_cast<unsigned long long>(result.trace),
-                static_cast<unsigned long long>(result.turns),
-                static_cast<unsigned long long>(result.connections),
-                static_cast<unsigned long long>(result.hooks),
-                result.failure.empty() ? "no rule was broken" : result.failure.c_str());
-    return result.failure.empty() ? 0 : 1;
-  }
+  if (!bytes_file.empty()) return SimulateFile(bytes_file, settings);
   if (!has_seed) seed = std::random_device{}();
   if (runs == 0 && seconds == 0) runs = has_seed ? 1 : 1000;
 
