@@ -439,8 +439,12 @@ TEST_P(HalfCloseTest, AClientThatResetsBehindItsEndIsNoticedWhileSending) {
 
 TEST_P(HalfCloseTest, ShutdownClosesThemInTime) {
   const std::string much(50'000'000, 'm');
+  std::atomic<bool> sent{false};
   handler_.on_end_of_stream = [&](Connection& connection) {
-    if (connection.bytes_received() != 0) Send(connection, much);
+    if (connection.bytes_received() != 0) {
+      Send(connection, much);
+      sent = true;
+    }
     return EndOfStream::kKeepOpen;
   };
   Start(On(2));
@@ -451,6 +455,8 @@ TEST_P(HalfCloseTest, ShutdownClosesThemInTime) {
     clients.back().EndStream();
   }
   ASSERT_TRUE(WaitForEnded(4));
+  // The end is recorded before the hook sends, and a stop that comes between refuses the send.
+  ASSERT_TRUE(Eventually([&] { return sent.load(); }));
   const auto began = std::chrono::steady_clock::now();
   server_.Shutdown(1s);
   EXPECT_LT(std::chrono::steady_clock::now() - began, 3s);
