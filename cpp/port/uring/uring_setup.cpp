@@ -38,8 +38,8 @@ constexpr unsigned kPeel[] = {
 
 constexpr const char* kNeeded = "multishot receive needs Linux 6.0 or newer";
 
-// Without a stream: it is asked when descriptors have run out too, and a sanitizer that looks at the
-// type of a stream opens a pipe for it.
+// Without a stream: it is asked when descriptors have run out too, and a sanitizer that looks at
+// the type of a stream opens a pipe for it.
 int ReadIoUringDisabled() {
   const int fd = ::open("/proc/sys/kernel/io_uring_disabled", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return -1;
