@@ -72,7 +72,11 @@ KINDS = {
     "connect": _step("connect", small=st.booleans(), speaks=st.booleans(), waits=st.booleans()),
     "client_sends": _step("client_sends", index=WHICH, size=SIZES),
     "client_receives": _step("client_receives", index=WHICH, size=SIZES),
-    "client_half_closes": _step("client_half_closes", index=WHICH),
+    "client_half_closes": _step(
+        "client_half_closes",
+        index=WHICH,
+        deed=st.sampled_from(["answer", "keep", "pause", "abort", "raise"]),
+    ),
     "client_leaves": _step("client_leaves", index=WHICH, by_reset=st.booleans()),
     "server_sends": _step("server_sends", index=WHICH, size=SIZES, cuts=st.integers(0, 3)),
     "broadcast": _step("broadcast", size=st.integers(16, 5000)),
@@ -80,11 +84,6 @@ KINDS = {
         "next_read",
         index=WHICH,
         deed=st.sampled_from(["echo", "close", "abort", "pause", "raise"]),
-    ),
-    "next_end": _step(
-        "next_end",
-        index=WHICH,
-        deed=st.sampled_from(["keep", "abort", "pause", "raise"]),
     ),
     "pause_or_resume": _step("pause_or_resume", index=WHICH, pause=st.booleans()),
     "server_ends": _step("server_ends", index=WHICH, abort=st.booleans()),
@@ -141,7 +140,7 @@ class Session:
         self.may_close: set[CloseReason] = set()  # what has been done that ends it
         self.half_closed = False
         self.deeds: list[str] = []
-        self.end_deed = "answer"
+        self.end_deed = "answer"  # what the server does at its end, if it is told
         self.end_came = 0  # how often its end was reported
         self.kept = False  # open behind its end, until somebody closes it
         self.reason: CloseReason | None = None
@@ -336,10 +335,12 @@ class Program:
         session.client.close()
         session.client = None
 
-    def client_half_closes(self, index: int) -> None:
+    def client_half_closes(self, index: int, deed: str = "answer") -> None:
         session = self._open(index)
         if session is None or session.client is None:
             return
+        if not session.half_closed:
+            session.end_deed = deed
         session.half_closed = True
         session.may_close.add(CloseReason.PEER_CLOSED)
         with contextlib.suppress(OSError):  # it has been reset
@@ -396,11 +397,6 @@ class Program:
         session = self._known(index)
         if session is not None:
             session.deeds.append(deed)
-
-    def next_end(self, index: int, deed: str) -> None:
-        session = self._known(index)
-        if session is not None:
-            session.end_deed = deed
 
     def pause_or_resume(self, index: int, pause: bool) -> None:
         session = self._known(index)
