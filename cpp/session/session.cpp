@@ -310,6 +310,7 @@ bool Session::Progress(Owner& owner) {
   if (owner.broken() && closing_.phase() == Phase::kOpen && !inbound_.in_flight() &&
       !outbound_.in_flight()) {
     Fail(owner, owner.broken());
+    if (inbound_.ended()) ActOnEnd(owner);  // no completion follows that would make it look again
   }
   // Completions from the inbox are delivered first.
   if (closing_.phase() != Phase::kOpen || owner.arrivals().size() == arrived) {

@@ -58,6 +58,7 @@ OPTIONS = st.fixed_dictionaries(
         "max_pending_sends": st.sampled_from([None, 1, 5]),
         "max_free_contexts": st.sampled_from([0, 1, 100]),
         "max_free_buffers": st.sampled_from([0, 200]),
+        "answers_end": st.booleans(),  # the server has on_end_of_stream
     }
 )
 WHICH = st.integers(0, 20)  # of the clients
@@ -71,7 +72,11 @@ KINDS = {
     "connect": _step("connect", small=st.booleans(), speaks=st.booleans(), waits=st.booleans()),
     "client_sends": _step("client_sends", index=WHICH, size=SIZES),
     "client_receives": _step("client_receives", index=WHICH, size=SIZES),
-    "client_half_closes": _step("client_half_closes", index=WHICH),
+    "client_half_closes": _step(
+        "client_half_closes",
+        index=WHICH,
+        deed=st.sampled_from(["answer", "keep", "pause", "abort", "raise"]),
+    ),
     "client_leaves": _step("client_leaves", index=WHICH, by_reset=st.booleans()),
     "server_sends": _step("server_sends", index=WHICH, size=SIZES, cuts=st.integers(0, 3)),
     "broadcast": _step("broadcast", size=st.integers(16, 5000)),
@@ -106,6 +111,18 @@ class Subject(Recorder):
             super().on_hook_error(conn, hook, exc)
 
 
+class Answering(Subject):
+    """The same, and it is told when a client has finished sending."""
+
+    def __init__(self, end: Callable[[Connection], object], **hooks: Any) -> None:
+        super().__init__(**hooks)
+        self._end = end
+
+    def on_end_of_stream(self, conn: Connection) -> None:
+        self._record("end_of_stream", conn, None)
+        self._end(conn)
+
+
 class Session:
     """A client and its connection: what was sent, what came, and what may end it."""
 
@@ -123,6 +140,9 @@ class Session:
         self.may_close: set[CloseReason] = set()  # what has been done that ends it
         self.half_closed = False
         self.deeds: list[str] = []
+        self.end_deed = "answer"  # what the server does at its end, if it is told
+        self.end_came = 0  # how often its end was reported
+        self.kept = False  # open behind its end, until somebody closes it
         self.reason: CloseReason | None = None
 
     def expected(self) -> list[bytes]:
@@ -149,6 +169,7 @@ class Program:
         self.lock = threading.Lock()  # around a send and the note of it
         self.sessions: dict[tuple[str, int], Session] = {}
         self.raised: list[Connection] = []
+        self.broken: list[str] = []  # what hooks have seen that must not be
         self.connections: list[weakref.ref[Connection]] = []
 
     # ---- Hooks. They run on the server's threads.
@@ -182,6 +203,29 @@ class Program:
     def _write(self, conn: Connection, nbytes: int) -> None:
         self.sessions[conn.remote_address].written.append(nbytes)
 
+    def _end(self, conn: Connection) -> None:
+        session = self.sessions[conn.remote_address]
+        session.end_came += 1
+        if session.delivered != session.sent:
+            self.broken.append(f"an end behind {len(session.delivered)} of {len(session.sent)}")
+        if session.end_deed == "answer":
+            session.may_close.add(CloseReason.LOCAL_CLOSE)
+            answer = self._cut(1000)
+            with contextlib.suppress(iocp_bind.SendBacklogFull):
+                self._send(session, answer, lambda: conn.send(answer))
+            conn.close()
+        elif session.end_deed == "abort":
+            session.may_close.add(CloseReason.LOCAL_ABORT)
+            conn.abort()
+        elif session.end_deed == "raise":
+            session.may_close.add(CloseReason.LOCAL_ABORT)  # by on_hook_error
+            self.raised.append(conn)
+            raise Raised
+        else:
+            if session.end_deed == "pause":
+                conn.pause_reading()
+            session.kept = True
+
     def _closing(self, conn: Connection, reason: CloseReason) -> None:
         self.sessions[conn.remote_address].reason = reason
 
@@ -192,19 +236,20 @@ class Program:
         self.limited = (
             options["send_backlog_limit"] < UNLIMITED or options["max_pending_sends"] is not None
         )
-        self.server = Subject(
-            established=self._established,
-            read=self._read,
-            write=self._write,
-            closing=self._closing,
-        )
+        hooks: dict[str, Any] = {
+            "established": self._established,
+            "read": self._read,
+            "write": self._write,
+            "closing": self._closing,
+        }
+        self.server = Answering(self._end, **hooks) if options["answers_end"] else Subject(**hooks)
         self.connected = 0
         self.server.start(
             port=0,
             backend=self.backend,  # type: ignore[arg-type]
             write_low_water=options["write_high_water"] // 2,
             close_timeout=DEADLINE,
-            **options,
+            **{name: value for name, value in options.items() if name != "answers_end"},
         )
 
     def _has_client(self) -> bool:
@@ -290,10 +335,12 @@ class Program:
         session.client.close()
         session.client = None
 
-    def client_half_closes(self, index: int) -> None:
+    def client_half_closes(self, index: int, deed: str = "answer") -> None:
         session = self._open(index)
         if session is None or session.client is None:
             return
+        if not session.half_closed:
+            session.end_deed = deed
         session.half_closed = True
         session.may_close.add(CloseReason.PEER_CLOSED)
         with contextlib.suppress(OSError):  # it has been reset
@@ -442,6 +489,10 @@ class Program:
             for session in self.sessions.values():
                 if session.conn is not None:
                     session.conn.resume_reading()
+                    if session.kept:
+                        session.kept = False
+                        session.may_close.add(CloseReason.LOCAL_CLOSE)
+                        session.conn.close()
             return all(self._at_rest())
 
         self._pump(rested, "coming to rest")
@@ -463,6 +514,10 @@ class Program:
 
     def _check(self, session: Session) -> None:
         """Check what holds of every session that is at rest or has ended."""
+        assert self.broken == []
+        assert session.end_came <= 1
+        if self.options["answers_end"]:
+            assert session.reason is not CloseReason.PEER_CLOSED, "nobody has closed it"
         assert session.sent.startswith(session.delivered)
         if session.conn is None:
             assert not session.received

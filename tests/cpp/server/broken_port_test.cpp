@@ -51,12 +51,15 @@ TEST_P(BrokenPortTest, ConnectionsAreReportedClosedAndTheOperatorIsWarnedOnce) {
     }
     ASSERT_TRUE(handler_.WaitFor([&] { return !handler_.warnings.empty(); }));
     const Address address = server_.address();
-    EXPECT_THROW(
-        {
-          for (int i = 0; i < 1000; ++i) const Client newcomer(address);
-        },
-        std::runtime_error)
-        << "somebody listens, and nobody serves";
+    const auto refused = [&address] {
+      try {
+        const Client newcomer(address);
+        return false;
+      } catch (const std::runtime_error&) {
+        return true;
+      }
+    };
+    EXPECT_TRUE(testing::Eventually(refused)) << "somebody listens, and nobody serves";
 
     const auto began = std::chrono::steady_clock::now();
     server_.Shutdown(1s);
@@ -96,7 +99,9 @@ TEST_P(BrokenPortTest, AConnectionThatIsKeptOpenBehindItsEndIsReportedClosed) {
       [&] { return handler_.records.size() == 1 && handler_.records.begin()->second.ended; }));
   const Client client(server_.address());
   client.Send("go");
+  const auto began = std::chrono::steady_clock::now();
   ASSERT_TRUE(handler_.WaitFor([&] { return handler_.closed == 2; }));
+  EXPECT_LT(std::chrono::steady_clock::now() - began, 1s);
   for (const auto& [id, record] : handler_.records) {
     EXPECT_EQ(record.error.code, EPERM);
     EXPECT_EQ(record.closed, CloseReason::kError);
