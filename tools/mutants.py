@@ -31,7 +31,7 @@ from named_tests import NamedTest, read_table  # noqa: E402
 FOLDER = REPOSITORY / "build" / "mutants"
 SOURCE = FOLDER / "source"
 BUILD = FOLDER / "build"
-COPIED = ["CMakeLists.txt", "CMakePresets.json", "cmake", "cpp", "tests/cpp", "tools"]
+COPIED = ["CMakeLists.txt", "CMakePresets.json", "examples", "cmake", "cpp", "tests/cpp", "tools"]
 
 # Seconds for the tests of one row in one program; they need less than one, or hang.
 PATIENCE = 60

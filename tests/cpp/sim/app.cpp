@@ -67,6 +67,8 @@ void App::OnConnectionEstablished(Connection& connection) {
   if (account == accounts_.end()) return network_.Fail("a client that nobody knows");
   known.account = &account->second;
   Check(!std::exchange(known.account->established, true), "a client established twice");
+  const StageStack* const stages = Session::Of(connection).outbound().stages();
+  Check(stages == nullptr || stages->ready(), "established before its stages are ready");
   connection.user_data = &known;
   living_.push_back(&known);
   ++established_;
