@@ -48,7 +48,12 @@ class Inbound {
   [[nodiscard]] bool ended_in_order() const { return end_.kind == ErrorKind::kEndOfStream; }
   // True exactly when the wire has ended too. A stage may end the stream before.
   [[nodiscard]] bool wire_ended() const { return wire_ended_; }
-  void EndWire() { wire_ended_ = true; }
+  // True exactly when it has not ended in order.
+  [[nodiscard]] bool wire_broke() const { return wire_broke_; }
+  void EndWire(const Error& how) {
+    wire_ended_ = true;
+    if (how.kind != ErrorKind::kEndOfStream) wire_broke_ = true;
+  }
   // True exactly when OnEndOfStream was called, or was due and nobody wanted it.
   [[nodiscard]] bool end_reported() const { return end_reported_; }
   void ReportEnd() { end_reported_ = true; }
@@ -93,6 +98,7 @@ class Inbound {
   Error end_;
   bool in_flight_ = false;
   bool wire_ended_ = false;
+  bool wire_broke_ = false;
   bool port_paused_ = false;
   bool end_reported_ = false;
   bool over_high_water_ = false;  // true exactly from above the high mark until down to the low one

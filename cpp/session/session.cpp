@@ -126,7 +126,7 @@ void Session::ApplyReceive(Owner& owner, Completion& completion) {
 // Now, before a batch of hooks begins.
 void Session::ReceiveThroughStages(Owner& owner, Received&& received) {
   if (received.end.kind == ErrorKind::kCancelled) return;
-  if (received.end) inbound_.EndWire();
+  if (received.end) inbound_.EndWire(received.end);
   // Once our stream has ended a stage has nothing more to say.
   const bool in_order = !received.end || received.end.kind == ErrorKind::kEndOfStream;
   ArrivalSink sink(*this, owner);
@@ -198,7 +198,7 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
     if (!inbound_.ended() || (outbound_.stages() != nullptr && inbound_.ended_in_order())) {
       inbound_.End(arrival.end);
     }
-    if (outbound_.stages() == nullptr) inbound_.EndWire();
+    if (outbound_.stages() == nullptr && !inbound_.wire_ended()) inbound_.EndWire(arrival.end);
     return;
   }
   if (inbound_.ended()) return;  // receives behind the one that met the end
@@ -511,6 +511,7 @@ void Session::AdvanceClose(Owner& owner) {
   }
   if (closing_.phase() == Phase::kFlushing && outbound_.drained()) {
     if (inbound_.wire_ended()) {
+      if (inbound_.wire_broke()) closing_.CutShort();
       BeginCancel();
     } else {
       port_->ShutdownSend(*this);
@@ -518,7 +519,7 @@ void Session::AdvanceClose(Owner& owner) {
     }
   }
   if (closing_.phase() == Phase::kLingering && inbound_.wire_ended()) {
-    if (!inbound_.ended_in_order()) closing_.CutShort();
+    if (inbound_.wire_broke()) closing_.CutShort();
     BeginCancel();
   }
 }
