@@ -126,6 +126,7 @@ void Session::ApplyReceive(Owner& owner, Completion& completion) {
 // Now, before a batch of hooks begins.
 void Session::ReceiveThroughStages(Owner& owner, Received&& received) {
   if (received.end.kind == ErrorKind::kCancelled) return;
+  if (inbound_.wire_ended()) return;  // receives behind the one that met the end
   if (received.end) inbound_.EndWire(received.end);
   // Once our stream has ended a stage has nothing more to say.
   const bool in_order = !received.end || received.end.kind == ErrorKind::kEndOfStream;

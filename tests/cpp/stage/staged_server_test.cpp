@@ -157,7 +157,9 @@ TEST_P(StagedServerTest, AnAnswerBehindTheEndOfTheStreamArrives) {
   ASSERT_TRUE(client.Run(question, [&] { return client.ended(); }));
   EXPECT_TRUE(client.top->ended_in_order());
   EXPECT_TRUE(IsSame(client.received, answer));
-  EXPECT_EQ(Only().closed, CloseReason::kLocalClose);
+  const RecordingHandler::Record record = Only();
+  EXPECT_EQ(record.closed, CloseReason::kLocalClose)
+      << static_cast<int>(record.error.kind) << " " << record.error.code;
 }
 
 TEST_P(StagedServerTest, WhatBreaksAStageIsReportedBehindTheDataBeforeIt) {
