@@ -69,8 +69,9 @@ class Shard {
 
   // Wakes one worker, so that it looks at what no completion reports. Any thread.
   void Wake();
-  // By the worker that got the posting of Wake, which has tag 0. It exchanges, so that it sees from
-  // here on what those wanted to show who found the posting under way.
+  // By the worker that got the posting of Wake, which has tag 0. A thread that finds the posting
+  // under way posts nothing. The exchange makes this worker see what that thread has written
+  // before.
   void WakeSeen() { woken_.exchange(false, std::memory_order_acq_rel); }
 
   // Sockets handed off to this shard that no worker has taken yet.

@@ -186,7 +186,7 @@ bool Session::Blocked() {
   return flow || inbox_.user_paused();
 }
 
-// Without data that says so.
+// True when the connection has to be reported although no data has come.
 bool Session::EstablishedDue() const {
   return !established() && options_->established_on == EstablishedOn::kConnect &&
          (outbound_.stages() == nullptr || outbound_.stages()->ready());
@@ -194,8 +194,8 @@ bool Session::EstablishedDue() const {
 
 void Session::Deliver(Owner& owner, Arrival& arrival) {
   if (arrival.end) {
-    // It waits behind the data that is deferred; Progress acts on it. A stage may still fail when
-    // the stream has ended.
+    // The end waits behind deferred data, and Progress acts on it. Behind stages the stream may end
+    // in order, and break then.
     if (!inbound_.ended() || (outbound_.stages() != nullptr && inbound_.ended_in_order())) {
       inbound_.End(arrival.end);
     }
@@ -381,9 +381,9 @@ void Session::ActOnEnd(Owner& owner) {
   }
 }
 
-// Hooks may have kept this worker, or somebody the process, for longer than a deadline: what came
-// meanwhile came in time. So a deadline counts only after a look at the system. One that does not
-// count yet stays due, and is looked at again with the next tick.
+// Hooks may have kept this worker, or a signal may have stopped the process, for longer than a
+// deadline: data that came meanwhile came in time. So a deadline counts only after a look at the
+// system. A deadline that does not count yet stays due, and is judged again with the next tick.
 void Session::CheckDeadlines(Owner& owner) {
   if (!timeouts_.TakeDue()) return;
   const TimePoint deadline =
@@ -408,9 +408,9 @@ void Session::CheckDeadlines(Owner& owner) {
   const std::optional<CloseReason> passed =
       timeouts_.Passed(owner.now(), *options_, inbound_, outbound_, receives, sends);
   if (!passed) return;
-  // The stream ends without waiting for a peer that has not shown itself. One that never spoke may
-  // still be taking what hooks have sent: the system goes on with that, as CompletionPort::Close
-  // says. Behind stages it spoke, or what it takes lacks their end.
+  // The stream ends without waiting for the peer. A peer that never spoke may still be taking what
+  // hooks have sent, and the system goes on with that: see CompletionPort::Close. Behind stages
+  // this makes no sense, as the stream would lack their end.
   closing_.set_reason(*passed);
   if (*passed != CloseReason::kFirstDataTimeout || outbound_.stages() != nullptr) {
     closing_.CutShort();
@@ -429,7 +429,7 @@ void Session::Flush(Owner& owner) {
   Piece pieces[kMaxPieces];
   const std::size_t count = outbound_.BeginSend(pieces, owner.now());
   if (count == 0) {
-    // Empty sends only: there is nothing to wait for.
+    // There are empty sends at most, which wait for nothing.
     outbound_.CountEmpty(&owner.send_memory());
     return;
   }
@@ -507,7 +507,7 @@ void Session::BeginFlush(Owner& owner, CloseReason reason) {
 void Session::AdvanceClose(Owner& owner) {
   if (closing_.phase() == Phase::kFailing) {
     if (!outbound_.in_flight() && !outbound_.queue().empty()) DropSends(owner);
-    // The news does not wait until who has paused the connection resumes it.
+    // The error is reported at once, and not only when the user resumes reading.
     if (inbox_.user_paused()) BeginCancel();
   }
   if (closing_.phase() == Phase::kFlushing && outbound_.drained()) {
@@ -539,7 +539,7 @@ void Session::Join(Owner& owner) {
   if (!inbox_.Finish()) return;
   DropSends(owner);
   inbound_.Clear();
-  // The peer has not taken all, and nobody waits for it: the system is not to go on trying.
+  // The peer has not taken all, and its time is up: the system must not go on trying.
   if (closing_.cut_short() && port_->Unacknowledged(*this) != 0) closing_.Reset();
   port_->Close(*this, closing_.resets());
   closing_.Enter(Phase::kClosed);

@@ -128,6 +128,9 @@ void App::OnConnectionError(Connection& connection, Error error) {
   Check(error.kind != ErrorKind::kNone && error.kind != ErrorKind::kEndOfStream &&
             error.kind != ErrorKind::kCancelled,
         "an error that is none");
+  Check(error.kind != ErrorKind::kReset ||
+            network_.reset_to_server.count(connection.remote_address().port) != 0,
+        "broken by a reset that nobody has sent");
   known.errored = true;
   Act(known, true);
 }

@@ -142,6 +142,7 @@ void Network::SendReset(Link& link, bool to_server) {
   Link::Reset& reset = to_server ? link.to_server : link.to_client;
   if (reset.arrives != TimePoint::max()) return;
   reset = {Soon(), choices.Chance(faults.lost_data)};
+  if (to_server) reset_to_server.insert(link.client_port);
 }
 
 bool Network::ResetArrived(Link& link, bool at_server) {

@@ -202,6 +202,7 @@ class Network {
     bool takes = false;   // true exactly when there is room for a send that waits
   };
   std::map<std::uint16_t, GivenUp> given_up;  // by the client's port
+  std::set<std::uint16_t> reset_to_server;    // ports of clients whose reset was sent to the server
 
   // The server's descriptors. The lowest number that is free is the next, so numbers come back at
   // once.

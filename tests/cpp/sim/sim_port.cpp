@@ -423,7 +423,13 @@ void SimPort::EndReads(Stream& stream, ErrorKind kind) {
   stream.ended = true;
   // All are with Wait already, or none was posted while it was paused.
   if (stream.reads.empty()) stream.reads.push_back(stream.next_read++);
+  bool behind = false;  // true exactly when a read before it has met the end
   while (!stream.reads.empty()) {
+    // A system may have an error of its own for those behind the end in order.
+    if (std::exchange(behind, true) && kind == ErrorKind::kEndOfStream &&
+        network_.choices.Chance(0.3)) {
+      kind = ErrorKind::kReset;
+    }
     Completion completion;
     completion.operation = Operation::kReceive;
     completion.socket = stream.socket;
