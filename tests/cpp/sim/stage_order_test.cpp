@@ -38,6 +38,45 @@ class Chatterbox final : public Stage {
   [[nodiscard]] bool ready() const override { return true; }
 };
 
+// Sends by itself, at once, and not so much that the peer is not read from.
+class Talker final : public Stage {
+ public:
+  static constexpr std::size_t kBytes = StageStack::kMostAhead * 3 / 4;
+
+  Error Begin(Output& output) override {
+    const std::string speech(kBytes, 't');
+    output.Down(speech.data(), speech.size());
+    return {};
+  }
+  Error Receive(Buffer bytes, Output& output) override {
+    output.Up(std::move(bytes));
+    return {};
+  }
+  Error EndReceive(Output&) override { return {}; }
+  Error Send(const Piece*, std::size_t, std::size_t*, Output&) override { return {}; }
+  Error EndSend(Output&) override { return {}; }
+  [[nodiscard]] bool ready() const override { return true; }
+};
+
+// Sends everything twice, so that its output is full before it has taken all.
+class Doubler final : public Stage {
+ public:
+  Error Begin(Output&) override { return {}; }
+  Error Receive(Buffer bytes, Output& output) override {
+    output.Up(std::move(bytes));
+    return {};
+  }
+  Error EndReceive(Output&) override { return {}; }
+  Error Send(const Piece* pieces, std::size_t count, std::size_t* taken, Output& output) override {
+    EXPECT_GT(count, 0U);
+    *taken = std::min<std::size_t>(pieces->size, 10'000);
+    for (int i = 0; i < 2; ++i) output.Down(pieces->data, *taken);
+    return {};
+  }
+  Error EndSend(Output&) override { return {}; }
+  [[nodiscard]] bool ready() const override { return true; }
+};
+
 class StageTest : public ScenarioTest {
  protected:
   static Scenario::Setup With(std::size_t count) {
@@ -274,6 +313,21 @@ TEST_F(StageTest, AStageThatAnswersMuchIsNotReadFromUntilThePeerReads) {
   }
   EXPECT_EQ(got, sent * 1024);
   EXPECT_EQ(scenario.Of(client).received.size(), sent);
+}
+
+// The system takes all that it is given, so nothing but the end of each send brings on the next.
+TEST_F(StageTest, WhatAnUpperStageHasSentGoesOnWhenASendHasEnded) {
+  Scenario::Setup setup;
+  setup.stages = [] {
+    std::vector<std::unique_ptr<Stage>> stages;
+    stages.push_back(std::make_unique<Doubler>());
+    stages.push_back(std::make_unique<Talker>());
+    return stages;
+  };
+  setup.window = 10 * Talker::kBytes;
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  EXPECT_EQ(client->Receive(setup.window).size(), 2 * Talker::kBytes);
 }
 
 TEST_F(StageTest, ASilentClientOfAStageIsClosedInTime) {

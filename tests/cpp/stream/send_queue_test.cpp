@@ -129,6 +129,40 @@ TEST(SendQueue, BoundsOneGatherInPiecesAndBytes) {
   EXPECT_EQ(Gathered(large).size(), SendQueue::kMaxGather);
 }
 
+TEST(SendQueue, GathersFromAPlaceAndForward) {
+  SendQueue queue;
+  for (const std::string_view text : {"abc", "", "defg"}) queue.Push(Item(text));
+  SendQueue complete;
+  queue.Advance(1, complete);  // "a" is out
+  SendQueue::Place place;
+  const auto next = [&](std::size_t most) {
+    Piece pieces[kMaxPieces];
+    const std::size_t count = queue.Gather(pieces, place, most);
+    std::string text;
+    for (std::size_t i = 0; i < count; ++i) {
+      text.append(static_cast<const char*>(pieces[i].data), pieces[i].size);
+    }
+    place = queue.Forward(place, text.size());
+    return text;
+  };
+  EXPECT_EQ(next(1), "b");
+  EXPECT_EQ(next(3), "cde");
+  EXPECT_EQ(next(100), "fg");
+  EXPECT_EQ(next(100), "");
+  // What comes later, packed into the last send or behind it, is seen from the same place.
+  SendItem* const more = Item("hi");
+  ASSERT_TRUE(queue.Pack(*more));
+  SendItem::Destroy(more, nullptr);
+  EXPECT_EQ(next(100), "hi");
+  queue.Push(Item("jk"));
+  EXPECT_EQ(next(100), "jk");
+  // What is out goes, and a new place stands behind it.
+  queue.Advance(8, complete);
+  place = {};
+  EXPECT_EQ(next(100), "jk");
+  EXPECT_EQ(Sizes(complete), (std::vector<std::size_t>{3, 0, 6}));
+}
+
 TEST(SendQueue, SharedBytesAreReleasedOnce) {
   int released = 0;
   const SharedBytes bytes{"abc", 3, [](void* owner) { ++*static_cast<int*>(owner); }, &released};
