@@ -14,10 +14,15 @@ jobs=$(nproc)
 fixed=()
 [ "$(cat /proc/sys/vm/mmap_rnd_bits)" -le 28 ] || fixed=(setarch --addr-no-randomize)
 
+# What both are told. The run-time of gcc 12 takes what stands before a thread's variables of a
+# loaded module for glibc's note of their place and size, when their address ends in 010. Newer
+# glibcs write no such note: the leak check then reads, and the thread sanitizer clears, any place.
+both=intercept_tls_get_addr=0
 # The first report ends its process.
-asan=detect_stack_use_after_return=1:strict_init_order=1:check_initialization_order=1
+asan=$both:detect_stack_use_after_return=1:strict_init_order=1:check_initialization_order=1
 ubsan=print_stacktrace=1
-tsan=second_deadlock_stack=1:halt_on_error=1:suppressions=$PWD/tests/sanitizers/tsan.supp
+tsan=$both:second_deadlock_stack=1:halt_on_error=1
+tsan+=:suppressions=$PWD/tests/sanitizers/tsan.supp
 
 build_all() {
   "${fixed[@]}" cmake --preset "$1" -DIOCP_BUILD_PYTHON=ON -DPython_EXECUTABLE="$venv/bin/python" \

@@ -281,8 +281,9 @@ class Program:
         client = socket.socket()
         if small:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        # Its address is known before a hook can ask for it.
-        client.bind(("127.0.0.1", 0))
+        # Its address is known before a hook can ask for it. Each client has a loopback address of
+        # its own: the port of one that was reset is free at once, while its hooks are still due.
+        client.bind((f"127.0.1.{len(self.sessions) + 1}", 0))
         session = Session(client)
         self.sessions[session.address] = session
         self.connected += 1

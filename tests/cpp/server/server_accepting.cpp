@@ -34,7 +34,7 @@ TEST_P(ServerTest, EstablishedOnFirstDataNeverReportsASilentClient) {
   client.Send("first");
   EXPECT_EQ(client.Receive(5), "first");
   ASSERT_TRUE(Eventually([&] { return server_.connection_count() == 1; }));
-  EXPECT_EQ(handler_.records.size(), 1U);
+  EXPECT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 1; }));
   EXPECT_EQ(server_.stats().accepted, 2U);
   EXPECT_EQ(server_.stats().established, 1U);
 }
