@@ -14,9 +14,10 @@ jobs=$(nproc)
 fixed=()
 [ "$(cat /proc/sys/vm/mmap_rnd_bits)" -le 28 ] || fixed=(setarch --addr-no-randomize)
 
-# What both are told. The run-time of gcc 12 takes what stands before a thread's variables of a
-# loaded module for glibc's note of their place and size, when their address ends in 010. Newer
-# glibcs write no such note: the leak check then reads, and the thread sanitizer clears, any place.
+# For both. When a thread's variables of a loaded module lie at an address that ends in 010, the
+# run-time of gcc 12 takes the 16 bytes before them for glibc's note of their place and size. Newer
+# glibcs write no such note. The leak check would then read any place, and the thread sanitizer
+# would clear it.
 both=intercept_tls_get_addr=0
 # The first report ends its process.
 asan=$both:detect_stack_use_after_return=1:strict_init_order=1:check_initialization_order=1

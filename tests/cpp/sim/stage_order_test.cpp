@@ -22,13 +22,11 @@ using testing::Scrambling;
 using State = Peer::State;
 using enum SendResult;
 
-// Answers each byte with a KiB.
-class Chatterbox final : public Stage {
+// Passes on what is received, and sends nothing.
+class Silent : public Stage {
  public:
   Error Begin(Output&) override { return {}; }
   Error Receive(Buffer bytes, Output& output) override {
-    const std::string answer(1024, 'y');
-    for (std::size_t i = 0; i < bytes.size(); ++i) output.Down(answer.data(), answer.size());
     output.Up(std::move(bytes));
     return {};
   }
@@ -38,8 +36,18 @@ class Chatterbox final : public Stage {
   [[nodiscard]] bool ready() const override { return true; }
 };
 
+// Answers each byte with a KiB.
+class Chatterbox final : public Silent {
+ public:
+  Error Receive(Buffer bytes, Output& output) override {
+    const std::string answer(1024, 'y');
+    for (std::size_t i = 0; i < bytes.size(); ++i) output.Down(answer.data(), answer.size());
+    return Silent::Receive(std::move(bytes), output);
+  }
+};
+
 // Sends by itself, at once, and not so much that the peer is not read from.
-class Talker final : public Stage {
+class Talker final : public Silent {
  public:
   static constexpr std::size_t kBytes = StageStack::kMostAhead * 3 / 4;
 
@@ -48,33 +56,17 @@ class Talker final : public Stage {
     output.Down(speech.data(), speech.size());
     return {};
   }
-  Error Receive(Buffer bytes, Output& output) override {
-    output.Up(std::move(bytes));
-    return {};
-  }
-  Error EndReceive(Output&) override { return {}; }
-  Error Send(const Piece*, std::size_t, std::size_t*, Output&) override { return {}; }
-  Error EndSend(Output&) override { return {}; }
-  [[nodiscard]] bool ready() const override { return true; }
 };
 
 // Sends everything twice, so that its output is full before it has taken all.
-class Doubler final : public Stage {
+class Doubler final : public Silent {
  public:
-  Error Begin(Output&) override { return {}; }
-  Error Receive(Buffer bytes, Output& output) override {
-    output.Up(std::move(bytes));
-    return {};
-  }
-  Error EndReceive(Output&) override { return {}; }
   Error Send(const Piece* pieces, std::size_t count, std::size_t* taken, Output& output) override {
     EXPECT_GT(count, 0U);
     *taken = std::min<std::size_t>(pieces->size, 10'000);
     for (int i = 0; i < 2; ++i) output.Down(pieces->data, *taken);
     return {};
   }
-  Error EndSend(Output&) override { return {}; }
-  [[nodiscard]] bool ready() const override { return true; }
 };
 
 class StageTest : public ScenarioTest {

@@ -149,14 +149,14 @@ TEST(SendQueue, GathersFromAPlaceAndForward) {
   EXPECT_EQ(next(3), "cde");
   EXPECT_EQ(next(100), "fg");
   EXPECT_EQ(next(100), "");
-  // What comes later, packed into the last send or behind it, is seen from the same place.
+  // Bytes that come later, packed into the last send or behind it, are seen from the same place.
   SendItem* const more = Item("hi");
   ASSERT_TRUE(queue.Pack(*more));
   SendItem::Destroy(more, nullptr);
   EXPECT_EQ(next(100), "hi");
   queue.Push(Item("jk"));
   EXPECT_EQ(next(100), "jk");
-  // What is out goes, and a new place stands behind it.
+  // Bytes that are out go, and a new place stands behind them.
   queue.Advance(8, complete);
   place = {};
   EXPECT_EQ(next(100), "jk");
