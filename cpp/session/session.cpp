@@ -3,6 +3,8 @@
 #include <new>
 #include <utility>
 
+#include "session/arrival_sink.h"
+
 namespace iocp {
 
 void Session::Begin(Owner& owner, const Address& local, const Address& remote,
@@ -66,26 +68,6 @@ void Session::TakePosting(Owner& worker) {
 }
 
 // ---- Completions.
-
-// The top of the stages: received bytes become arrivals of the owner.
-class Session::ArrivalSink final : public StageStack::Sink {
- public:
-  ArrivalSink(Session& session, Owner& owner) : session_(session), owner_(owner) {}
-
-  void Deliver(Buffer bytes) override {
-    owner_.arrivals().emplace_back(&session_, std::move(bytes), Error{});
-  }
-  void DeliverError(const Error& error) {
-    if (error) owner_.arrivals().emplace_back(&session_, Buffer(), error);
-  }
-  void DeliverEnd() override {
-    owner_.arrivals().emplace_back(&session_, Buffer(), Error{ErrorKind::kEndOfStream, 0});
-  }
-
- private:
-  Session& session_;
-  Owner& owner_;
-};
 
 void Session::ApplyReceive(Owner& owner, Completion& completion) {
   // Counted, for when there is no memory to put it in order.

@@ -1,4 +1,7 @@
 // How a session sends: what it accepts, what it gives to the system, and what follows from that.
+#include <new>
+
+#include "session/arrival_sink.h"
 #include "session/session.h"
 
 namespace iocp {
