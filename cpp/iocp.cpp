@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/options.h"
 #include "port/completion_port.h"
+#include "session/broadcast.h"
 
 namespace iocp {
 namespace {
@@ -299,6 +300,13 @@ bool Server::OnWorkerThread() { return run_of_worker != nullptr; }
 
 bool Server::running() const { return lifecycle_->Running(); }
 
+bool Server::stopping() const {
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  if (run == nullptr || !run->engine->stopping()) return false;
+  const MutexLock lock(run->mutex);
+  return !run->stopped;
+}
+
 Address Server::address() const {
   const MutexLock lock(lifecycle_->mutex);
   return lifecycle_->address;
@@ -326,37 +334,45 @@ Stats Server::stats() const {
   return lifecycle_->run == nullptr ? lifecycle_->stats : lifecycle_->run->engine->stats();
 }
 
+TimerHandle Server::CallSoon(Callback callback) {
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  if (run == nullptr) return {};
+  return run->engine->Schedule(CallKind::kSoon, {}, {}, std::move(callback));
+}
+
+TimerHandle Server::CallLater(Duration delay, Callback callback) {
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  if (run == nullptr) return {};
+  return run->engine->Schedule(CallKind::kLater, delay, {}, std::move(callback));
+}
+
+TimerHandle Server::CallEvery(Duration interval, Callback callback) {
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  if (run == nullptr) return {};
+  interval = std::max(interval, Duration(1));
+  return run->engine->Schedule(CallKind::kEvery, interval, interval, std::move(callback));
+}
+
 void Server::CloseAllConnections() {
   for (const ConnectionPtr& connection : connections()) connection->Close();
 }
 
-std::size_t Server::Broadcast(const void* data, std::size_t size, const Connection* exclude) {
-  // One copy, shared by all: the last send to end frees it.
-  struct Shared {
-    std::atomic<std::size_t> references{1};
-    std::string bytes;
-
-    static void Release(void* self) {
-      auto* shared = static_cast<Shared*>(self);
-      if (shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete shared;
-    }
-  };
-  auto* shared = new Shared{1, std::string(static_cast<const char*>(data), size)};
-  const std::unique_ptr<Shared, void (*)(void*)> ours(shared, &Shared::Release);
-  SendMemory* const memory = Owner::CurrentSendMemory();
-  std::size_t accepted = 0;
-  for (const ConnectionPtr& connection : connections()) {
-    if (connection.get() == exclude) continue;
-    SendItem* item =
-        SendItem::Share({shared->bytes.data(), size, &Shared::Release, shared}, false, memory);
-    if (item == nullptr) break;
-    shared->references.fetch_add(1, std::memory_order_relaxed);
-    if (Session::Of(*connection).Enqueue(item) == SendResult::kAccepted) {
-      ++accepted;
-    } else {
-      SendItem::Destroy(item, memory);
-    }
+std::size_t Server::Broadcast(const void* data, std::size_t size, const Connection* exclude,
+                              std::vector<ConnectionPtr>* full) {
+  std::vector<ConnectionPtr> to = connections();
+  if (exclude != nullptr) {
+    std::erase_if(to, [&](const ConnectionPtr& connection) { return connection.get() == exclude; });
   }
+  const std::size_t accepted = SendToEach({static_cast<const char*>(data), size}, to);
+  if (full != nullptr) *full = std::move(to);
+  return accepted;
+}
+
+std::size_t Server::Broadcast(const void* data, std::size_t size, std::vector<ConnectionPtr> to,
+                              std::vector<ConnectionPtr>* full) {
+  RemoveDuplicates(to);
+  const std::size_t accepted = SendToEach({static_cast<const char*>(data), size}, to);
+  if (full != nullptr) *full = std::move(to);
   return accepted;
 }
 

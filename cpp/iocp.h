@@ -38,3 +38,4 @@
 #include "iocp/server.h"
 #include "iocp/stats.h"
 #include "iocp/time.h"
+#include "iocp/timer.h"

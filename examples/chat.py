@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import logging
 
 import iocp_bind
 from iocp_bind import CloseReason, Connection
@@ -19,7 +19,7 @@ class Chat(iocp_bind.Server):
         """Greet."""
         conn.data = bytearray()
         conn.send(f"welcome, guest {conn.id}; {self.connection_count} here\n".encode())
-        self.broadcast(f"* guest {conn.id} came\n".encode(), exclude=conn)
+        self.tell(f"* guest {conn.id} came\n".encode(), speaker=conn)
 
     def on_read_completed(self, conn: Connection, data: bytes) -> None:
         """Pass on whole lines; data comes in arbitrary pieces."""
@@ -28,27 +28,28 @@ class Chat(iocp_bind.Server):
         conn.data = rest
         for line in lines:
             text = line.rstrip(b"\r")
-            self.broadcast(b"guest %d: %s\n" % (conn.id, text), exclude=conn)
+            self.tell(b"guest %d: %s\n" % (conn.id, text), speaker=conn)
         if len(rest) > LONGEST_LINE:
             conn.send(b"* that line is too long\n")
             conn.close()
 
     def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
         """Say who left."""
-        self.broadcast(f"* guest {conn.id} left\n".encode())
+        self.tell(f"* guest {conn.id} left\n".encode(), speaker=conn)
+
+    def tell(self, line: bytes, speaker: Connection) -> None:
+        """Send a line to all but the speaker. Who has fallen too far behind has to go."""
+        self.broadcast(line, exclude=speaker, on_full="close")
 
 
 def main() -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=4567)
     port: int = parser.parse_args().port
-    with Chat() as server:
-        server.start(port=port, first_data_timeout=None)
-        print("listening on {}:{}".format(*server.address), flush=True)
-        server.serve_forever()
+    logging.basicConfig(level=logging.INFO)  # says where it listens
+    Chat().run(port=port, first_data_timeout=None)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
+    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import logging
 import time
 
 import iocp_bind
@@ -19,16 +19,13 @@ class Daytime(iocp_bind.Server):
 
 
 def main() -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=4567)
     port: int = parser.parse_args().port
-    with Daytime() as server:
-        server.start(port=port)
-        print("listening on {}:{}".format(*server.address), flush=True)
-        server.serve_forever()
+    logging.basicConfig(level=logging.INFO)  # says where it listens
+    Daytime().run(port=port)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
+    main()

@@ -12,6 +12,7 @@ class Counter {
   void Add(std::uint64_t change) {
     value_.store(value_.load(std::memory_order_relaxed) + change, std::memory_order_release);
   }
+  void Subtract(std::uint64_t change) { Add(~change + 1); }
   [[nodiscard]] std::uint64_t value() const { return value_.load(std::memory_order_acquire); }
 
  private:

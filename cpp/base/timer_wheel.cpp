@@ -8,13 +8,13 @@ namespace iocp {
 
 std::uint64_t TimerWheel::TickAtOrBefore(TimePoint time) const {
   if (time <= start_) return 0;
-  return static_cast<std::uint64_t>((time - start_) / kTick);
+  return static_cast<std::uint64_t>((time - start_) / tick_);
 }
 
 void TimerWheel::Arm(TimerNode& node, TimePoint deadline) {
   if (node.armed()) Unlink(node);
   std::uint64_t tick = TickAtOrBefore(deadline);
-  if (start_ + kTick * tick < deadline) ++tick;
+  if (start_ + tick_ * tick < deadline) ++tick;
   node.tick_ = std::max(tick, current_ + 1);
   Link(node);
 }
@@ -26,7 +26,7 @@ void TimerWheel::Disarm(TimerNode& node) {
 TimerWheel::TimePoint TimerWheel::Next() const {
   const std::uint64_t tick = NextTick();
   if (tick == std::numeric_limits<std::uint64_t>::max()) return TimePoint::max();
-  return start_ + kTick * tick;
+  return start_ + tick_ * tick;
 }
 
 std::uint64_t TimerWheel::NextTick() const {

@@ -30,7 +30,8 @@ class TimerWheel {
   using TimePoint = std::chrono::steady_clock::time_point;
   static constexpr std::chrono::milliseconds kTick{10};
 
-  explicit TimerWheel(TimePoint start) : start_(start) {}
+  explicit TimerWheel(TimePoint start, std::chrono::milliseconds tick = kTick)
+      : start_(start), tick_(tick) {}
 
   // Arms `node` for the first tick at or after `deadline`: never early, at most one tick late. A
   // node that is armed already is moved.
@@ -70,6 +71,7 @@ class TimerWheel {
   void Unlink(TimerNode& node);
 
   const TimePoint start_;
+  const std::chrono::milliseconds tick_;
   std::uint64_t current_ = 0;                      // ticks since start_ that have been handled
   std::array<std::uint64_t, kLevels> occupied_{};  // a bit per slot that is not empty
   std::array<TimerNode*, kLevels * kSlots> slots_{};

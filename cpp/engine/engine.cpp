@@ -22,6 +22,7 @@ Engine::Engine(Handler& handler, const Options& options, const PortKind& kind, S
       shards_.push_back(std::make_unique<Shard>(kind, options_, gate, shards_.size()));
     }
     workers_.push_back(std::make_unique<Worker>(*this, *shards_.back()));
+    if (shards_.size() > 1) others_.fetch_add(1, std::memory_order_relaxed);
   }
 }
 
@@ -77,9 +78,25 @@ Stats Engine::stats() const {
     stats.free_buffers += buffers.free() + posted;
     stats.free_contexts += shard->sessions().free();
     stats.pending_accepts += static_cast<std::uint64_t>(shard->port().pending_accepts());
+    shard->sessions().counters().AddTo(stats);
+    shard->ForEach([&](const Session& session) {
+      stats.send_backlog += session.outbound().BacklogAtOneMoment();
+    });
   }
   stats.connections = connection_count();
   return stats;
+}
+
+TimerHandle Engine::Schedule(CallKind kind, Duration delay, Duration interval,
+                             Callback&& callback) {
+  Shard& shard = *shards_.front();
+  TimerQueue& queue = shard.timer_queue();
+  TimerHandle handle = queue.Make(nullptr, kind, interval, std::move(callback));
+  const TimerQueue::Scheduled scheduled =
+      kind == CallKind::kSoon ? queue.AddReady(handle) : queue.Arm(handle, delay, shard.port());
+  if (scheduled == TimerQueue::Scheduled::kNot) return {};
+  if (scheduled == TimerQueue::Scheduled::kSooner) shard.WakeForTimer();
+  return handle;
 }
 
 void Engine::OnTurn(Worker& worker) {
@@ -111,6 +128,12 @@ Shard& Engine::LeastLoadedShard(Shard& preferred) {
     fewest = connections;
   }
   return *best;
+}
+
+void Engine::OnWorkerLeft(const Shard& shard) {
+  if (shard.index() == 0) return;
+  others_.fetch_sub(1, std::memory_order_acq_rel);
+  shards_.front()->Wake();
 }
 
 void Engine::WakeAllShards() {

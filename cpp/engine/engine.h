@@ -16,6 +16,8 @@
 #include "iocp/handler.h"
 #include "iocp/options.h"
 #include "iocp/stats.h"
+#include "iocp/time.h"
+#include "iocp/timer.h"
 #include "stage/stage.h"
 #include "stage/stage_stack.h"
 
@@ -59,6 +61,10 @@ class Engine {
   [[nodiscard]] std::size_t connection_count() const;
   [[nodiscard]] Stats stats() const;
 
+  // A dead handle once the workers of the first shard, which call it, have left. Throws
+  // std::bad_alloc.
+  TimerHandle Schedule(CallKind kind, Duration delay, Duration interval, Callback&& callback);
+
   // --- For the workers and the listeners.
   [[nodiscard]] Handler& handler() { return handler_; }
   // False when there is no memory for them. Null stages: the connection has none.
@@ -79,6 +85,12 @@ class Engine {
   // A connection has gone. Any worker.
   void OnSlotFreed() { slots_.Release(); }
   void WakeAllShards();
+  // By a worker that leaves. Those of the first shard leave last: callbacks of the server run until
+  // all connections have ended.
+  void OnWorkerLeft(const Shard& shard);
+  [[nodiscard]] bool OtherShardsHaveLeft() const {
+    return others_.load(std::memory_order_acquire) == 0;
+  }
   [[nodiscard]] const char* backend() const { return kind_.name; }
   // True for the first port of this run that breaks.
   [[nodiscard]] bool FirstToBreak() { return !port_broken_.exchange(true); }
@@ -94,6 +106,7 @@ class Engine {
   std::vector<std::unique_ptr<Shard>> shards_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<Listener>> listeners_;
+  std::atomic<std::size_t> others_{0};  // workers of all shards but the first that have not left
   std::atomic<bool> stopping_{false};
   std::atomic<bool> port_broken_{false};  // true exactly when a worker got kBroken
   std::atomic<TimePoint> stop_deadline_{TimePoint::max()};

@@ -7,6 +7,8 @@
 #include <string>
 #include <type_traits>
 
+#include "session/time_limit.h"
+
 namespace iocp {
 namespace {
 
@@ -19,17 +21,9 @@ class Validator {
     Refuse(std::string(name) + " must be between " + std::to_string(low) + " and " +
            std::to_string(high) + ", not " + std::to_string(value));
   }
-  void Time(const char* name, const std::optional<Duration>& value, Duration low,
-            const char* hint = "") {
-    // A year: longer is a mistake of units, and must not overflow a deadline.
-    constexpr auto kLongest = std::chrono::hours(24 * 365);
-    if (!value || (*value >= low && *value <= kLongest)) return;
-    const double seconds = std::chrono::duration<double>(*value).count();
-    Refuse(std::string(name) + " must be " + (low > Duration::zero() ? "above" : "at least") +
-           " 0 and at most a year, in seconds, not " + std::to_string(seconds) + hint);
-  }
+  // An empty message refuses nothing; of several the first counts.
   void Refuse(const std::string& message) {
-    if (!status_.ok()) return;
+    if (message.empty() || !status_.ok()) return;
     status_.problem = Status::Problem::kBadOption;
     status_.error = {ErrorKind::kInvalidArgument, 0};
     status_.message = message;
@@ -47,7 +41,6 @@ Status ValidateOptions(const Options& options) {
   // A tebibyte, or where addresses are shorter all of them.
   constexpr auto kHugeBytes = static_cast<std::size_t>(
       std::min<std::uint64_t>(std::uint64_t{1} << 40U, std::numeric_limits<std::size_t>::max()));
-  constexpr Duration kShortest = std::chrono::milliseconds(1);
   Validator check;
   check.Range("port", options.port, 0, 65535);
   check.Range("workers", options.workers, 1, 1024);
@@ -74,14 +67,14 @@ Status ValidateOptions(const Options& options) {
                  ") must be at most write_high_water (" + std::to_string(options.write_high_water) +
                  ")");
   }
-  constexpr const char* kOff = "; without a value (None) it is off";
-  check.Time("first_data_timeout", options.first_data_timeout, kShortest, kOff);
-  check.Time("idle_timeout", options.idle_timeout, kShortest, kOff);
-  check.Time("write_timeout", options.write_timeout, kShortest, kOff);
-  check.Time("close_timeout", options.close_timeout, Duration::zero());
+  check.Refuse(RefuseTimeout("first_data_timeout", options.first_data_timeout));
+  check.Refuse(RefuseTimeout("idle_timeout", options.idle_timeout));
+  check.Refuse(RefuseTimeout("receive_timeout", options.receive_timeout));
+  check.Refuse(RefuseTimeout("write_timeout", options.write_timeout));
+  check.Refuse(RefuseDuration("close_timeout", options.close_timeout, true));
   if (options.keepalive) {
-    check.Time("keepalive idle", options.keepalive->idle, kShortest);
-    check.Time("keepalive interval", options.keepalive->interval, kShortest);
+    check.Refuse(RefuseDuration("keepalive idle", options.keepalive->idle, false));
+    check.Refuse(RefuseDuration("keepalive interval", options.keepalive->interval, false));
   }
   if (options.host.find('\0') != std::string::npos) check.Refuse("host must not contain NUL");
   return check.status();

@@ -22,7 +22,9 @@ Shard::Shard(const PortKind& kind, const Options& options, AcceptGate* gate, std
     : index_(index),
       buffers_(BufferPool::Create(options.buffer_size,
                                   static_cast<std::size_t>(options.max_free_buffers))),
-      sessions_(SessionPool::Create(static_cast<std::size_t>(options.max_free_contexts))),
+      timer_queue_(TimerQueue::Create()),
+      sessions_(
+          SessionPool::Create(static_cast<std::size_t>(options.max_free_contexts), *timer_queue_)),
       port_(kind.create(ForPort(options, buffers_.get(), gate))),
       timers_(port_->Now()) {}
 
@@ -63,6 +65,11 @@ void Shard::DisarmTimer(Session& session) {
 TimePoint Shard::NextTimer() {
   const MutexLock lock(timers_mutex_);
   return timers_.Next();
+}
+
+void Shard::WakeForTimer() {
+  Owner* const worker = Owner::Current();
+  if (worker == nullptr || &worker->port() != port_.get() || worker->shared()) Wake();
 }
 
 void Shard::Wake() {

@@ -13,6 +13,7 @@
 #include "port/completion_port.h"
 #include "session/session.h"
 #include "session/session_pool.h"
+#include "session/timer_queue.h"
 
 namespace iocp {
 
@@ -57,7 +58,13 @@ class Shard {
     return count_.load(std::memory_order_acquire);
   }
 
-  // Timers. Any worker of this shard.
+  // The callbacks that users have scheduled. Any thread.
+  [[nodiscard]] TimerQueue& timer_queue() { return *timer_queue_; }
+  // Makes a worker look when its next deadline is, unless the one in whose turn this thread is will
+  // do so, and sleeps for all.
+  void WakeForTimer();
+
+  // The timers of sessions. Any worker of this shard.
   void ArmTimer(Session& session, TimePoint deadline);
   void DisarmTimer(Session& session);
   [[nodiscard]] TimePoint NextTimer();
@@ -86,8 +93,13 @@ class Shard {
     }
   };
 
+  struct DropQueue {
+    void operator()(TimerQueue* queue) const { queue->DropReference(); }
+  };
+
   const std::size_t index_;
   const std::unique_ptr<BufferPool, ClosePool> buffers_;
+  const std::unique_ptr<TimerQueue, DropQueue> timer_queue_;
   const std::unique_ptr<SessionPool, ClosePool> sessions_;
   // The system's object goes before the memory that it may have known of (R10).
   const std::unique_ptr<CompletionPort> port_;

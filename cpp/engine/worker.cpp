@@ -45,6 +45,7 @@ bool Worker::Turn() {
     session.timeouts().MarkDue();
     Acquire(session);
   });
+  shard_.timer_queue().Advance(now_, [this](Session& session) { Acquire(session); });
   engine_.OnTurn(*this);
   if (engine_.stopping()) StopConnections();
   if (shared() && !active_.empty()) HandOverWatch();
@@ -60,7 +61,8 @@ TimePoint Worker::Deadline() {
 }
 
 TimePoint Worker::NextDeadline() {
-  TimePoint deadline = std::min(shard_.NextTimer(), engine_.NextTurn(shard_));
+  TimePoint deadline =
+      std::min({shard_.NextTimer(), shard_.timer_queue().Next(), engine_.NextTurn(shard_)});
   if (engine_.stopping() && !stop_enforced_) {
     deadline = std::min(deadline, engine_.stop_deadline());
   }
@@ -223,7 +225,19 @@ void Worker::StopConnections() {
 
 // ---- The second step: hooks.
 
+// False when another worker of the port is at them.
+bool Worker::RunServerTimers() {
+  TimerQueue& queue = shard_.timer_queue();
+  if (!queue.server().ready()) return true;
+  if (!queue.BeginServer()) return false;
+  const bool sooner = queue.Run(queue.server(), hooks(), nullptr, port());
+  // Others sleep until a deadline that may have come nearer, and these hooks may take long.
+  if ((queue.EndServer() || sooner) && shared()) shard_.Wake();
+  return true;
+}
+
 void Worker::RunHooks() {
+  static_cast<void>(RunServerTimers());
   for (Arrival& arrival : arrivals()) arrival.session->Deliver(*this, arrival);
   arrivals().clear();
   // Hooks may send to other connections, which joins them to this list.
@@ -254,11 +268,17 @@ void Worker::Submit() {
 }
 
 bool Worker::MayLeave() {
-  if (!engine_.stopping() || !engine_.AcceptingHasEnded() || !active_.empty() ||
-      !warnings_.empty() || shard_.handed_off.load(std::memory_order_acquire) != 0 ||
-      shard_.connection_count() != 0) {
+  if (!stop_seen_ || !engine_.AcceptingHasEnded() || !active_.empty() || !warnings_.empty() ||
+      shard_.handed_off.load(std::memory_order_acquire) != 0 || shard_.connection_count() != 0) {
     return false;
   }
+  if (shard_.index() == 0) {
+    // Callbacks that the last hooks have asked for are still called, but not those that they add.
+    if (!engine_.OtherShardsHaveLeft() || !RunServerTimers()) return false;
+    shard_.timer_queue().CloseServer(hooks());
+    hooks().Leave();
+  }
+  engine_.OnWorkerLeft(shard_);
   // A port with several workers wakes one of them, which has to wake the next one.
   if (shared()) shard_.Wake();
   return true;

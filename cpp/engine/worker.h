@@ -67,6 +67,7 @@ class Worker final : public Owner {
   void OnPosting(Posting& posting);
   void OnBroken(const Error& error);
   void StopConnections();
+  bool RunServerTimers();
   void RunHooks();
   void Submit();
   void AcquireAlone(Session& session);

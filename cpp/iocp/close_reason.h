@@ -12,11 +12,12 @@ enum class CloseReason : std::uint8_t {
   kLocalAbort,        // Abort
   kError,             // an error; OnConnectionError reported it
   kFirstDataTimeout,  // Options::first_data_timeout
-  kIdleTimeout,       // Options::idle_timeout
+  kIdleTimeout,       // Options::idle_timeout, or the connection's own
   kWriteTimeout,      // Options::write_timeout
   kShutdown,          // Shutdown closed it
   kHookError,         // an exception left a hook
+  kReceiveTimeout,    // Options::receive_timeout, or the connection's own
 };
-inline constexpr std::size_t kCloseReasons = 9;
+inline constexpr std::size_t kCloseReasons = 10;
 
 }  // namespace iocp

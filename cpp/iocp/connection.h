@@ -3,12 +3,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <utility>
 
 #include "iocp/address.h"
 #include "iocp/buffer.h"
 #include "iocp/close_reason.h"
+#include "iocp/time.h"
+#include "iocp/timer.h"
 
 namespace iocp {
 
@@ -60,6 +63,38 @@ class Connection {
   // happen once the peer has ended its stream.
   void PauseReading();
   void ResumeReading();
+
+  // Options::idle_timeout and receive_timeout for this connection alone; no value: off. A new one
+  // holds at once, from the moment that the old one counted from: when more time than that has
+  // passed, the connection is closed within a tick of 10 ms, unless something has come meanwhile.
+  // The first two throw std::invalid_argument for a duration that Server::Start would refuse. The
+  // next two go back to the server's. They do nothing when the connection is not open.
+  void SetIdleTimeout(std::optional<Duration> timeout);
+  void SetReceiveTimeout(std::optional<Duration> timeout);
+  void InheritIdleTimeout();
+  void InheritReceiveTimeout();
+  // As last set; at first the server's.
+  [[nodiscard]] std::optional<Duration> idle_timeout() const;
+  [[nodiscard]] std::optional<Duration> receive_timeout() const;
+
+  // Calls `callback` later, on the connection's worker. Callbacks never overlap the connection's
+  // hooks, nor each other, and are counted among them in Stats. They go on while the connection is
+  // closing, and end with it: none runs after OnConnectionError or OnConnectionClosing has begun. A
+  // reference to the connection is good while one runs. Once the socket is closed nothing is
+  // scheduled, and the handle that is returned is dead. An exception goes to
+  // Handler::OnCallbackError. Throws std::bad_alloc, and has scheduled nothing, when there is no
+  // memory for it.
+  //
+  // CallSoon: before the next hook of this connection, and before anything that is received from
+  // now on; in the order of the calls. Unless it is cancelled, the callback is always run.
+  // CallLater: when `delay` has passed, never earlier. If the worker is not busy it is about a
+  // millisecond late, and up to five when many timers go off. Timers run in the order of their
+  // deadlines.
+  // CallEvery: again and again. Each deadline is `interval` after the one before, so it does not
+  // drift; those that a busy worker has missed are left out. At most one time per millisecond.
+  TimerHandle CallSoon(Callback callback);
+  TimerHandle CallLater(Duration delay, Callback callback);
+  TimerHandle CallEvery(Duration interval, Callback callback);
 
   // Never reused while the process lives.
   [[nodiscard]] std::uint64_t id() const { return id_; }

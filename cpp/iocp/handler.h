@@ -10,6 +10,7 @@
 #include "iocp/close_reason.h"
 #include "iocp/connection.h"
 #include "iocp/error.h"
+#include "iocp/timer.h"
 
 namespace iocp {
 
@@ -21,7 +22,8 @@ enum Hook : unsigned {
   kHookError = 1U << 3U,
   kHookClosing = 1U << 4U,
   kHookEndOfStream = 1U << 5U,
-  kHookAll = (1U << 6U) - 1,
+  kHookWritable = 1U << 6U,
+  kHookAll = (1U << 7U) - 1,
 };
 
 // The answer of Handler::OnEndOfStream, which explains both.
@@ -44,6 +46,13 @@ class Handler {
   virtual void OnReadCompleted(Connection&, Buffer&) {}
   // Once for each accepted Send, with its length, when its last byte is with the system.
   virtual void OnWriteCompleted(Connection&, std::size_t) {}
+  // The backlog was above Options::write_high_water and has fallen to write_low_water: whoever has
+  // stopped sending may go on. It comes with the next hooks after the fall, but not if sends have
+  // brought the backlog above the high mark again by then; it comes later then. Called once for
+  // each time that the backlog was above the high mark, whoever sent, and not once somebody has
+  // closed or aborted the connection. A send that was refused counts as a backlog above the high
+  // mark. Options::flow_control does not matter.
+  virtual void OnConnectionWritable(Connection&) {}
   // The peer has finished sending, and OnReadCompleted has had all of it. Called at most once, and
   // not when the connection was closed or broke before. kClose sends what is queued by now and
   // closes the connection, with CloseReason::kPeerClosed; so does an exception, unless OnHookError
@@ -57,6 +66,12 @@ class Handler {
   virtual void OnHookError(Connection& connection, Hook, const std::exception_ptr&) {
     connection.Abort(CloseReason::kHookError);
   }
+
+  // An exception left a callback of `connection`, or of the server when that is null. The default
+  // aborts the connection with kHookError; of the server's it reports the text with OnWarning. May
+  // throw as well: a connection is then aborted in the same way.
+  virtual void OnCallbackError(Connection* connection, CallKind kind,
+                               const std::exception_ptr& error);
 
   // For bindings, and for handlers that want to know more. ----------------------------------------
 

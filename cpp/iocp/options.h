@@ -53,24 +53,35 @@ struct Options {
   int max_free_buffers = 200;                    // receive buffers kept for reuse
   int max_free_contexts = 100;                   // connection objects kept for reuse
 
-  // Bytes of memory; at or above it Send answers kBacklogFull. Each send that has not ended counts
-  // its unsent bytes and the memory beside them. A copy and its record of 48 bytes share a block of
-  // 256, 512, 1024, 2048 or 4096 bytes; a larger one has a block of exactly its size. SharedBytes
-  // and a Buffer have a record of 256 bytes. If OnWriteCompleted is wanted, every send counts at
-  // least 256 bytes. If not, an empty send counts nothing, and, unless max_pending_sends is set, a
-  // send that fits into the rest of the block before it adds nothing. The two marks below count in
-  // the same way.
+  // Bytes of memory that the system has refused to take so far; at or above it Send answers
+  // kBacklogFull. Sends that were not offered to the system yet do not count, unless they take 16
+  // times as much: a worker offers them at the end of its turn, and a send in a hook does so when
+  // it finds the backlog at the limit. Each send that has not ended counts its unsent bytes and the
+  // memory beside them. One that waits for its OnWriteCompleted counts in full. A copy and its
+  // record of 48 bytes share a block of 256, 512, 1024, 2048 or 4096 bytes; a larger one has a
+  // block of exactly its size. SharedBytes and a Buffer have a record of 256 bytes. If
+  // OnWriteCompleted is wanted, every send counts at least 256 bytes. If not, an empty send counts
+  // nothing. Unless max_pending_sends is set, a send of at most 1024 bytes behind another then
+  // takes a block of 4096 bytes, and a send that fits into the rest of the block before it adds
+  // nothing. The two marks below count in the same way.
   std::size_t send_backlog_limit = 1024 * 1024;
-  std::optional<int> max_pending_sends;      // the same by number of sends
+  // The most sends that have not ended, whether they were offered to the system or not.
+  std::optional<int> max_pending_sends;
   std::size_t write_high_water = 64 * 1024;  // a connection with more to send is not read from
   std::size_t write_low_water = 16 * 1024;   // until it has at most this much
-  bool flow_control = true;                  // the two marks above
+  // Whether the two marks above stop and resume reading. OnConnectionWritable follows them anyhow.
+  bool flow_control = true;
 
   EstablishedOn established_on = EstablishedOn::kConnect;
   std::optional<Duration> first_data_timeout = std::chrono::seconds(120);
   // Nothing was received, and nothing sent or taken by the peer, for this long. While reading is
   // paused, the bytes that the peer sends do not count.
   std::optional<Duration> idle_timeout;
+  // Nothing was received for this long, whatever was sent. The time stands still while reading is
+  // paused, by PauseReading or while more waits to be sent than the marks of flow control allow. It
+  // does not apply once the peer has ended its stream. This and idle_timeout may differ for a
+  // connection: see Connection::SetReceiveTimeout.
+  std::optional<Duration> receive_timeout;
   // Something was sent and the peer has taken no byte of it for this long. A peer that has taken a
   // part, and then no more, is closed after at most twice the time, by this and by idle_timeout.
   std::optional<Duration> write_timeout;

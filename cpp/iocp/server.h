@@ -15,6 +15,7 @@
 #include "iocp/options.h"
 #include "iocp/stats.h"
 #include "iocp/time.h"
+#include "iocp/timer.h"
 
 namespace iocp {
 
@@ -52,6 +53,8 @@ class Server final {
 
   // True from a Start that succeeded until the last worker has left.
   [[nodiscard]] bool running() const;
+  // True from the first Shutdown of a run until the last worker has left.
+  [[nodiscard]] bool stopping() const;
   // The address really bound; that of the last Start when not running.
   [[nodiscard]] Address address() const;
   // "io_uring", "epoll", "iocp"; "" before the first Start.
@@ -60,9 +63,28 @@ class Server final {
   [[nodiscard]] std::vector<ConnectionPtr> connections() const;
   [[nodiscard]] Stats stats() const;
 
+  // Calls `callback` later, on a worker. Callbacks of the server never overlap each other; hooks
+  // and callbacks of connections may run at the same time where there are several workers. They go
+  // on while Shutdown closes the connections, and end with it: none runs after Shutdown has
+  // returned. When the server does not run the handle that is returned is dead. For everything else
+  // see Connection::CallSoon.
+  TimerHandle CallSoon(Callback callback);
+  TimerHandle CallLater(Duration delay, Callback callback);
+  TimerHandle CallEvery(Duration interval, Callback callback);
+
   void CloseAllConnections();
-  // Sends to every open connection except `exclude`. Returns how many accepted it.
-  std::size_t Broadcast(const void* data, std::size_t size, const Connection* exclude = nullptr);
+
+  // Sends the same bytes to every established connection except `exclude`. Returns how many have
+  // accepted them. A connection that is closing does not. Neither does one whose backlog is full:
+  // it is in `*full` afterwards, where that is not null. To end those, Abort each; Close would wait
+  // until they read. Bytes are copied once for all, unless they are few. Throws std::bad_alloc when
+  // there is no memory: some connections may have accepted them then.
+  std::size_t Broadcast(const void* data, std::size_t size, const Connection* exclude = nullptr,
+                        std::vector<ConnectionPtr>* full = nullptr);
+  // The same for the connections in `to`, each of them once, of whatever server. Null pointers are
+  // left out.
+  std::size_t Broadcast(const void* data, std::size_t size, std::vector<ConnectionPtr> to,
+                        std::vector<ConnectionPtr>* full = nullptr);
 
  private:
   struct Lifecycle;

@@ -1,13 +1,29 @@
 // The public handle: what Connection does, as calls of its session.
 #include "iocp/connection.h"
 
+#include <algorithm>
+#include <atomic>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <string_view>
+#include <utility>
 
 #include "session/session.h"
 #include "session/session_pool.h"
 
 namespace iocp {
+namespace {
+
+// Passes the result of a send on, and counts a refused one.
+SendResult Counted(Session& session, SendResult result) {
+  if (result == SendResult::kBacklogFull) {
+    session.shared_counters().sends_refused.fetch_add(1, std::memory_order_relaxed);
+  }
+  return result;
+}
+
+}  // namespace
 
 SendResult Connection::Send(const void* data, std::size_t size) {
   const std::string_view piece(static_cast<const char*>(data), size);
@@ -15,21 +31,16 @@ SendResult Connection::Send(const void* data, std::size_t size) {
 }
 
 SendResult Connection::Send(const std::string_view* pieces, std::size_t count) {
-  // Asked first, so that a dead connection costs no copy.
-  if (!is_open()) return SendResult::kClosed;
-  SendMemory* const memory = Owner::CurrentSendMemory();
-  SendItem* item = SendItem::Copy(pieces, count, memory);
-  if (item == nullptr) throw std::bad_alloc();
-  const SendResult result = Session::Of(*this).Enqueue(item);
-  if (result != SendResult::kAccepted) SendItem::Destroy(item, memory);
-  return result;
+  Session& session = Session::Of(*this);
+  return Counted(session, session.EnqueueCopy(pieces, count));
 }
 
 SendResult Connection::Send(const SharedBytes& bytes) {
   SendMemory* const memory = Owner::CurrentSendMemory();
   SendItem* item = SendItem::Share(bytes, true, memory);
   if (item == nullptr) throw std::bad_alloc();
-  const SendResult result = Session::Of(*this).Enqueue(item);
+  Session& session = Session::Of(*this);
+  const SendResult result = Counted(session, session.Enqueue(item));
   if (result != SendResult::kAccepted) {
     item->release = nullptr;  // the bytes stay the caller's
     SendItem::Destroy(item, memory);
@@ -54,7 +65,8 @@ SendResult Connection::Send(Buffer& bytes) {
   if (item == nullptr) throw std::bad_alloc();
   // A reference of its own: once it is queued, it may be out and gone at any time.
   block->AddReference();
-  const SendResult result = Session::Of(*this).Enqueue(item);
+  Session& session = Session::Of(*this);
+  const SendResult result = Counted(session, session.Enqueue(item));
   if (result == SendResult::kAccepted) {
     bytes = Buffer();
   } else {
@@ -67,7 +79,51 @@ void Connection::Close() { Session::Of(*this).RequestClose(CloseReason::kLocalCl
 void Connection::Abort() { Abort(CloseReason::kLocalAbort); }
 void Connection::Abort(CloseReason reason) { Session::Of(*this).RequestAbort(reason); }
 void Connection::PauseReading() { Session::Of(*this).SetUserPaused(true); }
+TimerHandle Connection::CallSoon(Callback callback) {
+  return Session::Of(*this).Schedule(CallKind::kSoon, {}, {}, std::move(callback));
+}
+TimerHandle Connection::CallLater(Duration delay, Callback callback) {
+  return Session::Of(*this).Schedule(CallKind::kLater, delay, {}, std::move(callback));
+}
+TimerHandle Connection::CallEvery(Duration interval, Callback callback) {
+  interval = std::max(interval, Duration(1));
+  return Session::Of(*this).Schedule(CallKind::kEvery, interval, interval, std::move(callback));
+}
 void Connection::ResumeReading() { Session::Of(*this).SetUserPaused(false); }
+
+namespace {
+
+void Refuse(const std::string& why) {
+  if (!why.empty()) throw std::invalid_argument(why);
+}
+
+}  // namespace
+
+void Connection::SetIdleTimeout(std::optional<Duration> timeout) {
+  Refuse(RefuseTimeout("idle_timeout", timeout));
+  Session& session = Session::Of(*this);
+  session.SetTimeLimit(session.timeouts().idle(), timeout);
+}
+void Connection::SetReceiveTimeout(std::optional<Duration> timeout) {
+  Refuse(RefuseTimeout("receive_timeout", timeout));
+  Session& session = Session::Of(*this);
+  session.SetTimeLimit(session.timeouts().receive(), timeout);
+}
+void Connection::InheritIdleTimeout() {
+  Session& session = Session::Of(*this);
+  session.InheritTimeLimit(session.timeouts().idle(), &Options::idle_timeout);
+}
+void Connection::InheritReceiveTimeout() {
+  Session& session = Session::Of(*this);
+  session.InheritTimeLimit(session.timeouts().receive(), &Options::receive_timeout);
+}
+std::optional<Duration> Connection::idle_timeout() const {
+  return Session::Of(*this).timeouts().idle().value();
+}
+std::optional<Duration> Connection::receive_timeout() const {
+  return Session::Of(*this).timeouts().receive().value();
+}
+
 bool Connection::AttachUserData(void* data) {
   Session& session = Session::Of(*this);
   const MutexLock lock(session.inbox_.mutex());

@@ -21,4 +21,9 @@ void Counters::AddTo(Stats& stats) const {
   stats.hook_seconds += static_cast<double>(hook_nanoseconds.value()) * 1e-9;
 }
 
+void SharedCounters::AddTo(Stats& stats) const {
+  stats.sends_refused += sends_refused.load(std::memory_order_relaxed);
+  stats.broadcasts_skipped += broadcasts_skipped.load(std::memory_order_relaxed);
+}
+
 }  // namespace iocp

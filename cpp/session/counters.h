@@ -2,6 +2,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <cstdint>
 
 #include "base/counter.h"
 #include "iocp/close_reason.h"
@@ -16,6 +18,14 @@ struct alignas(64) Counters {
   std::array<Counter, kCloseReasons> closed;
   Counter reads, writes, bytes_received, bytes_sent;
   Counter hook_calls, hook_errors, hook_batches, batch_wait_nanoseconds, hook_nanoseconds;
+
+  void AddTo(Stats& stats) const;
+};
+
+// Written and read by any thread, and so only for what happens rarely.
+struct SharedCounters {
+  std::atomic<std::uint64_t> sends_refused{0};
+  std::atomic<std::uint64_t> broadcasts_skipped{0};
 
   void AddTo(Stats& stats) const;
 };

@@ -29,6 +29,21 @@ void HookBatch::Leave() {
   handler_.OnBatchEnd();
 }
 
+void HookBatch::RunCallback(Connection* connection, CallKind kind, const Callback& callback) {
+  Enter();
+  counters_.hook_calls.Add(1);
+  try {
+    callback();
+  } catch (...) {
+    counters_.hook_errors.Add(1);
+    try {
+      handler_.OnCallbackError(connection, kind, std::current_exception());
+    } catch (...) {
+      if (connection != nullptr) connection->Abort(CloseReason::kHookError);
+    }
+  }
+}
+
 void HookBatch::Fail(Connection& connection, Hook hook, const std::exception_ptr& error) {
   counters_.hook_errors.Add(1);
   try {

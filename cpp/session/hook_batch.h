@@ -7,6 +7,7 @@
 #include "iocp/close_reason.h"
 #include "iocp/connection.h"
 #include "iocp/handler.h"
+#include "iocp/timer.h"
 #include "session/counters.h"
 
 namespace iocp {
@@ -43,6 +44,10 @@ class HookBatch {
       Fail(connection, hook, std::current_exception());
     }
   }
+
+  // A callback of `connection`, or of the server when that is null. An exception that leaves it
+  // goes to OnCallbackError.
+  void RunCallback(Connection* connection, CallKind kind, const Callback& callback);
 
  private:
   void Begin();

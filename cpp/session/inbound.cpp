@@ -9,14 +9,9 @@ void Inbound::Count(std::uint64_t came, std::uint64_t expected) {
   if (came_ == expected_) in_flight_ = false;
 }
 
-bool Inbound::UpdateFlow(std::size_t charge, const Options& options) {
+bool Inbound::Congested(std::size_t charge, const Options& options) const {
   if (!options.flow_control) return false;
-  if (charge > options.write_high_water) {
-    over_high_water_ = true;
-  } else if (charge <= options.write_low_water) {
-    over_high_water_ = false;
-  }
-  return over_high_water_;
+  return charge > (over_high_water_ ? options.write_low_water : options.write_high_water);
 }
 
 }  // namespace iocp

@@ -83,7 +83,11 @@ class Inbound {
 
   // Compares the memory that waits to be sent, `charge`, with the two marks. True while hooks get
   // no data because of it: from above the high mark until it is down to the low one.
-  bool UpdateFlow(std::size_t charge, const Options& options);
+  bool UpdateFlow(std::size_t charge, const Options& options) {
+    return over_high_water_ = Congested(charge, options);
+  }
+  // The answer that UpdateFlow would give.
+  [[nodiscard]] bool Congested(std::size_t charge, const Options& options) const;
   // True exactly when the port was last asked to pause, as far as the owner knows: see
   // Inbox::Contents::paused.
   [[nodiscard]] bool port_paused() const { return port_paused_; }

@@ -24,8 +24,8 @@ struct LostMail {
   Error send_error;
 };
 
-// Any thread may call any function. No hook runs, and no other lock is taken, while the mutex is
-// held.
+// Any thread may call any function. No hook runs, and no other lock but that of the shard's
+// timers is taken, while the mutex is held.
 class Inbox {
  public:
   // Completions that may wait. At the last of them the port is asked to pause, and only what it

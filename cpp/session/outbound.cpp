@@ -1,5 +1,6 @@
 #include "session/outbound.h"
 
+#include <new>
 #include <utility>
 
 namespace iocp {
@@ -14,29 +15,28 @@ std::size_t Outbound::BacklogAtOneMoment() const {
   }
 }
 
-bool Outbound::Accept(SendQueue& queue, SendItem* item, const Options& options) {
-  // Where nobody waits for the end of this send, it may become a part of the one before it.
-  if (!reports_writes_ && !item->release_in_batch) {
-    if (item->size == 0) return false;
-    if (!options.max_pending_sends && queue.Pack(*item)) {
-      // The charge stays: what was room in a block is bytes to send now.
-      queued_bytes_.Add(item->size);
-      return false;
-    }
-  }
+void Outbound::Accept(SendQueue& queue, SendItem* item) {
   queued_bytes_.Add(item->size);
   queued_sends_.Add(1);
   queued_charge_.Add(item->size + item->overhead);
   queue.Push(item);
-  return true;
+  writable_.NoteRise([this] { return charge(); });
 }
 
-std::size_t Outbound::BeginSend(Piece* pieces, TimePoint now) {
-  const std::size_t count = stages_ == nullptr ? queue_.Gather(pieces) : stages_->Gather(pieces);
-  if (count == 0) return 0;
-  in_flight_ = true;
-  began_at_ = now;
-  return count;
+void Outbound::AcceptCopy(SendQueue& queue, const std::string_view* pieces, std::size_t count,
+                          std::size_t size, SendMemory* memory) {
+  if (size == 0 && !reports_writes_) return;
+  if (packs_ && queue.Pack(pieces, count, size)) {
+    // The charge stays: what was room in a block is bytes to send now.
+    queued_bytes_.Add(size);
+    return;
+  }
+  // Where one send waits, more may follow: each gathered send takes few blocks, but many bytes.
+  const bool shares = packs_ && !queue.empty();
+  const std::size_t room = shares ? SendMemory::kLargestBlock - sizeof(SendItem) : size;
+  SendItem* const item = SendItem::Copy(pieces, count, size, room, memory);
+  if (item == nullptr) throw std::bad_alloc();
+  Accept(queue, item);
 }
 
 void Outbound::CountSent(std::size_t bytes, SendMemory* memory) {
@@ -45,8 +45,10 @@ void Outbound::CountSent(std::size_t bytes, SendMemory* memory) {
   ended_bytes_.Add(bytes);
   ended_charge_.Add(bytes);
   SendQueue ended;
-  queue_.Advance(bytes, ended);
+  const std::size_t sends = queue_.Advance(bytes, ended);
   Complete(ended, memory);
+  // Not for bytes that stages have added.
+  if (bytes != 0 || sends != 0) writable_.NoteFall([this] { return charge(); });
 }
 
 void Outbound::CountEmpty(SendMemory* memory) { CountSent(0, memory); }
@@ -70,6 +72,7 @@ void Outbound::Complete(SendQueue& ended, SendMemory* memory) {
     ended_sends_.Add(1);
     ended_charge_.Add(item->overhead);
     if (item->release_in_batch || (reports_writes_ && !item->dropped)) {
+      unreported_charge_.Add(item->size + item->overhead);
       ended_.Push(item);
     } else {
       SendItem::Destroy(item, memory);

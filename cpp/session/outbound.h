@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 #include "base/counter.h"
 #include "iocp/options.h"
 #include "port/completion_port.h"
+#include "session/writable.h"
 #include "stage/stage_stack.h"
 #include "stream/send_item.h"
 #include "stream/send_queue.h"
@@ -19,6 +21,9 @@ namespace iocp {
 // Belongs to the session's owner, but for what any thread may ask.
 class Outbound {
  public:
+  // A copy of at most so many bytes may share its block with those behind it.
+  static constexpr std::size_t kMostPacked = 1024;
+
   // --- Any thread.
 
   // Bytes accepted and neither with the system yet nor dropped. The ended ones are read first, so
@@ -29,11 +34,13 @@ class Outbound {
   }
   // The same as it was at one moment, on a thread that may stand still between two reads.
   [[nodiscard]] std::size_t BacklogAtOneMoment() const;
-  // The memory that the backlog takes: its bytes and the overhead of each send that has not ended.
-  // It is compared with the limit and the marks.
+  // The memory that the backlog takes: its bytes, the overhead of each send that has not ended, and
+  // the whole of each that has ended and was not reported. It is compared with the limit and the
+  // marks.
   [[nodiscard]] std::size_t charge() const {
     const std::uint64_t ended = ended_charge_.value();
-    return static_cast<std::size_t>(queued_charge_.value() - ended);
+    const std::uint64_t unreported = unreported_charge_.value();
+    return static_cast<std::size_t>(queued_charge_.value() - ended + unreported);
   }
   [[nodiscard]] std::uint64_t pending_sends() const {
     const std::uint64_t ended = ended_sends_.value();
@@ -43,21 +50,41 @@ class Outbound {
 
   // --- Under the inbox's mutex.
 
-  // True when no send may be accepted.
-  [[nodiscard]] bool Full(const Options& options) const {
-    return charge() >= options.send_backlog_limit ||
-           (options.max_pending_sends &&
-            pending_sends() >= static_cast<std::uint64_t>(*options.max_pending_sends));
+  // True when a send may be accepted whatever the system has taken.
+  [[nodiscard]] bool HasRoom(const Options& options) const {
+    return charge() < options.send_backlog_limit && !TooManySends(options);
   }
-  // Puts an accepted send into `queue`, the owner's or that of the inbox. False when it has become
-  // a part of the send before it, so that the item is the caller's.
-  bool Accept(SendQueue& queue, SendItem* item, const Options& options);
+  // True when no send may be accepted: the system has refused to take as much as the limit allows
+  // to wait. Bytes that nobody has offered to it yet do not count, up to kMostUntried times the
+  // limit.
+  [[nodiscard]] bool Full(const Options& options) const {
+    const std::uint64_t ended = ended_charge_.value();
+    const std::uint64_t refused = refused_charge_.value();
+    return (refused > ended && refused - ended >= options.send_backlog_limit) ||
+           charge() / kMostUntried >= options.send_backlog_limit || TooManySends(options);
+  }
+  // Puts an accepted send into `queue`, the owner's or that of the inbox.
+  void Accept(SendQueue& queue, SendItem* item);
+  // Copies the pieces, `size` bytes in all, into `queue`, where they may become a part of the send
+  // before them. Throws std::bad_alloc, and has accepted nothing, when there is no memory. `memory`
+  // is the calling worker's, or null. For few bytes, as a lock is held.
+  void AcceptCopy(SendQueue& queue, const std::string_view* pieces, std::size_t count,
+                  std::size_t size, SendMemory* memory);
+  // True when nobody waits for the end of an empty send, so that there is nothing to accept.
+  [[nodiscard]] bool Ignores(const SendItem& item) const {
+    return item.size == 0 && !reports_writes_ && !item.release_in_batch;
+  }
 
   // --- The owner's.
 
+  // Whether OnConnectionWritable is due.
+  [[nodiscard]] Writable& writable() { return writable_; }
+  [[nodiscard]] const Writable& writable() const { return writable_; }
+
   // `reports_writes`: true exactly when OnWriteCompleted is wanted. `stages` may be null.
-  void Begin(bool reports_writes, std::unique_ptr<StageStack> stages) {
+  void Begin(bool reports_writes, const Options& options, std::unique_ptr<StageStack> stages) {
     reports_writes_ = reports_writes;
+    packs_ = !reports_writes && !options.max_pending_sends;
     stages_ = std::move(stages);
   }
   // The accepted sends that have not ended, but for those in the inbox.
@@ -71,8 +98,20 @@ class Outbound {
 
   // True exactly when a send was given to the port and has not completed.
   [[nodiscard]] bool in_flight() const { return in_flight_; }
-  // The pieces of the next send, which is in flight from now on. 0 when there is nothing to send.
-  std::size_t BeginSend(Piece* pieces, TimePoint now);
+  // The bytes to send next. How many pieces; 0 when there are none.
+  std::size_t Gather(Piece* pieces) const {
+    return stages_ == nullptr ? queue_.Gather(pieces) : stages_->Gather(pieces);
+  }
+  // A send is in flight from now on.
+  void BeginSend(TimePoint now) {
+    in_flight_ = true;
+    began_at_ = now;
+  }
+  // The system takes nothing more for now: all that waits counts as refused until it has ended.
+  void NoteRefused() { refused_charge_.Add(queued_charge_.value() - refused_charge_.value()); }
+  // The charge from which on a hook offers what waits to the system before it sends more.
+  [[nodiscard]] std::size_t offer_from() const { return offer_from_; }
+  void set_offer_from(std::size_t charge) { offer_from_ = charge; }
   // The send in flight has ended; the system has taken `bytes` of it.
   void EndSend() { in_flight_ = false; }
   void CountSent(std::size_t bytes, SendMemory* memory);
@@ -89,11 +128,18 @@ class Outbound {
   }
   // True when nothing follows from a send that has ended.
   [[nodiscard]] bool settled() const {
-    return queue_.empty() && ended_.empty() && (stages_ == nullptr || stages_->waiting() == 0);
+    return queue_.empty() && ended_.empty() && !writable_.due() &&
+           (stages_ == nullptr || stages_->waiting() == 0);
   }
-  // Sends that have ended, and whose OnWriteCompleted or release is due.
+  // Sends that have ended, and whose OnWriteCompleted or release is due. Who takes one out calls
+  // CountReported.
   [[nodiscard]] SendQueue& ended() { return ended_; }
   [[nodiscard]] const SendQueue& ended() const { return ended_; }
+  void CountReported(const SendItem& item) {
+    unreported_charge_.Subtract(item.size + item.overhead);
+    writable_.NoteFall([this] { return charge(); });
+  }
+  [[nodiscard]] bool reports_writes() const { return reports_writes_; }
 
   // When the send in flight was given to the system, or when its peer was last seen to take bytes.
   [[nodiscard]] TimePoint began_at() const { return began_at_; }
@@ -104,17 +150,31 @@ class Outbound {
   void BeginAgain(TimePoint now) { began_at_ = now; }
 
  private:
+  // Hooks and threads may send so much more than the limit while nobody offers it to the system: a
+  // worker that is busy elsewhere says nothing about the peer.
+  static constexpr std::size_t kMostUntried = 16;
   static constexpr std::uint64_t kNotLookedAt = std::numeric_limits<std::uint64_t>::max();
 
+  [[nodiscard]] bool TooManySends(const Options& options) const {
+    return options.max_pending_sends &&
+           pending_sends() >= static_cast<std::uint64_t>(*options.max_pending_sends);
+  }
   void Complete(SendQueue& ended, SendMemory* memory);
 
   // Accepted sends: all of them, written under the inbox's mutex, and those that have ended,
   // written by the owner. A send that is dropped has ended like one that went out.
   Counter queued_bytes_, queued_sends_, queued_charge_;
   Counter ended_bytes_, ended_sends_, ended_charge_;
-  Counter sent_bytes_;  // written by the owner
+  // The next two are written by the owner.
+  Counter unreported_charge_;  // of those in ended_
+  Counter sent_bytes_;
+  // The value of queued_charge_ when the system last took less than all. Written by the owner.
+  Counter refused_charge_;
+  std::size_t offer_from_ = 0;
 
+  Writable writable_;
   bool reports_writes_ = false;
+  bool packs_ = false;  // true exactly when small sends may share a block, and so become one
   bool in_flight_ = false;
   SendQueue queue_;
   SendQueue ended_;

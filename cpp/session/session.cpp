@@ -15,8 +15,9 @@ void Session::Begin(Owner& owner, const Address& local, const Address& remote,
   remote_ = remote;
   port_ = &owner.port();
   options_ = &owner.options();
-  outbound_.Begin(owner.hooks().wants(kHookWrite), std::move(stages));
-  timeouts_.Begin(owner.now());
+  outbound_.Begin(owner.hooks().wants(kHookWrite), *options_, std::move(stages));
+  outbound_.writable().Begin(owner.hooks().wants(kHookWritable), *options_);
+  timeouts_.Begin(owner.now(), *options_);
   inbound_.Begin();
 }
 
@@ -36,6 +37,17 @@ void Session::SetUserPaused(bool paused) {
   if (!inbox_.SetUserPaused(paused)) return;
   const MutexLock lock(inbox_.mutex());
   if (!inbox_.finished()) Wake();
+}
+
+void Session::SetTimeLimit(TimeLimit& limit, const std::optional<Duration>& timeout) {
+  const MutexLock lock(inbox_.mutex());
+  if (inbox_.open() && limit.Set(timeout)) Wake();
+}
+
+void Session::InheritTimeLimit(TimeLimit& limit, std::optional<Duration> Options::* option) {
+  const MutexLock lock(inbox_.mutex());
+  // While it is open the options are there.
+  if (inbox_.open() && limit.Set(options_->*option)) Wake();
 }
 
 Owner* Session::Wake() {
@@ -73,7 +85,7 @@ void Session::ApplyReceive(Owner& owner, Completion& completion) {
   // Counted, for when there is no memory to put it in order.
   inbound_.Count(1, completion.last ? completion.sequence + 1 : 0);
   // Also when it has to wait for what is before it in the stream.
-  if (completion.buffer.size() != 0) timeouts_.NoteActivity(owner.now());
+  if (completion.buffer.size() != 0) timeouts_.NoteReceived(owner.now());
   try {
     inbound_.Push({completion.sequence, std::move(completion.buffer), completion.error},
                   [&](Received&& in_order) {
@@ -150,6 +162,9 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
   owner.counters().reads.Add(1);
   owner.counters().bytes_received.Add(arrival.buffer.size());
   inbound_.CountBytes(arrival.buffer.size());
+  // First, as it may have to wait: a callback of that time goes before the data.
+  if (MayRead()) EnterToRead(owner);
+  CallTimers(owner);
   if (!Deliverable()) return;
   if (!established()) NotifyEstablished(owner);
   if (inbound_.has_deferred() || Blocked()) {
@@ -167,14 +182,25 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
 
 void Session::DeliverPending(Owner& owner) {
   if (finished()) return;
+  CallTimers(owner);
   if (EstablishedDue()) NotifyEstablished(owner);
   NotifyCompletedSends(owner);
   if (inbound_.has_deferred()) {
-    inbound_.DeliverDeferred([&] { return Deliverable() && !Blocked(); },
-                             [&](Buffer& buffer) { NotifyRead(owner, buffer); });
+    inbound_.DeliverDeferred(
+        [&] {
+          if (!MayRead()) return false;
+          EnterToRead(owner);
+          CallTimers(owner);
+          return MayRead();
+        },
+        [&](Buffer& buffer) { NotifyRead(owner, buffer); });
     if (!Deliverable()) inbound_.DropDeferred();
   }
+  CallTimers(owner);
   if (inbound_.ended() && EndOfStreamDue()) NotifyEndOfStream(owner);
+  // Behind what has waited for the peer to take bytes: a hook that sends more each time would
+  // otherwise keep it waiting for ever.
+  if (WritableDue()) NotifyWritable(owner);
   if (closing_.phase() == Phase::kClosed) NotifyClosed(owner);
 }
 
@@ -208,6 +234,7 @@ void Session::NotifyEndOfStream(Owner& owner) {
   if (established() && hooks.wants(kHookEndOfStream)) {
     // Looked at again once the batch has begun, as for a read.
     hooks.Enter();
+    CallTimers(owner);
     if (!EndOfStreamDue()) return;
     hooks.Run(*this, kHookEndOfStream, [&](Handler& handler) {
       keeps_open_ = handler.OnEndOfStream(*this) == EndOfStream::kKeepOpen;
@@ -216,7 +243,28 @@ void Session::NotifyEndOfStream(Owner& owner) {
   inbound_.ReportEnd();
 }
 
+// True when the backlog was above the high mark and has fallen to the low one, and sends are still
+// accepted, as they are not once the stream has ended and nobody keeps the connection open.
+bool Session::WritableDue() const {
+  return outbound_.writable().due() && established() && closing_.phase() == Phase::kOpen &&
+         inbox_.open() && (!inbound_.end_reported() || keeps_open_);
+}
+
+void Session::NotifyWritable(Owner& owner) {
+  HookBatch& hooks = owner.hooks();
+  hooks.Enter();
+  // Reading goes on now, at least with what comes next, for the reason that DeliverPending has.
+  UpdateReading();
+  CallTimers(owner);
+  // Looked at again once the batch has begun, as for a read.
+  if (!WritableDue()) return;
+  outbound_.writable().Take();
+  hooks.Run(*this, kHookWritable, [&](Handler& handler) { handler.OnConnectionWritable(*this); });
+}
+
 void Session::NotifyClosed(Owner& owner) {
+  // Those that were due have been called: since the socket is closed there can be no more.
+  CloseTimers(owner);
   closing_.Enter(Phase::kFinished);
   HookBatch& hooks = owner.hooks();
   if (established()) {
@@ -254,14 +302,16 @@ bool Session::Progress(Owner& owner) {
   if (closing_.phase() == Phase::kCancelling) Join(owner);
   if (closing_.phase() == Phase::kClosed) return true;
   UpdateReading();
+  NoteReading(owner);
   const TimePoint deadline =
       timeouts_.Earliest(*options_, closing_, inbound_, outbound_, owner.stop_deadline());
   if (timeouts_.Arm(deadline)) owner.ArmTimer(*this, deadline);
   // Completions that were left in the inbox are delivered before anybody else can own the session.
   // A stage may have become ready while another one sent.
-  return owner.arrivals().size() != arrived || !outbound_.ended().empty() ||
+  return owner.arrivals().size() != arrived || !outbound_.ended().empty() || WritableDue() ||
          (outbound_.stages() != nullptr && EstablishedDue()) ||
-         (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue());
+         (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue()) ||
+         timers_.ready();
 }
 
 void Session::TakeRequests(Owner& owner) {
@@ -313,11 +363,20 @@ void Session::ActOnEnd(Owner& owner) {
   }
 }
 
+// A peer may be silent while nobody listens to it. Here flow control counts from the moment that
+// the backlog passes a mark, and not from the first data that has to wait for that.
+void Session::NoteReading(Owner& owner) {
+  timeouts_.NoteReading(inbox_.user_paused() || outbound_.stages_full() ||
+                            inbound_.Congested(outbound_.charge(), *options_),
+                        owner.now());
+}
+
 // Hooks may have kept this worker, or a signal may have stopped the process, for longer than a
 // deadline: data that came meanwhile came in time. So a deadline counts only after a look at the
 // system. A deadline that does not count yet stays due, and is judged again with the next tick.
 void Session::CheckDeadlines(Owner& owner) {
   if (!timeouts_.TakeDue()) return;
+  NoteReading(owner);
   const TimePoint deadline =
       timeouts_.Earliest(*options_, closing_, inbound_, outbound_, owner.stop_deadline());
   if (owner.now() < deadline) return;
@@ -334,19 +393,17 @@ void Session::CheckDeadlines(Owner& owner) {
       inbound_.in_flight() && !paused && port_->ReceiveAtHand(*this, inbound_.completions());
   const bool sends = outbound_.in_flight() && port_->SendAtHand(*this);
   if (!sends && outbound_.TakesBytes(port_->Unacknowledged(*this))) {
-    timeouts_.NoteActivity(owner.now());
+    timeouts_.NoteSent(owner.now());
     outbound_.BeginAgain(owner.now());
   }
   const std::optional<CloseReason> passed =
       timeouts_.Passed(owner.now(), *options_, inbound_, outbound_, receives, sends);
   if (!passed) return;
-  // The stream ends without waiting for the peer. A peer that never spoke may still be taking what
-  // hooks have sent, and the system goes on with that: see CompletionPort::Close. Behind stages
-  // this makes no sense, as the stream would lack their end.
+  // The stream ends without waiting for the peer. A silent one may still be taking what hooks have
+  // sent, and the system goes on with that: see CompletionPort::Close. Behind stages this makes no
+  // sense, as the stream would lack their end.
   closing_.set_reason(*passed);
-  if (*passed != CloseReason::kFirstDataTimeout || outbound_.stages() != nullptr) {
-    closing_.CutShort();
-  }
+  if (!Timeouts::JudgesSilence(*passed) || outbound_.stages() != nullptr) closing_.CutShort();
   BeginCancel();
 }
 

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string_view>
 
 #include "base/timer_wheel.h"
 #include "iocp/address.h"
@@ -12,6 +14,8 @@
 #include "iocp/connection.h"
 #include "iocp/error.h"
 #include "iocp/options.h"
+#include "iocp/time.h"
+#include "iocp/timer.h"
 #include "port/completion_port.h"
 #include "session/closing.h"
 #include "session/inbound.h"
@@ -19,6 +23,7 @@
 #include "session/outbound.h"
 #include "session/owner.h"
 #include "session/timeouts.h"
+#include "session/timer_queue.h"
 #include "stage/stage_stack.h"
 
 namespace iocp {
@@ -52,9 +57,20 @@ class Session final : public Connection, public Socket, public TimerNode, public
 
   // Takes the item only when it answers kAccepted.
   SendResult Enqueue(SendItem* item);
+  // Copies the pieces. Throws std::bad_alloc, and has queued nothing, when there is no memory.
+  SendResult EnqueueCopy(const std::string_view* pieces, std::size_t count);
   void RequestClose(CloseReason why);
   void RequestAbort(CloseReason why);
   void SetUserPaused(bool paused);
+  // Those of its server, which may be gone.
+  SharedCounters& shared_counters();
+  // Changes one of the limits of timeouts(), to `timeout` or to the server's `option`. Neither does
+  // anything once no send is accepted.
+  void SetTimeLimit(TimeLimit& limit, const std::optional<Duration>& timeout);
+  void InheritTimeLimit(TimeLimit& limit, std::optional<Duration> Options::* option);
+  // A dead handle when the session has ended. `delay` counts but for kSoon, `interval` for kEvery
+  // alone. Throws std::bad_alloc.
+  TimerHandle Schedule(CallKind kind, Duration delay, Duration interval, Callback&& callback);
   // True exactly when OnConnectionEstablished was due.
   [[nodiscard]] bool established() const { return established_.load(std::memory_order_acquire); }
 
@@ -93,6 +109,8 @@ class Session final : public Connection, public Socket, public TimerNode, public
   [[nodiscard]] bool finished() const { return closing_.phase() == Phase::kFinished; }
   Ownership& ownership() { return ownership_; }
   Timeouts& timeouts() { return timeouts_; }
+  [[nodiscard]] const Timeouts& timeouts() const { return timeouts_; }
+  TimerList& timers() { return timers_; }
   Inbox& inbox() { return inbox_; }
   [[nodiscard]] const Inbox& inbox() const { return inbox_; }
   [[nodiscard]] const Inbound& inbound() const { return inbound_; }
@@ -111,6 +129,19 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // Makes a worker look at the session; returns the owner when that is this thread's worker, so
   // that what belongs to the owner may be touched.
   Owner* Wake() IOCP_REQUIRES(inbox_.mutex());
+  void WakeForTimer() IOCP_REQUIRES(inbox_.mutex());
+
+  // Sending. Each of the first two has the answer that Connection::Send gives, when a send goes
+  // into `queue` by `accept(queue)`.
+  template <typename Accept>
+  SendResult Admit(Accept accept);
+  template <typename Accept>
+  SendResult AdmitUnderLock(Accept accept) IOCP_REQUIRES(inbox_.mutex());
+  void OfferInHook();
+  void CountTaken(Owner& owner, std::size_t bytes);
+  void Flush(Owner& owner);
+  bool WriteNow(Owner& owner, const Piece* pieces, std::size_t count, std::size_t* allowance);
+  void SendThroughStages(Owner& owner);
 
   // Completions.
   void ApplyReceive(Owner& owner, Completion& completion);
@@ -122,18 +153,29 @@ class Session final : public Connection, public Socket, public TimerNode, public
   [[nodiscard]] bool Blocked();
   [[nodiscard]] bool EstablishedDue() const;
   [[nodiscard]] bool EndOfStreamDue();
+  // Calls the timers that are due; each hook but the last two comes after it.
+  [[nodiscard]] bool MayRead() { return Deliverable() && !Blocked(); }
+  static void EnterToRead(Owner& owner) {
+    if (owner.hooks().wants(kHookRead)) owner.hooks().Enter();
+  }
+  void CallTimers(Owner& owner) {
+    if (timers_.ready()) RunTimers(owner);
+  }
+  void RunTimers(Owner& owner);
+  void CloseTimers(Owner& owner);
   void NotifyEstablished(Owner& owner);
   void NotifyRead(Owner& owner, Buffer& buffer);
   void NotifyCompletedSends(Owner& owner);
   void NotifyEndOfStream(Owner& owner);
+  [[nodiscard]] bool WritableDue() const;
+  void NotifyWritable(Owner& owner);
   void NotifyClosed(Owner& owner);
 
   // The end of a turn.
   void TakeRequests(Owner& owner);
   void ActOnEnd(Owner& owner);
+  void NoteReading(Owner& owner);
   void CheckDeadlines(Owner& owner);
-  void Flush(Owner& owner);
-  void SendThroughStages(Owner& owner);
   void UpdateReading();
 
   // Closing, in the order of the phases.
@@ -160,6 +202,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   Outbound outbound_;
   Closing closing_;
   Timeouts timeouts_;
+  TimerList timers_;
 };
 
 }  // namespace iocp

@@ -5,6 +5,8 @@
 
 namespace iocp {
 
+SharedCounters& Session::shared_counters() { return pool_->counters(); }
+
 void SessionPool::Close() {
   Session* unused = nullptr;
   bool last = false;

@@ -5,7 +5,9 @@
 #include <cstddef>
 
 #include "base/mutex.h"
+#include "session/counters.h"
 #include "session/session.h"
+#include "session/timer_queue.h"
 
 namespace iocp {
 
@@ -13,20 +15,32 @@ namespace iocp {
 // and the last object's return.
 class SessionPool {
  public:
-  static SessionPool* Create(std::size_t max_free) { return new SessionPool(max_free); }
+  // `timers` is for its sessions; it is kept as long as one of them is referenced.
+  static SessionPool* Create(std::size_t max_free, TimerQueue& timers) {
+    return new SessionPool(max_free, timers);
+  }
   void Close();
 
   // One reference, the caller's. Null when there is no memory.
   Session* Take() noexcept;
   void Return(Session* session) noexcept;
 
+  // The shard's. They are here because any thread that has a connection may count, and the pool
+  // lives as long as its connections.
+  SharedCounters& counters() { return counters_; }
+
+  [[nodiscard]] TimerQueue& timers() { return timers_; }
   [[nodiscard]] std::size_t free() const { return free_count_.load(std::memory_order_relaxed); }
 
  private:
-  explicit SessionPool(std::size_t max_free) : max_free_(max_free) {}
-  ~SessionPool() = default;
+  SessionPool(std::size_t max_free, TimerQueue& timers) : max_free_(max_free), timers_(timers) {
+    timers_.AddReference();
+  }
+  ~SessionPool() { timers_.DropReference(); }
 
   const std::size_t max_free_;
+  SharedCounters counters_;
+  TimerQueue& timers_;
   Mutex mutex_;
   Session* free_list_ IOCP_GUARDED_BY(mutex_) = nullptr;
   std::atomic<std::size_t> free_count_{0};  // written under mutex_

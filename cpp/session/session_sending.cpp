@@ -1,46 +1,168 @@
 // How a session sends: what it accepts, what it gives to the system, and what follows from that.
+#include <algorithm>
 #include <new>
 
 #include "session/arrival_sink.h"
 #include "session/session.h"
 
 namespace iocp {
+namespace {
 
-SendResult Session::Enqueue(SendItem* item) {
+// The bytes that one connection may write in one turn, so that it does not starve the others.
+constexpr std::size_t kMostPerTurn = 4 * 1024 * 1024;
+// A backlog at the limit may grow by a part of it before a hook offers it to the system again: one
+// system call in vain costs less than the copies since the last.
+constexpr std::size_t kOffersPerLimit = 16;
+
+std::size_t SizeOf(const Piece* pieces, std::size_t count) {
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < count; ++i) size += pieces[i].size;
+  return size;
+}
+
+}  // namespace
+
+// ---- Any thread: a send is accepted, or not.
+
+template <typename Accept>
+SendResult Session::AdmitUnderLock(Accept accept) {
+  const bool owned = Wake() != nullptr;
+  // A send from a hook needs no detour; one that follows another thread's waits behind it.
+  if (owned && inbox_.sends().empty()) {
+    accept(outbound_.queue());
+  } else {
+    accept(inbox_.sends());
+    inbox_.NoteRequest();
+  }
+  return SendResult::kAccepted;
+}
+
+template <typename Accept>
+inline SendResult Session::Admit(Accept accept) {
   {
     const MutexLock lock(inbox_.mutex());
     if (!inbox_.open()) return SendResult::kClosed;
-    if (outbound_.Full(*options_)) return SendResult::kBacklogFull;
-    const bool owned = Wake() != nullptr;
-    // A send from a hook needs no detour; one that follows another thread's waits behind it.
-    const bool direct = owned && inbox_.sends().empty();
-    if (outbound_.Accept(direct ? outbound_.queue() : inbox_.sends(), item, *options_)) {
-      if (!direct) inbox_.NoteRequest();
-      return SendResult::kAccepted;
-    }
+    if (outbound_.HasRoom(*options_)) return AdmitUnderLock(accept);
   }
-  SendItem::Destroy(item, Owner::CurrentSendMemory());
-  return SendResult::kAccepted;
+  OfferInHook();
+  const MutexLock lock(inbox_.mutex());
+  if (!inbox_.open()) return SendResult::kClosed;
+  if (outbound_.Full(*options_)) {
+    outbound_.writable().NoteRefusal();
+    return SendResult::kBacklogFull;
+  }
+  return AdmitUnderLock(accept);
+}
+
+SendResult Session::EnqueueCopy(const std::string_view* pieces, std::size_t count) {
+  SendMemory* const memory = Owner::CurrentSendMemory();
+  const std::size_t size = SendItem::TotalSize(pieces, count);
+  if (size <= Outbound::kMostPacked) {
+    return Admit(
+        [&](SendQueue& queue) { outbound_.AcceptCopy(queue, pieces, count, size, memory); });
+  }
+  // Copied before the lock is taken, which must not be held for long. A dead connection costs no
+  // copy.
+  if (!inbox_.open()) return SendResult::kClosed;
+  SendItem* const item = SendItem::Copy(pieces, count, size, size, memory);
+  if (item == nullptr) throw std::bad_alloc();
+  const SendResult result = Enqueue(item);
+  if (result != SendResult::kAccepted) SendItem::Destroy(item, memory);
+  return result;
+}
+
+SendResult Session::Enqueue(SendItem* item) {
+  bool ignored = false;
+  const SendResult result = Admit([&](SendQueue& queue) {
+    ignored = outbound_.Ignores(*item);
+    if (!ignored) outbound_.Accept(queue, item);
+  });
+  if (ignored) SendItem::Destroy(item, Owner::CurrentSendMemory());
+  return result;
+}
+
+// The backlog is at its limit. In a hook the worker that owns the session lets the system take what
+// waits, as it does at the end of each turn: nobody has been slow yet. The system refuses nothing
+// by this: the limit is judged when the hook is over, so a hook may send more than fits.
+void Session::OfferInHook() {
+  Owner* owner = nullptr;
+  {
+    const MutexLock lock(inbox_.mutex());
+    if (inbox_.open()) owner = Wake();
+    // The sends of other threads are before those that follow in this hook.
+    if (owner != nullptr) outbound_.queue().Append(inbox_.sends());
+  }
+  if (owner == nullptr || outbound_.in_flight() || outbound_.stages() != nullptr) return;
+  if (closing_.phase() != Phase::kOpen) return;
+  const std::size_t limit = options_->send_backlog_limit;
+  if (outbound_.charge() < outbound_.offer_from()) return;
+  Piece pieces[kMaxPieces];
+  std::size_t allowance = kMostPerTurn;
+  bool takes = true;
+  while (takes && !outbound_.HasRoom(*options_)) {
+    const std::size_t count = outbound_.Gather(pieces);
+    takes = count != 0 && WriteNow(*owner, pieces, count, &allowance);
+  }
+  outbound_.set_offer_from(takes ? 0 : outbound_.charge() + limit / kOffersPerLimit);
+  if (outbound_.reports_writes()) return;  // they are reported in order, later
+  while (SendItem* const item = outbound_.ended().Pop()) {
+    outbound_.CountReported(*item);
+    SendItem::Destroy(item, &owner->send_memory());
+  }
 }
 
 // ---- The end of a turn.
 
+// Writes until the socket would block. Most turns give one send to the port, and no more.
 void Session::Flush(Owner& owner) {
-  if (outbound_.in_flight()) return;
+  if (outbound_.in_flight()) {
+    outbound_.NoteRefused();
+    return;
+  }
   if (closing_.phase() != Phase::kOpen && closing_.phase() != Phase::kFlushing) return;
-  if (outbound_.stages() != nullptr) {
-    SendThroughStages(owner);
-  } else if (outbound_.queue().empty()) {
-    return;
-  }
+  if (outbound_.stages() == nullptr && outbound_.queue().empty()) return;
   Piece pieces[kMaxPieces];
-  const std::size_t count = outbound_.BeginSend(pieces, owner.now());
-  if (count == 0) {
-    // There are empty sends at most, which wait for nothing.
-    outbound_.CountEmpty(&owner.send_memory());
-    return;
+  std::size_t allowance = kMostPerTurn;
+  outbound_.set_offer_from(0);
+  for (;;) {
+    if (outbound_.stages() != nullptr) SendThroughStages(owner);
+    const std::size_t count = outbound_.Gather(pieces);
+    if (count == 0) {
+      // There are empty sends at most, which wait for nothing.
+      outbound_.CountEmpty(&owner.send_memory());
+      return;
+    }
+    const std::size_t waiting = outbound_.charge();
+    const bool one_send = count < kMaxPieces && waiting <= SendQueue::kMaxGather &&
+                          waiting < options_->send_backlog_limit;
+    if (one_send || allowance == 0) {
+      outbound_.BeginSend(owner.now());
+      port_->Send(*this, pieces, count);
+      return;
+    }
+    if (!WriteNow(owner, pieces, count, &allowance)) {
+      outbound_.NoteRefused();
+      allowance = 0;
+    }
   }
-  port_->Send(*this, pieces, count);
+}
+
+// False when the system takes no more for now. Takes what was written from the allowance, which
+// ends with the last write.
+bool Session::WriteNow(Owner& owner, const Piece* pieces, std::size_t count,
+                       std::size_t* allowance) {
+  const std::size_t offered = SizeOf(pieces, count);
+  const std::size_t taken = port_->SendNow(*this, pieces, count);
+  if (taken != 0) CountTaken(owner, taken);
+  *allowance -= std::min(*allowance, taken);
+  return taken == offered;
+}
+
+void Session::CountTaken(Owner& owner, std::size_t bytes) {
+  owner.counters().writes.Add(1);
+  owner.counters().bytes_sent.Add(bytes);
+  timeouts_.NoteSent(owner.now());
+  outbound_.CountSent(bytes, &owner.send_memory());
 }
 
 void Session::SendThroughStages(Owner& owner) {
@@ -68,27 +190,31 @@ void Session::ApplySend(Owner& owner, std::size_t bytes, const Error& error) {
     }
     return;
   }
-  owner.counters().writes.Add(1);
-  owner.counters().bytes_sent.Add(bytes);
-  timeouts_.NoteActivity(owner.now());
-  outbound_.CountSent(bytes, &owner.send_memory());
+  CountTaken(owner, bytes);
 }
 
 bool Session::settled() const {
   return closing_.phase() == Phase::kOpen && outbound_.settled() && !inbound_.has_deferred() &&
-         !inbound_.port_paused() && !inbound_.ended();
+         !inbound_.port_paused() && !inbound_.ended() && !timeouts_.waits_for_reading();
 }
 
 // ---- Hooks.
 
 void Session::NotifyCompletedSends(Owner& owner) {
+  if (outbound_.ended().empty()) return;
   HookBatch& hooks = owner.hooks();
-  while (SendItem* item = outbound_.ended().Pop()) {
-    if (!item->dropped) {
+  // Those that end while these hooks run wait for the next turn: they could be more, for ever.
+  SendQueue ended;
+  ended.Append(outbound_.ended());
+  while (SendItem* item = ended.Pop()) {
+    if (!item->dropped && hooks.wants(kHookWrite)) {
+      hooks.Enter();
+      CallTimers(owner);
       hooks.Run(*this, kHookWrite,
                 [&](Handler& handler) { handler.OnWriteCompleted(*this, item->size); });
     }
     if (item->release_in_batch) hooks.Enter();
+    outbound_.CountReported(*item);
     SendItem::Destroy(item, &owner.send_memory());
   }
 }

@@ -15,9 +15,11 @@ void Timeouts::ForEach(const Options& options, const Inbound& inbound, const Out
   if (options.first_data_timeout && inbound.bytes_received() == 0 && !inbound.end_reported()) {
     visit(CloseReason::kFirstDataTimeout, accepted_at_ + *options.first_data_timeout);
   }
-  if (options.idle_timeout) {
-    visit(CloseReason::kIdleTimeout, active_at_ + *options.idle_timeout);
+  // Nor once the stream has ended. A peer that is not listened to is not silent.
+  if (const auto limit = receive_.value(); limit && !inbound.ended() && !blocked()) {
+    visit(CloseReason::kReceiveTimeout, silent_since_ + *limit);
   }
+  if (const auto limit = idle_.value()) visit(CloseReason::kIdleTimeout, active_at_ + *limit);
 }
 
 TimePoint Timeouts::Earliest(const Options& options, const Closing& closing, const Inbound& inbound,
@@ -35,8 +37,8 @@ std::optional<CloseReason> Timeouts::Passed(TimePoint now, const Options& option
                                             bool receives, bool sends) const {
   std::optional<CloseReason> passed;
   ForEach(options, inbound, outbound, [&](CloseReason reason, TimePoint deadline) {
-    const bool excused = (reason != CloseReason::kWriteTimeout && receives) ||
-                         (reason != CloseReason::kFirstDataTimeout && sends);
+    const bool excused =
+        (reason != CloseReason::kWriteTimeout && receives) || (!JudgesSilence(reason) && sends);
     if (!passed && now >= deadline && !excused) passed = reason;
   });
   return passed;

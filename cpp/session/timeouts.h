@@ -1,6 +1,7 @@
 // When a session runs out of time.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 
@@ -10,18 +11,43 @@
 #include "session/closing.h"
 #include "session/inbound.h"
 #include "session/outbound.h"
+#include "session/time_limit.h"
 
 namespace iocp {
 
-// Belongs to the session's owner, but for MarkDue.
+// Belongs to the session's owner, but for MarkDue and the two limits.
 class Timeouts {
  public:
-  void Begin(TimePoint now) {
+  void Begin(TimePoint now, const Options& options) {
     accepted_at_ = now;
     active_at_ = now;
+    silent_since_ = now;
+    idle_.Set(options.idle_timeout);
+    receive_.Set(options.receive_timeout);
   }
-  // Bytes have moved, in or out.
-  void NoteActivity(TimePoint now) { active_at_ = now; }
+  // Those that a connection may have of its own. The owner looks at them at the end of each turn,
+  // so whoever changes one wakes it.
+  [[nodiscard]] TimeLimit& idle() { return idle_; }
+  [[nodiscard]] const TimeLimit& idle() const { return idle_; }
+  [[nodiscard]] TimeLimit& receive() { return receive_; }
+  [[nodiscard]] const TimeLimit& receive() const { return receive_; }
+
+  // Bytes have been sent, or taken by the peer.
+  void NoteSent(TimePoint now) { active_at_ = now; }
+  void NoteReceived(TimePoint now) {
+    active_at_ = now;
+    silent_since_ = now;
+  }
+  // Whether reading is blocked, as it was since the last call. Before a deadline is asked for.
+  void NoteReading(bool blocked, TimePoint now) {
+    if (blocked == this->blocked()) return;
+    // The silence during the block does not count.
+    if (!blocked) silent_since_ += now - std::max(blocked_at_, silent_since_);
+    blocked_at_ = blocked ? now : TimePoint::max();
+  }
+  // True exactly when a change of what blocks reading has to be noted, although nothing else is
+  // due.
+  [[nodiscard]] bool waits_for_reading() const { return blocked() && receive_.value(); }
 
   // The earliest deadline of all that apply; max: none does.
   [[nodiscard]] TimePoint Earliest(const Options& options, const Closing& closing,
@@ -32,6 +58,11 @@ class Timeouts {
   [[nodiscard]] std::optional<CloseReason> Passed(TimePoint now, const Options& options,
                                                   const Inbound& inbound, const Outbound& outbound,
                                                   bool receives, bool sends) const;
+
+  // True exactly when `reason` asks for the voice of the peer, whatever it is sent and takes.
+  [[nodiscard]] static bool JudgesSilence(CloseReason reason) {
+    return reason == CloseReason::kFirstDataTimeout || reason == CloseReason::kReceiveTimeout;
+  }
 
   // The timer has gone off, or the time of the server that stops is up. Any worker of the shard.
   void MarkDue() { due_.store(true, std::memory_order_relaxed); }
@@ -51,6 +82,7 @@ class Timeouts {
   }
 
  private:
+  [[nodiscard]] bool blocked() const { return blocked_at_ != TimePoint::max(); }
   // The conditions of all timeouts of an open session: calls `visit(reason, deadline)` for each
   // that applies.
   template <typename Visit>
@@ -59,6 +91,11 @@ class Timeouts {
 
   TimePoint accepted_at_;
   TimePoint active_at_;
+  // When the peer was last heard, or accepted, and later by as long as reading was blocked since.
+  TimePoint silent_since_;
+  TimePoint blocked_at_ = TimePoint::max();  // max: reading is not blocked, as far as is noted
+  TimeLimit idle_;
+  TimeLimit receive_;
   // The time that the timer is armed for. max: it is not armed, or it has gone off and TakeDue has
   // seen that. The wheel knows it exactly, but belongs to all workers of the shard.
   TimePoint armed_for_ = TimePoint::max();

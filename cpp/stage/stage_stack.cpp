@@ -41,11 +41,8 @@ class StageStack::LayerOutput final : public Stage::Output {
   void Down(const void* data, std::size_t size) override {
     Layer& layer = this->layer();
     if (size == 0 || layer.ended_down) return;
-    SendItem bytes;
-    bytes.data = static_cast<const char*>(data);
-    bytes.size = size;
-    if (!layer.down.Pack(bytes)) {
-      const std::string_view piece(bytes.data, size);
+    const std::string_view piece(static_cast<const char*>(data), size);
+    if (!layer.down.Pack(&piece, 1, size)) {
       SendItem* const item = SendItem::Copy(&piece, 1, nullptr);
       if (item == nullptr) throw std::bad_alloc();
       layer.down.Push(item);

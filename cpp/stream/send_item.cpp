@@ -1,5 +1,6 @@
 #include "stream/send_item.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -9,9 +10,9 @@
 namespace iocp {
 namespace {
 
-inline SendItem* NewItem(std::size_t payload, SendMemory* memory) noexcept {
+inline SendItem* NewItem(std::size_t payload, std::size_t room, SendMemory* memory) noexcept {
   std::uint8_t size_class = SendMemory::kNoClass;
-  std::size_t size = sizeof(SendItem) + payload;
+  std::size_t size = sizeof(SendItem) + std::max(payload, room);
   void* block = nullptr;
   if (memory != nullptr) {
     block = memory->Take(&size, &size_class);
@@ -77,11 +78,9 @@ std::size_t SendMemory::kept() const {
   return bytes;
 }
 
-SendItem* SendItem::Copy(const std::string_view* pieces, std::size_t count,
-                         SendMemory* memory) noexcept {
-  std::size_t size = 0;
-  for (std::size_t i = 0; i < count; ++i) size += pieces[i].size();
-  SendItem* item = NewItem(size, memory);
+SendItem* SendItem::Copy(const std::string_view* pieces, std::size_t count, std::size_t size,
+                         std::size_t room, SendMemory* memory) noexcept {
+  SendItem* item = NewItem(size, room, memory);
   if (item == nullptr) return nullptr;
   char* end = reinterpret_cast<char*>(item + 1);
   item->data = end;
@@ -95,7 +94,7 @@ SendItem* SendItem::Copy(const std::string_view* pieces, std::size_t count,
 
 SendItem* SendItem::Share(const SharedBytes& bytes, bool release_in_batch,
                           SendMemory* memory) noexcept {
-  SendItem* item = NewItem(0, memory);
+  SendItem* item = NewItem(0, 0, memory);
   if (item == nullptr) return nullptr;
   item->data = static_cast<const char*>(bytes.data);
   item->size = bytes.size;

@@ -30,6 +30,8 @@ class SendMemory {
 
   // The size of a block for `size` bytes.
   static std::size_t BlockSize(std::size_t size);
+  // The largest block that is kept.
+  static constexpr std::size_t kLargestBlock = 4096;
 
   // The class of a block that is not kept.
   static constexpr std::uint8_t kNoClass = 255;
@@ -74,7 +76,18 @@ struct SendItem {
 
   // Copies the pieces behind the item, one after the other. Null when there is no memory.
   static SendItem* Copy(const std::string_view* pieces, std::size_t count,
-                        SendMemory* memory) noexcept;
+                        SendMemory* memory) noexcept {
+    const std::size_t size = TotalSize(pieces, count);
+    return Copy(pieces, count, size, size, memory);
+  }
+  // The same for pieces of `size` bytes in all, into a block with room for at least `room` bytes.
+  static SendItem* Copy(const std::string_view* pieces, std::size_t count, std::size_t size,
+                        std::size_t room, SendMemory* memory) noexcept;
+  static std::size_t TotalSize(const std::string_view* pieces, std::size_t count) {
+    std::size_t size = 0;
+    for (std::size_t i = 0; i < count; ++i) size += pieces[i].size();
+    return size;
+  }
   static SendItem* Share(const SharedBytes& bytes, bool release_in_batch,
                          SendMemory* memory) noexcept;
   // Calls `release` where there is one.

@@ -9,12 +9,17 @@ SendQueue::~SendQueue() {
   while (SendItem* item = Pop()) SendItem::Destroy(item, nullptr);
 }
 
-bool SendQueue::Pack(const SendItem& item) {
-  if (items_.empty() || item.size > items_.last().room()) return false;
+bool SendQueue::Pack(const std::string_view* pieces, std::size_t count, std::size_t size) {
+  if (items_.empty() || size > items_.last().room()) return false;
   SendItem& last = items_.last();
-  std::memcpy(reinterpret_cast<char*>(&last + 1) + last.size, item.data, item.size);
-  last.size += item.size;
-  last.overhead -= static_cast<std::uint32_t>(item.size);
+  char* end = reinterpret_cast<char*>(&last + 1) + last.size;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (pieces[i].empty()) continue;
+    std::memcpy(end, pieces[i].data(), pieces[i].size());
+    end += pieces[i].size();
+  }
+  last.size += size;
+  last.overhead -= static_cast<std::uint32_t>(size);
   return true;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string_view>
 
 #include "base/fifo.h"
 #include "stream/piece.h"
@@ -22,10 +23,10 @@ class SendQueue {
   // The oldest, which leads to the others. Null when empty.
   [[nodiscard]] const SendItem* first() const { return items_.first(); }
   void Push(SendItem* item) { items_.Push(*item); }
-  // Adds the bytes of `item` to the last send if that has room for them, so that both are one send.
-  // They are copied behind the bytes that are there, which the system may have already. Otherwise
-  // returns false and changes nothing.
-  bool Pack(const SendItem& item);
+  // Adds the pieces, `size` bytes in all, to the last send if that has room for them, so that both
+  // are one send. They are copied behind the bytes that are there, which the system may have
+  // already. Otherwise returns false and changes nothing.
+  bool Pack(const std::string_view* pieces, std::size_t count, std::size_t size);
   // Null when empty.
   SendItem* Pop();
   // Moves all of `later` behind the sends that are here.

@@ -3,12 +3,17 @@
 #include <structmember.h>
 
 #include <cstddef>
+#include <exception>
+#include <functional>
 #include <new>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "bytes_view.h"
 #include "errors.h"
+#include "options.h"
+#include "timer_type.h"
 
 namespace py = pybind11;
 
@@ -42,7 +47,7 @@ PyObject* Answer(SendResult result) {
   }
   PyErr_SetString(SendBacklogFullType(),
                   "the peer reads too slowly: the send backlog is at send_backlog_limit or "
-                  "max_pending_sends. Nothing was queued; wait for on_write_completed or close");
+                  "max_pending_sends. Nothing was queued; wait for on_writable or close");
   return nullptr;
 }
 
@@ -92,6 +97,32 @@ PyObject* WriteLines(PyObject* self, PyObject* argument) {
   }
 }
 
+template <CallKind kKind>
+PyObject* Schedule(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  if (RefuseInForkedChild()) return nullptr;
+  CallArguments call;
+  if (!ParseCall(kKind, arguments, count, &call)) return nullptr;
+  try {
+    switch (kKind) {
+      case CallKind::kSoon:
+        return WrapTimer(Of(self).CallSoon(std::move(call.callback)));
+      case CallKind::kLater:
+        return WrapTimer(Of(self).CallLater(call.time, std::move(call.callback)));
+      case CallKind::kEvery:
+        break;
+    }
+    return WrapTimer(Of(self).CallEvery(call.time, std::move(call.callback)));
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+}
+
+// As the table of methods takes it.
+template <CallKind kKind>
+PyCFunction ScheduleFunction() {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Schedule<kKind>));
+}
+
 template <void (Connection::*kFunction)()>
 PyObject* Call(PyObject* self, PyObject*) {
   if (RefuseInForkedChild()) return nullptr;
@@ -127,6 +158,53 @@ PyObject* GetBytesReceived(PyObject* self, void*) {
 PyObject* GetBytesSent(PyObject* self, void*) {
   return PyLong_FromUnsignedLongLong(Of(self).bytes_sent());
 }
+
+// ---- The timeouts that a connection may have of its own.
+
+struct TimeoutAttribute {
+  const char* name;
+  std::optional<Duration> (Connection::*get)() const;
+  void (Connection::*set)(std::optional<Duration>);
+  void (Connection::*inherit)();
+};
+TimeoutAttribute idle_timeout{"idle_timeout", &Connection::idle_timeout,
+                              &Connection::SetIdleTimeout, &Connection::InheritIdleTimeout};
+TimeoutAttribute receive_timeout{"receive_timeout", &Connection::receive_timeout,
+                                 &Connection::SetReceiveTimeout,
+                                 &Connection::InheritReceiveTimeout};
+
+const TimeoutAttribute& TimeoutOf(void* which) { return *static_cast<TimeoutAttribute*>(which); }
+
+PyObject* GetTimeout(PyObject* self, void* which) {
+  const std::optional<Duration> timeout = std::invoke(TimeoutOf(which).get, Of(self));
+  if (!timeout) Py_RETURN_NONE;
+  constexpr double kPerSecond = 1e9;  // divided, so that 0.1 comes back as 0.1
+  return PyFloat_FromDouble(static_cast<double>(timeout->count()) / kPerSecond);
+}
+
+// A null `value` deletes the attribute.
+int SetTimeout(PyObject* self, PyObject* value, void* which) {
+  const TimeoutAttribute& attribute = TimeoutOf(which);
+  if (RefuseInForkedChild()) return -1;
+  if (value == nullptr) {
+    std::invoke(attribute.inherit, Of(self));
+    return 0;
+  }
+  try {
+    std::invoke(attribute.set, Of(self), Timeout(attribute.name, value));
+    return 0;
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const py::type_error& error) {
+    PyErr_SetString(PyExc_TypeError, error.what());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  }
+  return -1;
+}
+
 PyObject* GetData(PyObject* self, void*) {
   PyObject* data = Self(self)->data;
   if (data == nullptr) Py_RETURN_NONE;
@@ -201,10 +279,41 @@ PyMethodDef methods[] = {
      "once: on_connection_error and on_connection_closing are called, and data that was received\n"
      "and not delivered is dropped. Windows notices that only after resume_reading() while\n"
      "nothing is being sent; elsewhere this may happen once the peer has ended its stream. Data\n"
-     "that the peer sends during the pause does not count for idle_timeout."},
+     "that the peer sends during the pause does not count for idle_timeout. The time of\n"
+     "receive_timeout stands still."},
     {"resume_reading", &Call<&Connection::ResumeReading>, METH_NOARGS,
      "resume_reading($self, /)\n--\n\n"
      "Undo pause_reading(); data that came in the meantime is delivered."},
+    {"call_soon", ScheduleFunction<CallKind::kSoon>(), METH_FASTCALL,
+     "call_soon($self, fn, /, *args)\n--\n\n"
+     "Call fn(*args) on the connection's worker, before the next hook of this connection.\n\n"
+     "Callbacks never overlap the connection's hooks, nor each other. They run in the order of\n"
+     "the calls, before anything that is received from now on. Any thread may call it.\n\n"
+     "Callbacks end with the connection: none runs after on_connection_error or\n"
+     "on_connection_closing has begun. One of call_soon() that was not cancelled always runs\n"
+     "before. Once the connection has ended nothing is scheduled, and the handle is cancelled.\n"
+     "An exception goes to on_hook_error, whose default aborts the connection.\n\n"
+     "Returns:\n    A TimerHandle, whose cancel() takes the callback back.\n\n"
+     "Raises:\n    TypeError: `fn` is no function that can be called.\n"
+     "    MemoryError: memory ran out; nothing was scheduled."},
+    {"call_later", ScheduleFunction<CallKind::kLater>(), METH_FASTCALL,
+     "call_later($self, delay, fn, /, *args)\n--\n\n"
+     "Call fn(*args) on the connection's worker when `delay` seconds have passed.\n\n"
+     "Never earlier. If the worker is not busy it is about a millisecond late, and up to five\n"
+     "when many timers go off. Timers of a connection run in the order of their deadlines. A\n"
+     "delay of 0 or less is due at once; one that is infinite never comes. For everything else see "
+     "call_soon().\n\n"
+     "Returns:\n    A TimerHandle, whose cancel() takes the callback back.\n\n"
+     "Raises:\n    TypeError: `delay` is no number, or `fn` no function that can be called.\n"
+     "    ValueError: `delay` is not a number (NaN).\n"
+     "    MemoryError: memory ran out; nothing was scheduled."},
+    {"call_every", ScheduleFunction<CallKind::kEvery>(), METH_FASTCALL,
+     "call_every($self, interval, fn, /, *args)\n--\n\n"
+     "Call fn(*args) on the connection's worker every `interval` seconds until it is cancelled.\n\n"
+     "The first time is one interval from now. Each deadline is one interval after the one\n"
+     "before, so it does not drift; deadlines that a busy worker has missed are left out. It runs\n"
+     "once in a millisecond at most. For everything else see call_later().\n\n"
+     "Raises:\n    ValueError: `interval` is not above 0."},
     {"_abort_for_hook_error", &AbortForHookError, METH_NOARGS,
      "abort() with CloseReason.HOOK_ERROR, for Server.on_hook_error."},
     {nullptr, nullptr, 0, nullptr},
@@ -223,6 +332,20 @@ PyGetSetDef attributes[] = {
     {"bytes_received", &GetBytesReceived, nullptr, "Bytes received from the client so far.",
      nullptr},
     {"bytes_sent", &GetBytesSent, nullptr, "Bytes that the system has taken so far.", nullptr},
+    {"idle_timeout", &GetTimeout, &SetTimeout,
+     "The option idle_timeout for this connection: seconds, or None when it is off.\n\n"
+     "At first it is the server's, and `del conn.idle_timeout` makes it so again. Any thread may\n"
+     "set it, in a hook or not. A new value holds at once and counts from the last byte, so a\n"
+     "connection that has been idle for longer is closed. Once the connection is closing or\n"
+     "closed, setting does nothing.\n\n"
+     "Raises:\n    ValueError: it is not above 0 and at most a year.\n"
+     "    TypeError: it is not a number.",
+     &idle_timeout},
+    {"receive_timeout", &GetTimeout, &SetTimeout,
+     "The option receive_timeout for this connection: seconds, or None when it is off.\n\n"
+     "It is set and deleted as idle_timeout is. The time counts from the last byte that came from\n"
+     "the client; while reading is paused it stands still.",
+     &receive_timeout},
     {"data", &GetData, &SetData, "Yours to set: any object; None at first.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };

@@ -5,12 +5,14 @@
 #include "errors.h"
 #include "receive_view.h"
 #include "server.h"
+#include "timer_type.h"
 
 PYBIND11_MODULE_EXEC(_core, module) {
   module.doc() = "The native part of iocp_bind; use the package, not this module.";
   iocp::python::RegisterErrors(module);
   iocp::python::RegisterConnection(module);
   iocp::python::RegisterReceiveView();
+  iocp::python::RegisterTimer(module);
   iocp::python::RegisterServer(module);
 #ifdef IOCP_BIND_VERSION
   module.attr("__version__") = IOCP_BIND_VERSION;

@@ -1,7 +1,9 @@
 #include "options.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <optional>
 #include <string>
 
 namespace py = pybind11;
@@ -58,7 +60,8 @@ Duration Seconds(const char* name, py::handle value) {
     throw py::value_error(std::string(name) + " must be a finite number of seconds, not " +
                           py::cast<std::string>(py::str(value)));
   }
-  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+  // To the nearest nanosecond, so that a value which is asked for is the one that was set.
+  return std::chrono::round<Duration>(std::chrono::duration<double>(seconds));
 }
 
 template <typename Value, typename Convert>
@@ -139,13 +142,13 @@ constexpr Entry kEntries[] = {
                                  EstablishedOn::kFirstData);
      }},
     {"first_data_timeout",
-     [](Options& o, const char* n, py::handle v) {
-       o.first_data_timeout = OrNone<Duration>(n, v, &Seconds);
-     }},
-    {"idle_timeout", [](Options& o, const char* n,
-                        py::handle v) { o.idle_timeout = OrNone<Duration>(n, v, &Seconds); }},
-    {"write_timeout", [](Options& o, const char* n,
-                         py::handle v) { o.write_timeout = OrNone<Duration>(n, v, &Seconds); }},
+     [](Options& o, const char* n, py::handle v) { o.first_data_timeout = Timeout(n, v); }},
+    {"idle_timeout",
+     [](Options& o, const char* n, py::handle v) { o.idle_timeout = Timeout(n, v); }},
+    {"receive_timeout",
+     [](Options& o, const char* n, py::handle v) { o.receive_timeout = Timeout(n, v); }},
+    {"write_timeout",
+     [](Options& o, const char* n, py::handle v) { o.write_timeout = Timeout(n, v); }},
     {"close_timeout",
      [](Options& o, const char* n, py::handle v) { o.close_timeout = Seconds(n, v); }},
     {"keepalive",
@@ -167,6 +170,10 @@ double NumberOfSeconds(const char* name, py::handle value) {
     throw py::value_error(std::string(name) + " is out of range");
   }
   return seconds;
+}
+
+std::optional<Duration> Timeout(const char* name, py::handle value) {
+  return OrNone<Duration>(name, value, &Seconds);
 }
 
 Options OptionsFromDict(const py::dict& values) {

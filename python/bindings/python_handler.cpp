@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "gil.h"
 #include "receive_view.h"
+#include "timer_type.h"
 
 namespace py = pybind11;
 
@@ -69,6 +70,8 @@ const char* HookName(Hook hook) {
       return "on_read_completed";
     case kHookWrite:
       return "on_write_completed";
+    case kHookWritable:
+      return "on_writable";
     case kHookEndOfStream:
       return "on_end_of_stream";
     case kHookError:
@@ -101,6 +104,7 @@ unsigned PythonHandler::WantedHooks() const {
   if (hooks_->established) wanted |= kHookEstablished;
   if (hooks_->read) wanted |= kHookRead;
   if (hooks_->write) wanted |= kHookWrite;
+  if (hooks_->writable) wanted |= kHookWritable;
   if (hooks_->end_of_stream) wanted |= kHookEndOfStream;
   if (hooks_->error) wanted |= kHookError;
   if (hooks_->closing) wanted |= kHookClosing;
@@ -125,7 +129,12 @@ void PythonHandler::OnBatchEnd() { PyEval_SaveThread(); }
 
 void PythonHandler::OnStopped() {
   const WithGil held;
+  // It keeps the Python server, and so this object, until it has been called.
+  const py::object stopped = hooks_->stopped;
   EndRun();
+  PyObject* result = PyObject_CallNoArgs(stopped.ptr());
+  if (result == nullptr) PyErr_WriteUnraisable(stopped.ptr());
+  Py_XDECREF(result);
 }
 
 void PythonHandler::BeginRun(std::unique_ptr<HookTable> hooks) {
@@ -136,9 +145,6 @@ void PythonHandler::BeginRun(std::unique_ptr<HookTable> hooks) {
 void PythonHandler::EndRun() {
   const std::unique_ptr<HookTable> hooks = std::move(hooks_);
   CountRunningServers(-1);
-  PyObject* result = PyObject_CallNoArgs(hooks->stopped.ptr());
-  if (result == nullptr) PyErr_WriteUnraisable(hooks->stopped.ptr());
-  Py_XDECREF(result);
 }
 
 void PythonHandler::OnConnectionEstablished(Connection& connection) {
@@ -166,6 +172,10 @@ void PythonHandler::OnWriteCompleted(Connection& connection, std::size_t bytes) 
   Call(hooks_->write, connection, PyLong_FromSize_t(bytes), true);
 }
 
+void PythonHandler::OnConnectionWritable(Connection& connection) {
+  Call(hooks_->writable, connection, nullptr, false);
+}
+
 EndOfStream PythonHandler::OnEndOfStream(Connection& connection) {
   Call(hooks_->end_of_stream, connection, nullptr, false);
   return EndOfStream::kKeepOpen;
@@ -182,19 +192,30 @@ void PythonHandler::OnConnectionClosing(Connection& connection, CloseReason reas
 }
 
 void PythonHandler::OnHookError(Connection& connection, Hook hook, const std::exception_ptr&) {
+  ReportError(&connection, HookName(hook));
+}
+
+void PythonHandler::OnCallbackError(Connection* connection, CallKind kind,
+                                    const std::exception_ptr&) {
+  ReportError(connection, NameOf(kind));
+}
+
+void PythonHandler::ReportError(Connection* connection, const char* name) {
   const py::object exception = TakeError();
-  const py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, true));
-  const py::object name = py::reinterpret_steal<py::object>(PyUnicode_FromString(HookName(hook)));
+  const py::object wrapped =
+      connection != nullptr ? py::reinterpret_steal<py::object>(WrapConnection(*connection, true))
+                            : py::none();
+  const py::object text = py::reinterpret_steal<py::object>(PyUnicode_FromString(name));
   PyObject* result = nullptr;
-  if (exception && wrapped && name) {
-    result = PyObject_CallFunctionObjArgs(hooks_->hook_error.ptr(), wrapped.ptr(), name.ptr(),
+  if (exception && wrapped && text) {
+    result = PyObject_CallFunctionObjArgs(hooks_->hook_error.ptr(), wrapped.ptr(), text.ptr(),
                                           exception.ptr(), nullptr);
   }
   if (result == nullptr) {
     // The handler of errors failed itself: nothing is left but the interpreter's last
     // resort.
     PyErr_WriteUnraisable(hooks_->hook_error.ptr());
-    connection.Abort(CloseReason::kHookError);
+    if (connection != nullptr) connection->Abort(CloseReason::kHookError);
   }
   Py_XDECREF(result);
 }

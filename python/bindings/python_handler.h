@@ -20,10 +20,10 @@ struct HookTable {
     explicit operator bool() const { return static_cast<bool>(function); }
   };
 
-  Target established, read, write, end_of_stream, error, closing;
+  Target established, read, write, writable, end_of_stream, error, closing;
   pybind11::object hook_error;  // (connection, hook name, exception)
   pybind11::object warn;        // (message)
-  pybind11::object stopped;     // ()
+  pybind11::object stopped;     // (); not called after a Start that failed
   std::array<pybind11::object, kCloseReasons> reasons;
   bool zero_copy = false;
 };
@@ -49,14 +49,20 @@ class PythonHandler final : public Handler {
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
   void OnWriteCompleted(Connection& connection, std::size_t bytes) override;
+  void OnConnectionWritable(Connection& connection) override;
   EndOfStream OnEndOfStream(Connection& connection) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
   void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& exception) override;
+  void OnCallbackError(Connection* connection, CallKind kind,
+                       const std::exception_ptr& exception) override;
   void OnConnectionReleased(Connection& connection) override;
   void OnWarning(const std::string& message) override;
 
  private:
+  // Calls on_hook_error with the Python error that is set; `connection` may be null.
+  void ReportError(Connection* connection, const char* name);
+
   std::unique_ptr<HookTable> hooks_;
 };
 

@@ -7,8 +7,11 @@
 #include <atomic>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "bytes_view.h"
 #include "connection_type.h"
@@ -16,6 +19,7 @@
 #include "gil.h"
 #include "options.h"
 #include "python_handler.h"
+#include "timer_type.h"
 
 namespace py = pybind11;
 
@@ -48,6 +52,31 @@ HookTable::Target TakeApart(const py::object& callable) {
 
 [[noreturn]] void NoConnection(const char* wanted, py::handle value) {
   throw py::type_error(std::string(wanted) + ", not " + Py_TYPE(value.ptr())->tp_name);
+}
+
+py::object Wrap(Connection& connection) {
+  py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, false));
+  if (!wrapped) throw py::error_already_set();
+  return wrapped;
+}
+
+// The connections of the iterable `to`, but for `exclude`, which may be null.
+std::vector<ConnectionPtr> ConnectionsOf(const py::object& to, const Connection* exclude) {
+  if (Py_TYPE(to.ptr())->tp_iter == nullptr && PySequence_Check(to.ptr()) == 0) {
+    NoConnection(
+        "to must be an iterable of iocp_bind.Connection objects, such as a list or a set, or None "
+        "for all connections",
+        to);
+  }
+  std::vector<ConnectionPtr> connections;
+  for (const py::handle item : py::iter(to)) {
+    Connection* const connection = UnwrapConnection(item.ptr());
+    if (connection == nullptr) {
+      NoConnection("every item of to must be an iocp_bind.Connection", item);
+    }
+    if (connection != exclude) connections.emplace_back(connection);
+  }
+  return connections;
 }
 
 // True exactly when the end of the interpreter has begun. Under the GIL.
@@ -129,7 +158,10 @@ class Core {
     native_->server.CloseAllConnections();
   }
 
-  std::size_t Broadcast(const py::object& data, const py::object& exclude) {
+  // `to`: an iterable, or None for all. Puts the connections whose backlog was full into `full`, a
+  // list, unless that is None; aborts them if `abort_full`.
+  std::size_t Broadcast(const py::object& data, const py::object& exclude, const py::object& to,
+                        bool abort_full, const py::object& full) {
     RefuseAfterFork();
     Connection* excluded = nullptr;
     if (!exclude.is_none()) {
@@ -140,17 +172,67 @@ class Core {
     }
     BytesView view;
     if (!view.Open(data.ptr(), "broadcast")) throw py::error_already_set();
-    const WithoutGil released;
-    return native_->server.Broadcast(view.bytes().data(), view.bytes().size(), excluded);
+    std::vector<ConnectionPtr> chosen;
+    if (!to.is_none()) chosen = ConnectionsOf(to, excluded);
+    std::vector<ConnectionPtr> refused;
+    std::size_t accepted = 0;
+    {
+      // A send in a hook may let go of bytes objects that are out, so a hook keeps the GIL.
+      std::optional<WithoutGil> released;
+      if (!Server::OnWorkerThread()) released.emplace();
+      const std::string_view bytes = view.bytes();
+      Server& server = native_->server;
+      accepted = to.is_none()
+                     ? server.Broadcast(bytes.data(), bytes.size(), excluded, &refused)
+                     : server.Broadcast(bytes.data(), bytes.size(), std::move(chosen), &refused);
+      if (abort_full) {
+        for (const ConnectionPtr& connection : refused) connection->Abort();
+      }
+      if (full.is_none()) refused.clear();
+    }
+    for (const ConnectionPtr& connection : refused) {
+      full.cast<py::list>().append(Wrap(*connection));
+    }
+    return accepted;
+  }
+
+  // `arguments`: as ParseCall takes them.
+  template <CallKind kKind>
+  py::object Schedule(const py::args& arguments) {
+    RefuseAfterFork();
+    CallArguments call;
+    PyObject* const tuple = arguments.ptr();
+    if (!ParseCall(kKind, &PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_SIZE(tuple), &call)) {
+      throw py::error_already_set();
+    }
+    // A server that is stopping takes nothing any more: that handle is dead.
+    if (!native_->server.running()) {
+      PyErr_Format(PyExc_RuntimeError, "%s() needs a server that runs: call start() first",
+                   NameOf(kKind));
+      throw py::error_already_set();
+    }
+    TimerHandle timer;
+    switch (kKind) {
+      case CallKind::kSoon:
+        timer = native_->server.CallSoon(std::move(call.callback));
+        break;
+      case CallKind::kLater:
+        timer = native_->server.CallLater(call.time, std::move(call.callback));
+        break;
+      case CallKind::kEvery:
+        timer = native_->server.CallEvery(call.time, std::move(call.callback));
+        break;
+    }
+    py::object wrapped = py::reinterpret_steal<py::object>(WrapTimer(std::move(timer)));
+    if (!wrapped) throw py::error_already_set();
+    return wrapped;
   }
 
   py::list Connections() {
     RefuseAfterFork();
     py::list list;
     for (const ConnectionPtr& connection : native_->server.connections()) {
-      py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(*connection, false));
-      if (!wrapped) throw py::error_already_set();
-      list.append(std::move(wrapped));
+      list.append(Wrap(*connection));
     }
     return list;
   }
@@ -169,7 +251,15 @@ class Core {
   // Raises what every other call raises after a fork.
   void CheckUsable() { RefuseAfterFork(); }
   // Until the last worker has let go of the hooks, so that it cannot meet those of the next run.
-  bool Running() { return !InForkedChild() && !starting_ && native_->handler.has_hooks(); }
+  bool Running() const { return !InForkedChild() && !starting_ && native_->handler.has_hooks(); }
+  // For people; raises nothing.
+  [[nodiscard]] std::string State() const {
+    if (InForkedChild()) return "of the parent process";
+    const Server& server = native_->server;
+    // The last worker of a run leaves before it lets go of the hooks.
+    if (Running()) return server.running() && !server.stopping() ? "running" : "stopping";
+    return server.address().family == iocp::Address::Family::kNone ? "new" : "stopped";
+  }
   std::size_t ConnectionCount() {
     RefuseAfterFork();
     return native_->server.connection_count();
@@ -177,7 +267,12 @@ class Core {
 
   py::dict StatsDict() {
     RefuseAfterFork();
-    const Stats stats = native_->server.stats();
+    Stats stats;
+    {
+      // It looks at every connection.
+      const WithoutGil released;
+      stats = native_->server.stats();
+    }
     py::dict dict;
     dict["accepted"] = stats.accepted;
     dict["refused"] = stats.refused;
@@ -200,6 +295,9 @@ class Core {
     dict["free_buffers"] = stats.free_buffers;
     dict["free_contexts"] = stats.free_contexts;
     dict["pending_accepts"] = stats.pending_accepts;
+    dict["sends_refused"] = stats.sends_refused;
+    dict["broadcasts_skipped"] = stats.broadcasts_skipped;
+    dict["send_backlog"] = stats.send_backlog;
     return dict;
   }
 
@@ -210,6 +308,7 @@ class Core {
     table->established = TakeApart(hooks["on_connection_established"]);
     table->read = TakeApart(hooks["on_read_completed"]);
     table->write = TakeApart(hooks["on_write_completed"]);
+    table->writable = TakeApart(hooks["on_writable"]);
     table->end_of_stream = TakeApart(hooks["on_end_of_stream"]);
     table->error = TakeApart(hooks["on_connection_error"]);
     table->closing = TakeApart(hooks["on_connection_closing"]);
@@ -265,14 +364,19 @@ void RegisterServer(py::module_& module) {
       .def("close_connection", &Core::CloseConnection)
       .def("close_all_connections", &Core::CloseAllConnections)
       .def("broadcast", &Core::Broadcast)
+      .def("call_soon", &Core::Schedule<CallKind::kSoon>)
+      .def("call_later", &Core::Schedule<CallKind::kLater>)
+      .def("call_every", &Core::Schedule<CallKind::kEvery>)
       .def("connections", &Core::Connections)
       .def("address", &Core::Address)
       .def("backend", &Core::Backend)
       .def("check_usable", &Core::CheckUsable)
       .def("running", &Core::Running)
+      .def("state", &Core::State)
       .def("connection_count", &Core::ConnectionCount)
       .def("stats", &Core::StatsDict);
   module.def("_refuse_starts", &RefuseStarts);
+  module.def("_check_timeout", [](const py::object& value) { Timeout(value); });
   module.def("_on_worker_thread", &Server::OnWorkerThread);
   module.def("_backends", [] {
     py::list list;

@@ -1,24 +1,22 @@
-"""TCP servers on completion ports: subclass `Server`, override `on_*` hooks, start.
+"""TCP servers on completion ports: subclass `Server`, override `on_*` hooks, run.
 
 Native threads do the I/O without the GIL, through I/O completion ports on Windows and io_uring or
 epoll on Linux. They take the GIL only to call hooks, once for a whole batch of them.
 
-    import contextlib
     import iocp_bind
 
     class Echo(iocp_bind.Server):
         def on_read_completed(self, conn, data):
             conn.send(data)
 
-    with contextlib.suppress(KeyboardInterrupt), Echo() as server:
-        server.start("127.0.0.1", 4567)
-        server.serve_forever()  # until Ctrl-C
+    Echo().run("127.0.0.1", 4567)  # until Ctrl-C or SIGTERM
 """
 
 from iocp_bind._core import (
     BackendUnavailable,
     Connection,
     SendBacklogFull,
+    TimerHandle,
     __version__,
 )
 from iocp_bind._server import Server
@@ -32,6 +30,7 @@ __all__ = [
     "SendBacklogFull",
     "Server",
     "Stats",
+    "TimerHandle",
     "__version__",
     "backends",
 ]

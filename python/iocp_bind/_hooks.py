@@ -12,6 +12,7 @@ HOOK_ARGUMENTS = {
     "on_connection_established": ("conn",),
     "on_read_completed": ("conn", "data"),
     "on_write_completed": ("conn", "nbytes"),
+    "on_writable": ("conn",),
     "on_end_of_stream": ("conn",),
     "on_connection_error": ("conn", "error"),
     "on_connection_closing": ("conn", "reason"),
@@ -27,9 +28,12 @@ _OTHER_NAMES = {
     "on_closed": "on_connection_closing",
     "on_connect": "on_connection_established",
     "on_connected": "on_connection_established",
+    "on_connection_writable": "on_writable",
     "on_data": "on_read_completed",
     "on_disconnect": "on_connection_closing",
     "on_disconnected": "on_connection_closing",
+    "on_drain": "on_writable",
+    "on_drained": "on_writable",
     "on_end": "on_end_of_stream",
     "on_eof": "on_end_of_stream",
     "on_eof_received": "on_end_of_stream",
@@ -38,6 +42,7 @@ _OTHER_NAMES = {
     "on_open": "on_connection_established",
     "on_read": "on_read_completed",
     "on_receive": "on_read_completed",
+    "on_resume_writing": "on_writable",
     "on_write": "on_write_completed",
 }
 
@@ -111,7 +116,9 @@ def _in_camel_case(name: str) -> str:
 
 
 # The names of the same hooks in C++.
-_NAMES_IN_CPP = {_in_camel_case(name): name for name in HOOK_ARGUMENTS}
+_NAMES_IN_CPP = {_in_camel_case(name): name for name in HOOK_ARGUMENTS} | {
+    "OnConnectionWritable": "on_writable"
+}
 
 
 def refuse_unknown_hooks(server: object, base: type) -> None:

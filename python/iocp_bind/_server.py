@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import inspect
 import logging
 import os
 import sys
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from iocp_bind import _core
+from iocp_bind._broadcast import call_for_each, check_on_full
 from iocp_bind._hooks import overridden_hooks, refuse_hidden_methods, refuse_unknown_hooks
 from iocp_bind._types import CloseReason, Stats
-from iocp_bind._waiting import Stopped
+from iocp_bind._waiting import Stopped, StopSignals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import Literal
 
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Buffer, Self, TypeVarTuple, Unpack
 
-    from iocp_bind._core import Connection
+    from iocp_bind._core import Connection, TimerHandle
+    from iocp_bind._start_options import StartOptions
+
+    _Args = TypeVarTuple("_Args")
 
 logger = logging.getLogger("iocp_bind")
 
@@ -43,7 +50,7 @@ _INTERRUPTED_TIMEOUT = 0.5
 
 
 class Server:
-    """A TCP server. Subclass it, override the hooks you need, call `start`.
+    """A TCP server. Subclass it, override the hooks you need, call `run`, or `start`.
 
     A subclass with an `__init__` of its own calls `super().__init__()`. A dataclass does so in
     its `__post_init__`; one with ``slots=True`` calls `iocp_bind.Server.__init__(self)` there.
@@ -53,8 +60,8 @@ class Server:
 
     Hooks run on the server's native threads, in this order for each connection:
 
-        on_connection_established -> (on_read_completed | on_write_completed)*
-            -> [on_end_of_stream -> on_write_completed*]
+        on_connection_established -> (on_read_completed | on_write_completed | on_writable)*
+            -> [on_end_of_stream -> (on_write_completed | on_writable)*]
             -> [on_connection_error] -> on_connection_closing
 
     There is exactly one closing, last, for each established. Hooks of one connection never
@@ -113,6 +120,17 @@ class Server:
             nbytes: the length of that send.
         """
 
+    def on_writable(self, conn: Connection) -> None:
+        """Go on sending: the backlog was above `write_high_water`, and is now at `write_low_water`.
+
+        A producer sends until its backlog is above the high mark, stops, and goes on here. The
+        hook is called once for each time that the backlog was above the mark, whoever sent;
+        sends in the hook may raise it again. If the backlog is above the high mark again before
+        the hook can be called, it comes when it has fallen once more. A send that raised
+        `SendBacklogFull` counts as one above the mark. The hook is not called once the connection
+        has been closed or aborted, and `flow_control` does not matter.
+        """
+
     def on_end_of_stream(self, conn: Connection) -> None:
         """Report that the client has finished sending; `on_read_completed` has had all of it.
 
@@ -137,12 +155,21 @@ class Server:
         The connection no longer counts in `connection_count`; its `data` is still there.
         """
 
-    def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
-        """Called when an exception has left a hook. The exception never ends a worker.
+    def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
+        """Called when an exception has left a hook or a callback. It never ends a worker.
 
         The default logs it with its traceback (logger ``iocp_bind``, level ERROR) and aborts
         the connection, which is then closed with `CloseReason.HOOK_ERROR`.
+
+        Args:
+            conn: the client; None for a callback of the server.
+            hook: the name of the hook; ``"call_soon"``, ``"call_later"`` or ``"call_every"`` for
+                a callback.
+            exc: the exception.
         """
+        if conn is None:
+            logger.error("a callback of %s of the server failed", hook, exc_info=exc)
+            return
         logger.error("%s of %r failed; the connection is aborted", hook, conn, exc_info=exc)
         conn._abort_for_hook_error()
 
@@ -172,6 +199,7 @@ class Server:
         established_on: Literal["connect", "first_data"] = "connect",
         first_data_timeout: float | None = 120.0,
         idle_timeout: float | None = None,
+        receive_timeout: float | None = None,
         write_timeout: float | None = None,
         close_timeout: float = 5.0,
         keepalive: tuple[float, float] | None = (5.0, 1.0),
@@ -206,23 +234,33 @@ class Server:
                 `initial_reads` of them.
             max_free_buffers: receive buffers kept for reuse.
             max_free_contexts: connection objects kept for reuse.
-            send_backlog_limit: bytes of memory; at or above it `Connection.send` raises. A
-                send counts with the memory it takes. Up to 4048 bytes, that is a block of 256,
-                512, 1024, 2048 or 4096 bytes, which holds the data and 48 bytes of record.
-                Above, it is the unsent bytes and 48, and 256 more for a `bytes` of 16 KiB or
-                more. Without `on_write_completed` an empty send counts nothing, and if
-                `max_pending_sends` is None as well, small sends share a block.
+            send_backlog_limit: bytes of memory; when the system has refused to take this much,
+                `Connection.send` raises. Data that was not offered to the system yet counts
+                only from 16 times the limit on: it is offered when the hooks are over, and in
+                a hook when it is more than the limit. A send counts with the memory it takes.
+                Up to 4048 bytes, that is a block of 256, 512, 1024, 2048 or 4096 bytes, which
+                holds the data and 48 bytes of record. Above, it is the unsent bytes and 48,
+                and 256 more for a `bytes` of 16 KiB or more. A send counts in full until its
+                `on_write_completed`. Without that hook an empty send counts nothing, and if
+                `max_pending_sends` is None as well, sends of up to 1024 bytes share blocks of
+                4096.
             max_pending_sends: sends queued at once; at this number `Connection.send` raises.
             write_high_water: bytes, counted in the same way. Above this many unsent bytes the
                 server stops reading from the client.
             write_low_water: bytes. At or below this many, the server reads again.
-            flow_control: whether the two marks count.
+            flow_control: whether the two marks stop and resume reading. `on_writable` follows
+                them in any case.
             established_on: when `on_connection_established` is called. With ``"first_data"``
                 no hook is ever called for a client that sends nothing.
             first_data_timeout: how long a client may be silent after connecting. Turn it
                 off for protocols in which clients only listen.
             idle_timeout: how long nothing may be received, and nothing sent or taken by the
                 client. While reading is paused, data that the client sends does not count.
+            receive_timeout: how long nothing may be received, whatever is sent. The time
+                stands still while reading is paused, by `Connection.pause_reading` or by flow
+                control. It no longer applies once the client has ended its stream. A connection
+                may have an `idle_timeout` and a `receive_timeout` of its own: attributes of
+                `Connection`.
             write_timeout: how long a client may take no byte of what was sent. A client that
                 takes a part, and then no more, is closed after at most twice this time; the
                 same holds for `idle_timeout`.
@@ -258,6 +296,53 @@ class Server:
         hooks["stopped"] = functools.partial(_on_stopped, self, core, stopped)
         core.start(options, hooks, tuple(CloseReason), zero_copy)
         core.stopped = stopped
+        _log_state(self, core, "is listening")
+
+    def run(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 4567,
+        *,
+        shutdown_timeout: float = 5.0,
+        **options: Unpack[StartOptions],
+    ) -> None:
+        """Serve until SIGINT or SIGTERM comes, then shut down gracefully: a program's main part.
+
+        Ctrl-C sends SIGINT, Docker and systemd send SIGTERM, Ctrl-Break on Windows sends SIGBREAK.
+        Closing hooks run, clients get what was sent to them, and no exception is raised. A second
+        signal aborts what is left at once. A `shutdown` in a hook or on another thread ends it as
+        well.
+
+        It calls `start` and `shutdown`, which a subclass may extend. While it runs it replaces the
+        handlers of these signals; a signal that is ignored stays ignored. It belongs in the main
+        thread. On another thread Python handles no signals, and it serves until `shutdown`.
+
+        Args:
+            host: as for `start`.
+            port: as for `start`.
+            shutdown_timeout: seconds that clients get to end their side; 0 aborts them at once.
+            options: those of `start`.
+
+        Raises:
+            ValueError: `shutdown_timeout` is negative, or `start` raises it.
+            RuntimeError: this is a hook, or `start` raises it.
+            Exception: what else `start` raises.
+        """
+        core = _core_of(self)
+        core.check_usable()
+        _core._check_timeout(shutdown_timeout)
+        _refuse_in_hook("run")
+        before = core.stopped
+        with StopSignals() as signals:
+            try:
+                self.start(host, port, **options)
+                signals.wait(_stopped_of(core))
+            finally:
+                # Not a run that somebody else began, because of which `start` has failed.
+                ours = core.stopped
+                if ours is not None and ours is not before and ours.thread == get_ident():
+                    with signals.hurrying(functools.partial(core.shutdown, 0.0)):
+                        self.shutdown(shutdown_timeout)
 
     def serve_forever(self) -> None:
         """Block until `shutdown`. Signals are handled at once: Ctrl-C raises KeyboardInterrupt.
@@ -267,14 +352,8 @@ class Server:
         """
         core = _core_of(self)
         core.check_usable()
-        if _core._on_worker_thread():
-            raise RuntimeError(
-                "serve_forever() was called in a hook: the server cannot stop before the hook "
-                "returns, so it would wait forever"
-            )
-        if core.stopped is None:
-            raise RuntimeError("the server was never started; call start() first")
-        core.stopped.wait()
+        _refuse_in_hook("serve_forever")
+        _stopped_of(core).wait()
 
     def shutdown(self, timeout: float = 5.0) -> None:
         """Stop: accept no more, close all gracefully, abort what is left after `timeout`.
@@ -317,20 +396,108 @@ class Server:
         """Close every connection gracefully; the server goes on accepting."""
         _core_of(self).close_all_connections()
 
-    def broadcast(self, data: Buffer, exclude: Connection | None = None) -> int:
-        """Send `data` to every open connection but `exclude`; it is copied once for all.
+    def broadcast(
+        self,
+        data: Buffer,
+        exclude: Connection | None = None,
+        *,
+        to: Iterable[Connection] | None = None,
+        on_full: Literal["skip", "close"] | Callable[[Connection], object] = "skip",
+    ) -> int:
+        """Send `data` to many connections; it is copied once for all.
+
+        Connections that are closing are left out, and so are those whose backlog is full.
+
+        Args:
+            data: a contiguous bytes-like object.
+            exclude: a connection that does not get it.
+            to: the connections that get it, in any iterable, each of them once; they may belong
+                to other servers too. None: all established connections of this server.
+            on_full: what follows for a connection whose backlog is full. ``"skip"``: nothing.
+                ``"close"``: it is aborted, with `CloseReason.LOCAL_ABORT`; a graceful close
+                would wait until it reads. A function: it is called with each of them, in this
+                thread, when all others have the data. If it raises an exception, the others are
+                still served, and the first exception leaves this method; further ones are
+                logged.
 
         Returns:
-            How many connections accepted it. One that is closing, or whose backlog is full,
-            does not.
+            How many connections accepted it.
+
+        Raises:
+            TypeError: `data` is not bytes-like, `to` has something else than connections, or
+                `on_full` is of the wrong kind. Nothing was sent.
+            ValueError: `on_full` is another text. Nothing was sent.
+            BufferError: `data` is not contiguous. Nothing was sent.
+            MemoryError: memory ran out; some connections may have accepted it.
         """
-        return _core_of(self).broadcast(data, exclude)
+        core = _core_of(self)
+        check_on_full(on_full)
+        if isinstance(on_full, str):
+            return core.broadcast(data, exclude, to, on_full == "close", None)
+        full: list[Connection] = []
+        accepted = core.broadcast(data, exclude, to, False, full)
+        call_for_each(on_full, full)
+        return accepted
 
     def connections(self) -> list[Connection]:
         """Return a snapshot of the established connections."""
         return _core_of(self).connections()
 
+    # ---- Time.
+
+    def call_soon(
+        self, fn: Callable[[Unpack[_Args]], object], /, *args: Unpack[_Args]
+    ) -> TimerHandle:
+        """Call ``fn(*args)`` on a worker, as soon as it can.
+
+        Callbacks of the server never overlap each other, and run in the order of the calls. With
+        several workers, hooks and callbacks of connections may run at the same time. They go on
+        while `shutdown` closes the connections, and end with it: none runs after it has returned.
+        An exception goes to `on_hook_error` with None as the connection.
+
+        Returns:
+            A handle, whose `cancel` takes the callback back.
+
+        Raises:
+            RuntimeError: the server does not run, or this is a forked child.
+            TypeError: `fn` is no function that can be called.
+            MemoryError: memory ran out; nothing was scheduled.
+        """
+        return _core_of(self).call_soon(fn, *args)
+
+    def call_later(
+        self, delay: float, fn: Callable[[Unpack[_Args]], object], /, *args: Unpack[_Args]
+    ) -> TimerHandle:
+        """Call ``fn(*args)`` on a worker when `delay` seconds have passed.
+
+        Never earlier. If the worker is not busy it is about a millisecond late, and up to five
+        when many timers go off. A delay of 0 or less is due at once; one that is infinite never
+        comes. For everything else see `call_soon`.
+
+        Raises:
+            ValueError: `delay` is not a number (NaN).
+        """
+        return _core_of(self).call_later(delay, fn, *args)
+
+    def call_every(
+        self, interval: float, fn: Callable[[Unpack[_Args]], object], /, *args: Unpack[_Args]
+    ) -> TimerHandle:
+        """Call ``fn(*args)`` on a worker every `interval` seconds until it is cancelled.
+
+        The first time is one interval from now. Each deadline is one interval after the one
+        before, so it does not drift; deadlines that a busy worker has missed are left out. It runs
+        once in a millisecond at most. For everything else see `call_soon`.
+
+        Raises:
+            ValueError: `interval` is not above 0.
+        """
+        return _core_of(self).call_every(interval, fn, *args)
+
     # ---- State.
+
+    def __repr__(self) -> str:
+        """Return class, state, address, back-end and number of connections; it never raises."""
+        return f"<{type(self).__name__} {_description(self)}>"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -382,10 +549,57 @@ def _core_of(server: Server) -> _Core:
     return core
 
 
-def _on_stopped(_server: Server, core: _Core, stopped: Stopped) -> None:
+def _description(server: Server) -> str:
+    try:
+        core = _core_of(server)
+    except RuntimeError:
+        return "not initialised"
+    state = core.state()
+    if state not in ("running", "stopping", "stopped"):
+        return state
+    address = core.address()
+    assert address is not None
+    return (
+        f"{state} address={_shown(address)} backend={core.backend()} "
+        f"connections={core.connection_count()}"
+    )
+
+
+def _shown(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _log_state(server: Server, core: _Core, state: str) -> None:
+    # A server that nobody wants to hear of costs no record.
+    address = core.address() if logger.isEnabledFor(logging.INFO) else None
+    if address is not None:
+        name = type(server).__name__
+        logger.info("%s %s on %s with %s", name, state, _shown(address), core.backend())
+
+
+def _on_stopped(server: Server, core: _Core, stopped: Stopped) -> None:
     """Note that a run is over. The pending call keeps the server alive until then."""
-    _running.discard(core)
-    stopped.set()
+    try:
+        _log_state(server, core, "has stopped")
+    finally:
+        stopped.set()
+        # Last: the end of the interpreter waits for the cores that are in there.
+        _running.discard(core)
+
+
+def _refuse_in_hook(method: str) -> None:
+    if _core._on_worker_thread():
+        raise RuntimeError(
+            f"{method}() was called in a hook: the server cannot stop before the hook returns, so "
+            "it would wait forever"
+        )
+
+
+def _stopped_of(core: _Core) -> Stopped:
+    if core.stopped is None:
+        raise RuntimeError("the server was never started; call start() first")
+    return core.stopped
 
 
 _OPTION_NAMES = frozenset(inspect.signature(Server.start).parameters) - {"self", "zero_copy"}
@@ -409,7 +623,7 @@ def _stop_all() -> None:
     """Stop every server before the interpreter ends: no thread may ask for the GIL then."""
     _core._refuse_starts()
     for core in list(_running):
-        if core.running():
+        with contextlib.suppress(RuntimeError):  # a forked child
             core.shutdown(0.0)
 
 

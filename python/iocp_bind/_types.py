@@ -29,47 +29,61 @@ class CloseReason(enum.IntEnum):
     """`Server.shutdown` closed it."""
     HOOK_ERROR = 8
     """An exception left a hook."""
+    RECEIVE_TIMEOUT = 9
+    """Nothing was received for `receive_timeout`, whatever was sent."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """The counters of a server since `start`. Nothing stops while they are read."""
+    """The figures of a server since `start`. Nothing stops while they are read.
+
+    A counter only grows, until the next `start`; a gauge is how many there are at this moment.
+    """
 
     accepted: int
-    """Connections taken from the system."""
+    """Connections taken from the system. Counter."""
     refused: int
-    """Accepted connections that were reset because the server was full or stopping."""
+    """Accepted connections that were reset because the server was full or stopping. Counter."""
     accept_errors: int
-    """Accepts that failed, for any reason."""
+    """Accepts that failed, for any reason. Counter."""
     established: int
-    """Connections that were established, whether or not the hook is overridden."""
+    """Connections that were established, whether or not the hook is overridden. Counter."""
     closed: dict[CloseReason, int]
-    """Established connections that have ended, by reason."""
+    """Established connections that have ended, by reason. Counters."""
     connections: int
-    """Connections that exist now."""
+    """Connections that exist now. Gauge."""
     reads: int
-    """Receives that brought data."""
+    """Receives that brought data. Counter."""
     writes: int
-    """Send operations of which the system took bytes."""
+    """Send operations of which the system took bytes. Counter."""
     bytes_received: int
+    """Bytes that clients sent and the server received. Counter."""
     bytes_sent: int
+    """Bytes that the system took to send. Counter."""
     hook_calls: int
+    """Calls of hooks and of callbacks. Counter."""
     hook_errors: int
-    """Exceptions that left a hook."""
+    """Exceptions that left a hook or a callback. Counter."""
     hook_batches: int
-    """How often the GIL was taken, each time for all hooks that were due."""
+    """How often the GIL was taken, each time for all hooks that were due. Counter."""
     gil_wait_seconds: float
-    """Time spent waiting for the GIL."""
+    """Seconds spent waiting for the GIL, by all workers together. Counter."""
     hook_seconds: float
-    """Time spent in hooks, with the GIL held."""
+    """Seconds spent in hooks, with the GIL held, by all workers together. Counter."""
     buffers_in_use: int
-    """Receive buffers whose data is still in use."""
+    """Receive buffers whose data is still in use. Gauge."""
     free_buffers: int
-    """Receive buffers that are kept for reuse, or that the system has for data to come."""
+    """Receive buffers kept for reuse, or that the system has for data to come. Gauge."""
     free_contexts: int
-    """Connection objects that are kept for reuse."""
+    """Connection objects that are kept for reuse. Gauge."""
     pending_accepts: int
-    """Accept operations that the system has now."""
+    """Accept operations that the system has now. Gauge."""
+    sends_refused: int
+    """Calls of `Connection.send` and `writelines` that raised `SendBacklogFull`. Counter."""
+    broadcasts_skipped: int
+    """Connections that were left out of a broadcast because their backlog was full. Counter."""
+    send_backlog: int
+    """Bytes that all connections have accepted and the system has not taken yet. Gauge."""
 
 
 @dataclasses.dataclass(frozen=True)

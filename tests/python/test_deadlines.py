@@ -64,21 +64,25 @@ def keep_worker(conn: Connection, data: bytes, seconds: float = KEPT) -> None:
         conn.send(b"done")
 
 
+@pytest.mark.parametrize("timeout", ["idle_timeout", "receive_timeout"])
 @pytest.mark.parametrize(("count", "hooks"), [(FEW, 1), full_load(MANY, 2)])
 def test_who_speaks_while_a_hook_runs_is_not_idle(
-    serve: Serve, connect: Connect, count: int, hooks: int
+    serve: Serve, connect: Connect, count: int, hooks: int, timeout: str
 ) -> None:
-    server = serve(Recorder(read=keep_worker), idle_timeout=1.0)
+    server = serve(Recorder(read=keep_worker), **{timeout: 1.0})
     busy = connect(server)
     talkers = [connect(server) for _ in range(count)]
     silent = connect(server)
     conns = server.wait_count("established", count + 2)
+    # It waits for its answer without a word.
+    waits = next(e.conn for e in conns if e.conn.remote_address == busy.getsockname())
+    waits.receive_timeout = None
     with Talkers(talkers):
         for _ in range(hooks):
             busy.sendall(b"wait")
             assert recv_exact(busy, 4) == b"done"
             quiet = next(e.conn for e in conns if e.conn.remote_address == silent.getsockname())
-            assert server.wait_closed(quiet) is CloseReason.IDLE_TIMEOUT
+            assert server.wait_closed(quiet) is CloseReason[timeout.upper()]
             assert len(server.of("closing")) == 1
 
 
@@ -152,10 +156,13 @@ def test_who_takes_a_large_send_little_by_little_gets_all_of_it(
 
 
 @linux_only
+@pytest.mark.parametrize("timeout", ["idle_timeout", "receive_timeout"])
 @pytest.mark.parametrize("count", [FEW, full_load(MANY)])
-def test_who_speaks_while_the_process_is_stopped_is_not_idle(backend: str, count: int) -> None:
+def test_who_speaks_while_the_process_is_stopped_is_not_idle(
+    backend: str, count: int, timeout: str
+) -> None:
     with (
-        ServerChild(backend, "counting", idle_timeout=1.0) as child,
+        ServerChild(backend, "counting", **{timeout: 1.0}) as child,
         contextlib.ExitStack() as opened,
     ):
         clients = [opened.enter_context(open_client(child.address)) for _ in range(count)]

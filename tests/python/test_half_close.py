@@ -244,7 +244,8 @@ def test_an_exception_in_the_hook_ends_the_connection(
 
 def test_an_exception_that_is_forgiven_ends_it_in_order(serve: Serve, connect: Connect) -> None:
     class Forgiving(HalfCloser):
-        def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
+        def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
+            assert conn is not None
             self._record("hook_error", conn, (hook, type(exc)))
 
     server = serve(Forgiving(end_of_stream=_fail))

@@ -157,10 +157,10 @@ def test_what_was_queued_for_a_failed_connection_is_not_delivered(
 
 
 def test_on_hook_error_may_decide_otherwise(serve: Serve, connect: Connect) -> None:
-    seen: list[tuple[Connection, str, BaseException]] = []
+    seen: list[tuple[Connection | None, str, BaseException]] = []
 
     class Forgiving(Recorder):
-        def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
+        def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
             seen.append((conn, hook, exc))
 
     def read(conn: Connection, data: bytes) -> None:
@@ -193,7 +193,7 @@ def test_on_hook_error_gets_the_name_of_the_hook(
             if event == hook:
                 raise ValueError(hook)
 
-        def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
+        def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
             seen.append(hook)
 
     server = serve(Told(read=echo_back))
@@ -218,7 +218,7 @@ def test_a_failing_on_hook_error_ends_nothing_but_the_connection(
     monkeypatch.setattr(sys, "unraisablehook", lambda args: unraisable.append(args.exc_type))
 
     class Worse(Recorder):
-        def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
+        def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
             raise LookupError("worse")
 
     def read(conn: Connection, data: bytes) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 from support import (
+    DEADLINE,
     Connect,
     Echo,
     Logs,
@@ -178,30 +182,54 @@ def test_refuse_in_a_rush_never_has_more_than_allowed(
 # ---- Sends.
 
 
+class Hold:
+    """A read hook that keeps its worker for as long as the test wants.
+
+    Nothing is offered to the system meanwhile, so the limit counts sixteen times.
+    """
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.over = threading.Event()
+        self.conn: Connection | None = None
+
+    def __call__(self, conn: Connection, data: object) -> None:
+        if not self.over.is_set():
+            self.conn = conn
+            self.entered.set()
+            assert self.over.wait(DEADLINE)
+
+    @contextlib.contextmanager
+    def hold(self, client: socket.socket) -> Iterator[Connection]:
+        client.sendall(b"hold")
+        assert self.entered.wait(DEADLINE)
+        assert self.conn is not None
+        try:
+            yield self.conn
+        finally:
+            self.over.set()
+
+
 def test_below_the_limit_any_size_is_taken_at_it_nothing_is(serve: Serve, connect: Connect) -> None:
-    """D23: exact. In a hook nothing is written until the batch is over, so it can be counted.
+    """D23: exact.
 
     A send of 999 bytes is in a block of 2048, one of up to 208 in a block of 256.
     """
-    seen: list[object] = []
-
-    def established(conn: Connection) -> None:
-        seen.append(conn.send(b"a" * 999))
-        seen.append(conn.send(b"b"))  # reaches the limit
+    hold = Hold()
+    server = serve(Recorder(read=hold), send_backlog_limit=(2048 + 256) // 16)
+    client = connect(server)
+    with hold.hold(client) as conn:
+        assert conn.send(b"a" * 999)
+        assert conn.send(b"b")  # reaches the limit
         for attempt in (b"c", b"", bytes(100_000)):
             with pytest.raises(SendBacklogFull):
                 conn.send(attempt)
             with pytest.raises(SendBacklogFull):
                 conn.writelines([attempt])
-        seen.append(conn.send_backlog)
-        seen.append(conn.is_open)
-
-    server = serve(Recorder(established=established), send_backlog_limit=2048 + 256)
-    client = connect(server)
+        assert conn.send_backlog == 1000
+        assert conn.is_open
     assert recv_exact(client, 1000) == b"a" * 999 + b"b"
     assert [e.value for e in server.wait_count("write", 2)] == [999, 1]
-    assert seen == [True, True, 1000, True]
-    conn = server.wait_connection()
     assert conn.send(b"room again")
     assert recv_exact(client, 10) == b"room again"
     # A refused send never comes, neither as bytes nor as a completion.
@@ -213,19 +241,16 @@ def test_below_the_limit_any_size_is_taken_at_it_nothing_is(serve: Serve, connec
 def test_one_byte_below_the_limit_a_large_send_is_taken(serve: Serve, connect: Connect) -> None:
     size = 8 << 20
     data = pattern(size)
-    seen: list[object] = []
-
-    def established(conn: Connection) -> None:
-        seen.append(conn.send(b"a" * 999))
-        seen.append(conn.send(data))
+    hold = Hold()
+    server = serve(Recorder(read=hold), send_backlog_limit=2048 // 16 + 1)
+    client = connect(server)
+    with hold.hold(client) as conn:
+        assert conn.send(b"a" * 999)
+        assert conn.send(data)
         with pytest.raises(SendBacklogFull):
             conn.send(b"c")
-        seen.append(conn.send_backlog)
-
-    server = serve(Recorder(established=established), send_backlog_limit=2048 + 1)
-    client = connect(server)
+        assert conn.send_backlog == 999 + size
     assert recv_exact(client, 999 + size) == b"a" * 999 + data
-    assert seen == [True, True, 999 + size]
 
 
 def test_a_client_that_does_not_read_fills_the_backlog(serve: Serve, connect: Connect) -> None:
@@ -250,17 +275,20 @@ def test_a_client_that_does_not_read_fills_the_backlog(serve: Serve, connect: Co
 def test_small_sends_count_with_the_memory_they_take(
     serve: Serve, connect: Connect, told: bool
 ) -> None:
-    """256 bytes each. Where nobody wants their completions they share a block, and an empty one
-    takes nothing.
+    """256 bytes each. Where nobody wants their completions they share blocks of 4096, after the
+    first, and an empty one takes nothing.
     """
+    hold = Hold()
 
     class Plain(iocp_bind.Server):
-        def on_connection_established(self, conn: Connection) -> None:
-            established(conn)
+        def on_read_completed(self, conn: Connection, data: bytes) -> None:
+            hold(conn, data)
 
     accepted: list[int] = []
-
-    def established(conn: Connection) -> None:
+    recorder = Recorder(read=hold)
+    server = serve(recorder if told else Plain(), send_backlog_limit=256 * 100 // 16)
+    client = connect(server)
+    with hold.hold(client) as conn:
         for data in (b"", b"x"):
             count = 0
             with contextlib.suppress(SendBacklogFull):
@@ -269,55 +297,43 @@ def test_small_sends_count_with_the_memory_they_take(
                     count += 1
             accepted.append(count)
             assert conn.send_backlog == (0 if told or not data else count)
-
-    recorder = Recorder(established=established)
-    server = serve(recorder if told else Plain(), send_backlog_limit=256 * 100)
-    client = connect(server)
     if told:
         recorder.wait_count("write", 100)
         assert accepted == [100, 0]
     else:
-        room = 256 - 48
-        assert recv_exact(client, 99 * room + 1) == b"x" * (99 * room + 1)
-        assert accepted == [30_000, 99 * room + 1]
+        most = (256 - 48) + 6 * (4096 - 48) + 1
+        assert accepted == [30_000, most]
+        assert recv_exact(client, most) == b"x" * most
 
 
 def test_max_pending_sends_is_exact(serve: Serve, connect: Connect) -> None:
-    seen: list[object] = []
-
-    def established(conn: Connection) -> None:
-        seen.append(conn.send(b"1"))
-        seen.append(conn.writelines([b"2", b"2"]))
-        seen.append(conn.send(b""))
+    hold = Hold()
+    server = serve(Recorder(read=hold), max_pending_sends=3)
+    client = connect(server)
+    with hold.hold(client) as conn:
+        assert conn.send(b"1")
+        assert conn.writelines([b"2", b"2"])
+        assert conn.send(b"")
         for _ in range(3):
             with pytest.raises(SendBacklogFull):
                 conn.send(b"4")
-        seen.append(conn.send_backlog)
-
-    server = serve(Recorder(established=established), max_pending_sends=3)
-    client = connect(server)
+        assert conn.send_backlog == 3
     assert recv_exact(client, 3) == b"122"
     assert [e.value for e in server.wait_count("write", 3)] == [1, 2, 0]
-    assert seen == [True, True, True, 3]
-    conn = server.wait_connection()
     assert conn.send(b"5")
     assert recv_exact(client, 1) == b"5"
 
 
 def test_broadcast_leaves_out_a_full_backlog(serve: Serve, connect: Connect) -> None:
-    counted: list[int] = []
-
-    def read(conn: Connection, data: bytes) -> None:
-        conn.send(b"x" * 10)
-        counted.append(server.broadcast(b"to all"))
-
-    server = serve(Recorder(read=read), send_backlog_limit=10)
+    hold = Hold()
+    server = serve(Recorder(read=hold), send_backlog_limit=16)
     full, other = connect(server), connect(server)
     server.wait_count("established", 2)
-    full.sendall(b"go")
+    with hold.hold(full) as conn:
+        assert conn.send(b"x" * 10)
+        assert server.broadcast(b"to all") == 1
     assert recv_exact(other, 6) == b"to all"
     assert recv_exact(full, 10) == b"x" * 10
-    assert counted == [1]
 
 
 def test_the_exception_says_what_to_do() -> None:

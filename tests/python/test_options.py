@@ -53,6 +53,7 @@ OPTIONS: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "established_on": (["connect", "first_data"], [1, None], ["accept", ""]),
     "first_data_timeout": ([None, 1, 0.5], ["1", True], [0, -1, 1e30, HUGE]),
     "idle_timeout": ([None, 1, 0.5], ["1", True], [0, -1, 1e30, HUGE]),
+    "receive_timeout": ([None, 1, 0.5], ["1", True], [0, -1, 1e30, HUGE]),
     "write_timeout": ([None, 1, 0.5], ["1", True], [0, -1, 1e30, HUGE]),
     "close_timeout": ([0, 0.5, 60], ["1", True, None], [-1, 1e30, HUGE]),
     "keepalive": (
@@ -67,7 +68,13 @@ OPTIONS: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
 }
 NOT_A_NUMBER = float("nan")
 INFINITE = float("inf")
-TIMEOUTS = ["first_data_timeout", "idle_timeout", "write_timeout", "close_timeout"]
+TIMEOUTS = [
+    "first_data_timeout",
+    "idle_timeout",
+    "receive_timeout",
+    "write_timeout",
+    "close_timeout",
+]
 
 
 def _cases(which: int) -> list[Any]:
@@ -105,6 +112,7 @@ def test_this_file_knows_every_option_and_default() -> None:
         "established_on": "connect",
         "first_data_timeout": 120.0,
         "idle_timeout": None,
+        "receive_timeout": None,
         "write_timeout": None,
         "close_timeout": 5.0,
         "keepalive": (5.0, 1.0),

@@ -248,6 +248,7 @@ HOOKS = {
     "on_connection_established": 1,
     "on_read_completed": 2,
     "on_write_completed": 2,
+    "on_writable": 1,
     "on_connection_error": 2,
     "on_connection_closing": 2,
     "on_hook_error": 3,

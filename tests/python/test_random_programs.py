@@ -104,8 +104,9 @@ class Raised(Exception):
 class Subject(Recorder):
     """The server: an exception that is on purpose ends its connection, any other is logged too."""
 
-    def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
+    def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
         if isinstance(exc, Raised):
+            assert conn is not None
             conn.abort()
         else:
             super().on_hook_error(conn, hook, exc)

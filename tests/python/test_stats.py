@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import threading
 from typing import Any
 
@@ -44,7 +46,29 @@ COUNTERS = {
     "free_buffers": int,
     "free_contexts": int,
     "pending_accepts": int,
+    "sends_refused": int,
+    "broadcasts_skipped": int,
+    "send_backlog": int,
 }
+
+
+def test_every_counter_says_what_it_is() -> None:
+    """A unit, and whether it is a counter or a gauge."""
+    (definition,) = ast.parse(inspect.getsource(Stats)).body
+    assert isinstance(definition, ast.ClassDef)
+    body = definition.body[1:]
+    documented = []
+    for field, doc in zip(body[::2], body[1::2], strict=True):
+        assert isinstance(field, ast.AnnAssign)
+        assert isinstance(field.target, ast.Name)
+        assert isinstance(doc, ast.Expr)
+        assert isinstance(doc.value, ast.Constant)
+        text = str(doc.value.value)
+        assert text.endswith((" Counter.", " Counters.", " Gauge.")), field.target.id
+        if field.target.id.endswith("_seconds"):
+            assert text.startswith("Seconds"), field.target.id
+        documented.append(field.target.id)
+    assert set(documented) == set(COUNTERS)
 
 
 def test_the_counters_are_those_of_the_design(serve: Serve) -> None:
@@ -97,7 +121,8 @@ def test_ends_are_counted_by_reason(serve: Serve, connect: Connect) -> None:
             conn.send(data)
 
     class Quiet(Recorder):
-        def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
+        def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
+            assert conn is not None
             conn._abort_for_hook_error()
 
     server = serve(Quiet(read=read), first_data_timeout=0.5)

@@ -160,7 +160,15 @@ server.start(port=0, backend=sys.argv[1])
     assert (done.code, done.stdout, done.stderr) == (0, "", "")
 
 
-METHODS = ["shutdown", "connections", "stats", "broadcast", "close_connection", "serve_forever"]
+METHODS = [
+    "shutdown",
+    "connections",
+    "stats",
+    "broadcast",
+    "close_connection",
+    "run",
+    "serve_forever",
+]
 PROPERTIES = ["address", "backend", "running", "connection_count"]
 
 
@@ -213,12 +221,16 @@ def test_a_server_cannot_be_copied(serve: Serve, connect: Connect, how: Any) -> 
 
 USES: dict[str, Any] = {
     "start": lambda server: server.start(port=0),
+    "run": lambda server: server.run(port=0),
     "serve_forever": lambda server: server.serve_forever(),
     "shutdown": lambda server: server.shutdown(),
     "with": lambda server: server.__exit__(None, None, None),
     "close_connection": lambda server: server.close_connection(None),
     "close_all_connections": lambda server: server.close_all_connections(),
     "broadcast": lambda server: server.broadcast(b"x"),
+    "call_soon": lambda server: server.call_soon(print),
+    "call_later": lambda server: server.call_later(1, print),
+    "call_every": lambda server: server.call_every(1, print),
     "connections": lambda server: server.connections(),
     "address": lambda server: server.address,
     "backend": lambda server: server.backend,
@@ -290,6 +302,9 @@ MISSPELT = {
     "OnEndOfStream": "did you mean on_end_of_stream?",
     "on_read_complete": "did you mean on_read_completed?",
     "on_write_complete": "did you mean on_write_completed?",
+    "OnConnectionWritable": "did you mean on_writable?",
+    "on_writeable": "did you mean on_writable?",
+    "on_drain": "did you mean on_writable?",
     "on_connection_closed": "did you mean on_connection_closing?",
     "on_connection_establish": "did you mean on_connection_established?",
     "on_hook_errors": "did you mean on_hook_error?",

@@ -16,10 +16,13 @@ from support import (
     echo_back,
     full_load,
     in_threads,
+    recv_exact,
+    recv_to_end,
     saw_end,
     saw_reset,
 )
 
+import iocp_bind
 from iocp_bind import CloseReason, Connection
 
 # A stalled machine must not fail a test: what comes too late is late by seconds here.
@@ -213,3 +216,196 @@ def test_a_pause_does_not_stop_the_clock_of_a_silent_client(serve: Serve, connec
     server = serve(Recorder(established=Connection.pause_reading), idle_timeout=0.3)
     connect(server)
     assert server.wait_closed(server.wait_connection()) is CloseReason.IDLE_TIMEOUT
+
+
+# ---- receive_timeout.
+
+
+def test_a_client_that_only_listens_is_silent(serve: Serve, connect: Connect) -> None:
+    """One of two clients speaks, and one is spoken to."""
+    server = serve(Recorder(), receive_timeout=1.0)
+    speaking, listening = connect(server), connect(server)
+    conns = {e.conn.remote_address: e.conn for e in server.wait_count("established", 2)}
+    listener = conns[listening.getsockname()]
+    began = time.monotonic()
+    pause = threading.Event()
+    while listener.send(b"y"):
+        assert time.monotonic() - began < LATE
+        speaking.sendall(b"x")
+        pause.wait(0.05)
+    assert time.monotonic() - began > 0.9
+    assert server.wait_closed(listener) is CloseReason.RECEIVE_TIMEOUT
+    assert server.hooks_of(listener)[-1] == "closing"
+    assert server.stats().closed[CloseReason.RECEIVE_TIMEOUT] == 1
+    assert set(recv_to_end(listening)) == {ord("y")}, "all that was sent, and the end of the stream"
+    assert conns[speaking.getsockname()].is_open
+
+
+@pytest.mark.parametrize("by", ["pause", "backlog"])
+def test_a_client_that_is_not_read_from_is_not_silent(
+    serve: Serve, connect: Connect, by: str
+) -> None:
+    server = serve(
+        Recorder(), receive_timeout=0.5, write_high_water=100_000, send_backlog_limit=1 << 30
+    )
+    witness = connect(server)
+    client = connect(server, receive_buffer=4096)
+    conns = {e.conn.remote_address: e.conn for e in server.wait_count("established", 2)}
+    conn = conns[client.getsockname()]
+    size = 16 << 20
+    if by == "pause":
+        conn.pause_reading()
+    else:
+        conn.send(bytes(size))
+    # The other one had as much time.
+    assert server.wait_closed(conns[witness.getsockname()]) is CloseReason.RECEIVE_TIMEOUT
+    threading.Event().wait(0.3)
+    assert conn.is_open
+    if by == "pause":
+        conn.resume_reading()
+    else:
+        assert len(recv_exact(client, size)) == size
+    assert server.wait_closed(conn) is CloseReason.RECEIVE_TIMEOUT
+
+
+def test_a_client_that_has_ended_its_stream_is_not_silent(serve: Serve, connect: Connect) -> None:
+    ended = threading.Event()
+    server = serve(HalfCloser(ended), receive_timeout=0.4)
+    client, witness = connect(server), connect(server)
+    client.shutdown(socket.SHUT_WR)
+    assert ended.wait(LATE)
+    assert saw_end(witness)
+    assert not select.select([client], [], [], 0.5)[0]
+    (conn,) = server.connections()
+    conn.send(b"late")
+    conn.close()
+    assert recv_to_end(client) == b"late"
+
+
+class HalfCloser(iocp_bind.Server):
+    """Keeps a connection open after the end of the client's stream."""
+
+    def __init__(self, ended: threading.Event) -> None:
+        super().__init__()
+        self.ended = ended
+
+    def on_end_of_stream(self, conn: Connection) -> None:
+        self.ended.set()
+
+
+# ---- Timeouts of a connection's own.
+
+OWN = {
+    "idle_timeout": CloseReason.IDLE_TIMEOUT,
+    "receive_timeout": CloseReason.RECEIVE_TIMEOUT,
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("server_has", [None, 60.0])
+def test_a_connection_sets_its_own_timeout_in_a_hook(
+    serve: Serve, connect: Connect, name: str, server_has: float | None
+) -> None:
+    def read(conn: Connection, data: bytes) -> None:
+        setattr(conn, name, float(data))
+        conn.send(str(getattr(conn, name)).encode())
+
+    server = serve(Recorder(read=read), **{name: server_has})
+    own, other = connect(server), connect(server)
+    began = time.monotonic()
+    assert ask(own, b"0.3") == b"0.3"
+    assert saw_end(own)
+    assert 0.25 <= time.monotonic() - began < LATE
+    conn = server.wait_count("read")[0].conn
+    assert server.wait_closed(conn) is OWN[name]
+    assert ask(other, b"0.29") == b"0.29"
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_timeout_that_is_set_from_outside_holds_at_once(
+    serve: Serve, connect: Connect, name: str
+) -> None:
+    """Nothing happens on the connection that would wake its worker."""
+    server = serve(Recorder())
+    clients = [connect(server) for _ in range(2)]
+    conns = {e.conn.remote_address: e.conn for e in server.wait_count("established", 2)}
+    first, second = (conns[client.getsockname()] for client in clients)
+    threading.Event().wait(0.3)
+    assert getattr(first, name) is None
+    began = time.monotonic()
+    setattr(first, name, 0.2)  # more time has passed
+    assert server.wait_closed(first) is OWN[name]
+    assert time.monotonic() - began < LATE
+    setattr(second, name, 3600)
+    assert getattr(second, name) == 3600.0
+    setattr(second, name, 0.4)
+    assert server.wait_closed(second) is OWN[name]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_connection_goes_back_to_the_timeout_of_the_server(
+    serve: Serve, connect: Connect, name: str
+) -> None:
+    def established(conn: Connection) -> None:
+        setattr(conn, name, None)
+
+    server = serve(Recorder(established=established), **{name: 0.5})
+    client = connect(server)
+    conn = server.wait_connection()
+    assert getattr(conn, name) is None
+    assert not select.select([client], [], [], 1.0)[0], "it has no timeout"
+    delattr(conn, name)
+    assert getattr(conn, name) == 0.5
+    assert server.wait_closed(conn) is OWN[name]
+    # A dead handle answers, and does nothing.
+    setattr(conn, name, 7)
+    delattr(conn, name)
+    assert getattr(conn, name) == 0.5
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_bad_timeout_of_a_connection_is_refused(
+    serve: Serve, connect: Connect, name: str
+) -> None:
+    server = serve(Recorder(read=echo_back))
+    client = connect(server)
+    conn = server.wait_connection()
+    setattr(conn, name, 60)
+    for wrong in ("1", True, b"1", [], object()):
+        with pytest.raises(TypeError, match=f"{name} must be a number of seconds"):
+            setattr(conn, name, wrong)
+    for bad in (0, -1, 0.0001, 1e9, 1e30, 10**400, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"{name} (must be|is out of range)"):
+            setattr(conn, name, bad)
+    assert getattr(conn, name) == 60.0
+    assert ask(client, b"x") == b"x"
+    conn.abort()
+    server.wait_closed(conn)
+    with pytest.raises(ValueError, match=name):
+        setattr(conn, name, 0)
+
+
+def test_timeouts_are_set_from_many_threads_while_clients_talk(
+    serve: Serve, connect: Connect
+) -> None:
+    server = serve(Recorder(read=echo_back), receive_timeout=30.0)
+    clients = [connect(server) for _ in range(4)]
+    conns = [event.conn for event in server.wait_count("established", 4)]
+
+    def run(index: int) -> None:
+        for _ in range(100):
+            if index < 4:
+                assert ask(clients[index], b"x") == b"x"
+                continue
+            for conn in conns:
+                conn.idle_timeout = 10.0 + index
+                conn.receive_timeout = None if index % 2 else 20.0
+                del conn.receive_timeout
+
+    in_threads(7, run)
+    assert all(conn.is_open for conn in conns)
+    for conn in conns:
+        del conn.idle_timeout
+        conn.receive_timeout = 0.2
+    server.wait_count("closing", 4)
+    assert server.reasons() == [CloseReason.RECEIVE_TIMEOUT] * 4

@@ -55,6 +55,8 @@ class Mine(iocp_bind.Server):
 
     def on_write_completed(self, conn: Connection, nbytes: int) -> None: ...
 
+    def on_writable(self, conn: Connection) -> None: ...
+
     def on_connection_error(self, conn: Connection, error: OSError) -> None:
         print(error.errno)
 
@@ -73,7 +75,7 @@ with Mine() as server:
     reveal_type(server.address)
     reveal_type(server.connections())
     reveal_type(server.stats().closed[CloseReason.SHUTDOWN])
-    server.broadcast(b"x", exclude=None)
+    server.broadcast(b"x", exclude=None, to=set(server.connections()), on_full=Connection.abort)
     server.shutdown(timeout=1)
 reveal_type(iocp_bind.backends()["epoll"].available)
 reveal_type(iocp_bind.__version__)
@@ -151,6 +153,7 @@ def test_what_is_public_is_what_the_design_names() -> None:
         "SendBacklogFull",
         "Server",
         "Stats",
+        "TimerHandle",
         "__version__",
         "backends",
     }
@@ -164,6 +167,7 @@ def test_what_is_public_is_what_the_design_names() -> None:
         "WRITE_TIMEOUT",
         "SHUTDOWN",
         "HOOK_ERROR",
+        "RECEIVE_TIMEOUT",
     ]
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", iocp_bind.__version__)
 

@@ -54,7 +54,7 @@ def test_the_view_is_released_when_the_hook_fails(serve: Serve, connect: Connect
     kept: list[memoryview] = []
 
     class Forgiving(Recorder):
-        def on_hook_error(self, conn: Connection, hook: str, exc: BaseException) -> None:
+        def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
             pass
 
     def read(conn: Connection, view: memoryview) -> None:

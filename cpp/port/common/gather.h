@@ -6,6 +6,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <new>
 #include <utility>
@@ -22,6 +23,31 @@ inline msghdr MessageOf(const Piece* pieces, std::size_t count) {
   message.msg_iov = reinterpret_cast<iovec*>(const_cast<Piece*>(pieces));
   message.msg_iovlen = count;
   return message;
+}
+
+// Writes what a non-blocking write takes. The answer is that of sendmsg, never EINTR.
+inline ssize_t SendPieces(int descriptor, const Piece* pieces, std::size_t count) {
+  constexpr int kFlags = MSG_NOSIGNAL | MSG_DONTWAIT;
+  ssize_t sent = 0;
+  do {
+    if (count == 1) {
+      sent = ::send(descriptor, pieces->data, pieces->size, kFlags);
+    } else {
+      const msghdr message = MessageOf(pieces, count);
+      sent = ::sendmsg(descriptor, &message, kFlags);
+    }
+  } while (sent < 0 && errno == EINTR);
+  return sent;
+}
+
+// The answer of SendPieces in terms of CompletionPort::SendNow. A fatal error goes to
+// `error_number`, as the socket reports it only once.
+inline std::size_t TakenBySendNow(ssize_t sent, int* error_number) {
+  if (sent >= 0) return static_cast<std::size_t>(sent);
+  const bool passes =
+      errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM;
+  if (!passes) *error_number = errno;
+  return 0;
 }
 
 // Several pieces. The system may read all of this until the send has ended.

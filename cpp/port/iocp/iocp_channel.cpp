@@ -194,6 +194,11 @@ void IocpPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   }
 }
 
+// All is left to the overlapped send, which ends when the peer has had room for it.
+std::size_t IocpPort::SendNow(Socket& /*socket*/, const Piece* /*pieces*/, std::size_t /*count*/) {
+  return 0;
+}
+
 void IocpPort::CompleteSend(IocpChannel& channel, int code, DWORD bytes, Batch& batch) {
   Completion& completion = batch.Add(Operation::kSend, &channel.socket);
   if (code == 0) {

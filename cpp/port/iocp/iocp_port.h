@@ -32,6 +32,7 @@ class IocpPort final : public CompletionPort {
   void Pause(Socket& socket) override;
   void Resume(Socket& socket) override;
   void Send(Socket& socket, const Piece* pieces, std::size_t count) override;
+  std::size_t SendNow(Socket& socket, const Piece* pieces, std::size_t count) override;
   void ShutdownSend(Socket& socket) override;
   void Cancel(Socket& socket) override;
   void Close(Socket& socket, bool reset) override;

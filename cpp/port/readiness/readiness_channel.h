@@ -20,6 +20,7 @@ struct ReadinessChannel {
   Error receive_error;               // of the receive, or the accept, that has ended
   Error send_error;      // of the send that has ended; of an accept that failed, for a listener
   std::size_t sent = 0;  // of the send that has ended
+  int now_error = 0;     // that SendNow met, for the next Send to report; 0: none
   bool counted = false;  // true exactly when it is in ReadinessPort::accepting_
   KeptPieces pieces;     // of a send that waits until the socket can be written
 

@@ -115,6 +115,12 @@ void ReadinessPort::Resume(Socket& socket) {
 
 void ReadinessPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   Channel& channel = ChannelOf(socket);
+  if (channel.now_error != 0) {
+    channel.sent = 0;
+    channel.send_error = ErrorFromCode(channel.now_error);
+    AddResult(channel, kSendEnded);
+    return;
+  }
   if (TrySend(socket, pieces, count)) {
     AddResult(channel, kSendEnded);
     return;
@@ -122,6 +128,15 @@ void ReadinessPort::Send(Socket& socket, const Piece* pieces, std::size_t count)
   channel.pieces.Keep(pieces, count, free_gathers_);
   socket.state |= kSending;
   Watch(socket);
+}
+
+std::size_t ReadinessPort::SendNow(Socket& socket, const Piece* pieces, std::size_t count) {
+  Channel& channel = ChannelOf(socket);
+  if (channel.now_error != 0 || broken_) return 0;
+  const std::size_t taken =
+      TakenBySendNow(SendPieces(Descriptor(socket), pieces, count), &channel.now_error);
+  if (channel.now_error != 0) socket.state |= kBroken;
+  return taken;
 }
 
 void ReadinessPort::ShutdownSend(Socket& socket) {
@@ -370,15 +385,7 @@ void ReadinessPort::FinishSend(Socket& socket, Batch& batch) {
 
 // Notes the result in the channel; false when it would block.
 bool ReadinessPort::TrySend(Socket& socket, const Piece* pieces, std::size_t count) {
-  ssize_t sent = 0;
-  do {
-    if (count == 1) {
-      sent = ::send(Descriptor(socket), pieces->data, pieces->size, MSG_NOSIGNAL);
-    } else {
-      const msghdr message = MessageOf(pieces, count);
-      sent = ::sendmsg(Descriptor(socket), &message, MSG_NOSIGNAL);
-    }
-  } while (sent < 0 && errno == EINTR);
+  const ssize_t sent = SendPieces(Descriptor(socket), pieces, count);
   if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return false;
   Channel& channel = ChannelOf(socket);
   if (sent < 0) {

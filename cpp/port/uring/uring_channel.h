@@ -74,6 +74,7 @@ struct UringPort::Channel {
   // longer on the socket, and a receive would see an end of stream where there was none (R7).
   bool broken = false;
   bool send_shut = false;  // true exactly when ShutdownSend was called
+  int now_error = 0;       // that SendNow met, for the next Send to report; 0: none
   // The last Wait (UringPort::waits_) that left a completion of the receive, or of the send, in the
   // ring.
   std::uint64_t receive_left_by = 0;

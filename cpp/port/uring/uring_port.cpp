@@ -135,6 +135,17 @@ void UringPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   channel.pieces.Keep(pieces, count, free_gathers_);
 }
 
+// Outside of the ring: the bytes go before those of any later Send, and the answer is there at
+// once.
+std::size_t UringPort::SendNow(Socket& socket, const Piece* pieces, std::size_t count) {
+  Channel& channel = ChannelOf(socket);
+  if (channel.now_error != 0 || !has_ring_) return 0;
+  const std::size_t taken =
+      TakenBySendNow(SendPieces(DescriptorOf(socket), pieces, count), &channel.now_error);
+  channel.broken = channel.broken || channel.now_error != 0;
+  return taken;
+}
+
 void UringPort::ShutdownSend(Socket& socket) {
   ChannelOf(socket).send_shut = true;
   ::shutdown(DescriptorOf(socket), SHUT_WR);
@@ -314,6 +325,11 @@ bool UringPort::SettleSend(Channel& channel, Batch& batch) {
   if (channel.cancel_send) {
     if (batch.full()) return false;
     EndSend(channel, ErrorFromCode(ECANCELED), 0, batch);
+    return true;
+  }
+  if (channel.now_error != 0) {
+    if (batch.full()) return false;
+    EndSend(channel, ErrorFromCode(channel.now_error), 0, batch);
     return true;
   }
   return channel.delayed || SubmitSend(channel);

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
-from types import FrameType
+from typing import Any
 
 import iocp_bind
 from iocp_bind import CloseReason, Connection
 from iocp_bind._commands._output import say
 
+# Seconds that clients get to end their side.
+SHUTDOWN_TIMEOUT = 0.5
+
 
 class EchoServer(iocp_bind.Server):
-    """Sends back what it receives."""
+    """Sends back what it receives; says where it listens."""
+
+    def __init__(self, shutdown_event: str | None) -> None:
+        """Make one that stops when the Windows event of that name is set."""
+        super().__init__()
+        self.shutdown_event = shutdown_event
+
+    def start(self, *args: Any, **options: Any) -> None:
+        """Start, then look at the event: one that is set would be used up before."""
+        super().start(*args, **options)
+        if self.shutdown_event is not None:
+            _stop_at_event(self.shutdown_event, self)
+        host, port = self.address
+        say(f"echo server listening on {host}:{port} with {self.backend}; Ctrl-C ends it")
 
     def on_read_completed(self, conn: Connection, data: bytes) -> None:
         """Echo."""
@@ -83,29 +98,15 @@ def run(
     shutdown_event: str | None,
 ) -> int:
     """Serve until Ctrl-C, Ctrl-Break or SIGTERM, or until the event named `shutdown_event`."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    server = EchoServer() if quiet else ReportingEchoServer()
-    signal.signal(signal.SIGTERM, stop)
-    if sys.platform == "win32":
-        signal.signal(signal.SIGBREAK, stop)
+    server = (EchoServer if quiet else ReportingEchoServer)(shutdown_event)
     try:
-        with server:
-            server.start(host, port, backend=backend, workers=workers)  # type: ignore[arg-type]
-            if shutdown_event is not None:
-                # Not earlier: an event that is already set would stop a server that does not run
-                # yet, and be used up.
-                _stop_at_event(shutdown_event, server)
-            bound_host, bound_port = server.address
-            say(
-                f"echo server listening on {bound_host}:{bound_port} with {server.backend}; "
-                "Ctrl-C ends it"
-            )
-            server.serve_forever()
-    except KeyboardInterrupt:
-        pass  # the `with` block has shut the server down
+        server.run(
+            host,
+            port,
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
+            backend=backend,  # type: ignore[arg-type]
+            workers=workers,
+        )
     except (OSError, ValueError, iocp_bind.BackendUnavailable) as error:
         print(f"iocp_bind echo: {error}", file=sys.stderr)
         return 1

@@ -268,6 +268,25 @@ TEST_P(ConformanceTest, R07_AResetThatOnlyASendSawIsAResetForTheReceiveToo) {
   EXPECT_EQ(end.end.kind, ErrorKind::kReset);
 }
 
+TEST_P(ConformanceTest, R07_AResetThatOnlySendNowSawIsAResetForSendAndReceive) {
+#ifdef _WIN32
+  if (real()) GTEST_SKIP() << "this port leaves all bytes to Send";
+#endif
+  PortDriver driver(world());
+  driver.receive = false;
+  ServerEnd& end = driver.Connect();
+  end.peer->Reset();
+  const Piece piece{"anybody there?", 14};
+  ASSERT_TRUE(driver.Until([&] { return driver.port().SendNow(end, &piece, 1) == 0; }));
+  EXPECT_EQ(driver.port().SendNow(end, &piece, 1), 0U);
+  driver.Send(end, &piece, 1);
+  ASSERT_TRUE(driver.Until([&] { return !end.sending; }));
+  EXPECT_EQ(end.send_error.kind, ErrorKind::kReset);
+  driver.Receive(end);
+  ASSERT_TRUE(driver.Until([&] { return end.ended; }));
+  EXPECT_EQ(end.end.kind, ErrorKind::kReset);
+}
+
 TEST_P(ConformanceTest, R07_AResetThatOnlyAReceiveSawIsAResetForTheSendToo) {
   PortDriver driver(world());
   ServerEnd& end = driver.Connect();

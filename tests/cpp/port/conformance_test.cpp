@@ -347,6 +347,39 @@ TEST_P(ConformanceTest, R04_AGatheredSendThatHasToWaitIsSentAsItWas) {
   EXPECT_TRUE(IsSame(end.peer_received, all));
 }
 
+TEST_P(ConformanceTest, R04_SendNowTakesWhatThereIsRoomForAndSendGoesOnBehindIt) {
+#ifdef _WIN32
+  if (real()) GTEST_SKIP() << "this port leaves all bytes to Send";
+#endif
+  PortDriver driver(world());
+  ServerEnd& end = driver.Connect();
+  end.peer_reads = false;
+  const std::string all = Pattern(kMoreThanFits, 10);
+  std::size_t at = 0;
+  for (bool takes_all = true; takes_all && at < all.size();) {
+    const std::size_t size = std::min<std::size_t>(all.size() - at, 70'000);
+    const Piece pieces[] = {{all.data() + at, size / 3},
+                            {all.data() + at + size / 3, size - size / 3}};
+    const std::size_t taken = driver.port().SendNow(end, pieces, 2);
+    ASSERT_LE(taken, size);
+    takes_all = taken == size;
+    at += taken;
+  }
+  EXPECT_GT(at, 0U);
+  ASSERT_LT(at, all.size()) << "the sockets took everything";
+  EXPECT_TRUE(driver.Settle());
+  EXPECT_EQ(end.sends, 0U) << "it has a completion";
+  driver.Write(end, all.substr(at));
+  end.peer_reads = true;
+  ASSERT_TRUE(driver.Until([&] { return end.peer_received.size() >= all.size(); }));
+  EXPECT_TRUE(driver.Until([&] { return end.AllWritten(); }));
+  EXPECT_TRUE(IsSame(end.peer_received, all));
+  // There is room again.
+  const Piece piece{"again", 5};
+  EXPECT_EQ(driver.port().SendNow(end, &piece, 1), 5U);
+  EXPECT_TRUE(driver.Until([&] { return end.peer_received.size() == all.size() + 5; }));
+}
+
 TEST_P(ConformanceTest, R04_BothDirectionsAtOnce) {
   PortDriver driver(world());
   ServerEnd& end = driver.Connect();

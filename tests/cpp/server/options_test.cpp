@@ -37,6 +37,7 @@ TEST(Options, EachBadOneIsRefusedByName) {
       {"write_low_water", [](Options& o) { o.write_low_water = o.write_high_water + 1; }},
       {"first_data_timeout", [](Options& o) { o.first_data_timeout = seconds(-1); }},
       {"idle_timeout", [](Options& o) { o.idle_timeout = seconds(0); }},
+      {"receive_timeout", [](Options& o) { o.receive_timeout = seconds(0); }},
       {"write_timeout", [](Options& o) { o.write_timeout = Duration::max(); }},
       {"close_timeout", [](Options& o) { o.close_timeout = seconds(-1); }},
       {"keepalive", [](Options& o) { o.keepalive->interval = seconds(0); }},

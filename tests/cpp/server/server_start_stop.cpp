@@ -115,7 +115,9 @@ TEST_P(ServerTest, ShutdownUnderLoadIsBoundedAndClosesEachOnce) {
 TEST_P(ServerTest, ShutdownFromAHookReturnsAtOnceAndGoesOnBehindIt) {
   std::atomic<bool> returned{false};
   handler_.on_read = [&](Connection&, Buffer&) {
+    EXPECT_FALSE(server_.stopping());
     server_.Shutdown(1s);
+    EXPECT_TRUE(server_.stopping());
     returned = true;
   };
   Start(On(2));
@@ -125,6 +127,7 @@ TEST_P(ServerTest, ShutdownFromAHookReturnsAtOnceAndGoesOnBehindIt) {
   EXPECT_EQ(client.WaitForEnd(), 0);
   client.Close();
   EXPECT_TRUE(server_.WaitUntilStopped(kDeadline));
+  EXPECT_FALSE(server_.stopping());
   EXPECT_TRUE(returned);
   EXPECT_EQ(Only().closed, CloseReason::kShutdown);
   handler_.on_read = nullptr;

@@ -141,10 +141,14 @@ TEST_P(ServerTest, TheLimitsAreExactAndAFullBacklogIsNotAClose) {
   options.max_pending_sends = 3;
   options.send_backlog_limit = 1000;
   std::vector<SendResult> results;
+  // Another thread sends while the worker is in a hook, so nothing is offered to the system.
   handler_.on_established = [&](Connection& connection) {
-    for (int i = 0; i < 4; ++i) results.push_back(connection.Send("1234567890", 10));
-    connection.Close();
-    results.push_back(connection.Send("x", 1));
+    std::thread sender([&] {
+      for (int i = 0; i < 4; ++i) results.push_back(connection.Send("1234567890", 10));
+      connection.Close();
+      results.push_back(connection.Send("x", 1));
+    });
+    sender.join();
   };
   Start(options);
   const Stopper stopper{server_};
@@ -271,11 +275,10 @@ TEST(OutboundTest, TheBacklogIsWhatItWasAtOneMoment) {
   Outbound outbound;
   std::atomic<bool> stop{false};
   std::thread writer([&] {
-    const Options options;
     const std::string_view byte = "x";
     SendMemory memory;
     while (!stop) {
-      outbound.Accept(outbound.queue(), SendItem::Copy(&byte, 1, &memory), options);
+      outbound.Accept(outbound.queue(), SendItem::Copy(&byte, 1, &memory));
       outbound.CountSent(1, &memory);
     }
   });
@@ -357,20 +360,6 @@ TEST_P(ServerTest, ABufferMovedOutKeepsItsBytes) {
   EXPECT_GE(server_.stats().buffers_in_use, 1U);
   server_.Shutdown(0s);
   EXPECT_EQ(kept.front().view(), "precious") << "bytes outlive the run";
-}
-
-TEST_P(ServerTest, BroadcastReachesAllButOne) {
-  Start(On(2));
-  std::vector<Client> clients;
-  for (int i = 0; i < 20; ++i) clients.emplace_back(server_.address());
-  ASSERT_TRUE(handler_.WaitFor([&] { return handler_.records.size() == 20; }));
-  const auto connections = server_.connections();
-  ASSERT_EQ(connections.size(), 20U);
-  EXPECT_EQ(server_.Broadcast("all", 3, connections.front().get()), 19U);
-  server_.CloseAllConnections();
-  int heard = 0;
-  for (const Client& client : clients) heard += client.Receive(4) == "all" ? 1 : 0;
-  EXPECT_EQ(heard, 19);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ports, ServerTest, ::testing::ValuesIn(AvailableBackends()),

@@ -43,6 +43,10 @@ class SharedPort final : public CompletionPort {
     const std::lock_guard lock(mutex_);
     port_.Send(socket, pieces, count);
   }
+  std::size_t SendNow(Socket& socket, const Piece* pieces, std::size_t count) override {
+    const std::lock_guard lock(mutex_);
+    return port_.SendNow(socket, pieces, count);
+  }
   void ShutdownSend(Socket& socket) override { Locked(&CompletionPort::ShutdownSend, socket); }
   void Cancel(Socket& socket) override { Locked(&CompletionPort::Cancel, socket); }
   void Close(Socket& socket, bool reset) override {

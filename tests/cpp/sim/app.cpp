@@ -8,6 +8,12 @@
 #include "session/session.h"
 
 namespace iocp::sim {
+namespace {
+
+// A backlog may grow to so many times its limit before the system has been asked to take it.
+constexpr std::size_t kMostTimesLimit = 16;
+
+}  // namespace
 
 // From the beginning of a hook to its end: hooks of one connection never overlap.
 class App::HookScope {
@@ -70,6 +76,9 @@ void App::OnConnectionEstablished(Connection& connection) {
   const StageStack* const stages = Session::Of(connection).outbound().stages();
   Check(stages == nullptr || stages->ready(), "established before its stages are ready");
   connection.user_data = &known;
+  known.idle_timeout = engine->options().idle_timeout;
+  known.receive_timeout = engine->options().receive_timeout;
+  known.silent_from = network_.now();  // it may have been accepted before, but nobody watched it
   living_.push_back(&known);
   ++established_;
   const HookScope scope(*this, known, "established", connection.remote_address().port);
@@ -100,6 +109,21 @@ void App::OnWriteCompleted(Connection& connection, std::size_t size) {
   Check(!known.unwritten.empty() && known.unwritten.front() == size,
         "a write was completed that is not the next");
   if (!known.unwritten.empty()) known.unwritten.pop_front();
+  Act(known, true);
+}
+
+void App::OnConnectionWritable(Connection& connection) {
+  const FailingMemory::Scope unarmed(false);
+  Known& known = Of(connection);
+  const HookScope scope(*this, known, "writable", connection.send_backlog());
+  Check(wants_writable, "writable, and nobody wants to know");
+  Check(!known.closed && !known.errored, "writable behind the end");
+  Check(connection.is_open() && !known.ended_here, "writable after close");
+  Check(!known.ended || known.kept_open, "writable behind an end that was to close");
+  LookForAFall(known);
+  Check(std::exchange(known.rose, false), "writable, and it was not above the high mark");
+  Check(known.fallen || known.may_have_fallen, "writable above the low mark");
+  known.may_have_fallen = false;
   Act(known, true);
 }
 
@@ -141,6 +165,7 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
   const HookScope scope(*this, known, "closing", static_cast<std::uint64_t>(reason));
   Check(!std::exchange(known.closed, true), "closing twice");
   Check(!connection.is_open(), "closing, and still open");
+  timers_.OnEnded(connection.id());
   Check(known.errored || reason != CloseReason::kError, "closed by an error that was not reported");
   Check(connection.send_backlog() == 0, "closed, and there is a backlog");
   Check(!wants_writes || known.unwritten.empty() || known.unwritten.front() != 0,
@@ -151,15 +176,19 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
     Check(known.ended_here || known.account->delivered == known.account->client_sent,
           "the peer's stream has ended before all of it was delivered");
   }
-  CheckTimeOut(connection.remote_address().port, reason);
+  CheckTimeOut(known, reason);
+  // A silent one may be taking it; behind stages it would lack the end of the stream.
+  Check(network_.left_to_take.erase(connection.remote_address().port) == 0 ||
+            (reason == CloseReason::kReceiveTimeout && !staged),
+        "closed in order, and the client has not taken all");
   ++closed_[static_cast<std::size_t>(reason)];
   std::erase(living_, &known);
   Act(known, true);
 }
 
 // Who spoke is not silent, and who takes bytes is not stuck, however long the hooks of others took.
-void App::CheckTimeOut(std::uint16_t port, CloseReason reason) {
-  const auto found = network_.given_up.find(port);
+void App::CheckTimeOut(const Known& known, CloseReason reason) {
+  const auto found = network_.given_up.find(known.connection->remote_address().port);
   if (found == network_.given_up.end()) return;
   const Network::GivenUp& end = found->second;
   const Options& options = engine->options();
@@ -169,10 +198,21 @@ void App::CheckTimeOut(std::uint16_t port, CloseReason reason) {
       Check(staged || (!end.speaks && !end.heard), "closed as silent, and it spoke");
       return;
     case CloseReason::kIdleTimeout:
-      Check(!end.speaks && end.at >= end.heard_at + *options.idle_timeout,
+      Check(known.idle_timeout && !end.speaks && end.at >= end.heard_at + *known.idle_timeout,
             "closed as idle, and it spoke");
       Check(!end.takes, "closed as idle, and it takes bytes");
       return;
+    case CloseReason::kReceiveTimeout: {
+      Duration silence = end.at - end.heard_at;
+      for (const auto& [from, to] : known.pauses) {
+        Check(to <= end.at, "closed by receive_timeout, and it was paused");
+        if (to > end.heard_at) silence -= to - std::max(from, end.heard_at);
+      }
+      Check(known.receive_timeout && !end.speaks && silence >= *known.receive_timeout,
+            "closed by receive_timeout, and it spoke");
+      Check(!known.ended, "closed by receive_timeout, and it had ended its stream");
+      return;
+    }
     case CloseReason::kWriteTimeout:
       Check(!end.takes && end.at >= end.took_at + *options.write_timeout,
             "closed by write_timeout, and it takes bytes");
@@ -190,6 +230,17 @@ void App::OnHookError(Connection& connection, Hook, const std::exception_ptr&) {
     throw std::runtime_error("a hook error in the handler of hook errors");
   }
   connection.Abort(CloseReason::kHookError);
+}
+
+void App::OnCallbackError(Connection* connection, CallKind kind, const std::exception_ptr& error) {
+  const FailingMemory::Scope unarmed(false);
+  Check(batches_ > 0, "the error of a callback outside a batch");
+  if (connection != nullptr) {
+    OnHookError(*connection, kHookAll, error);
+  } else {
+    network_.Note("callback error", static_cast<std::uint64_t>(kind), 0);
+    if (choices().Chance(0.2)) throw std::runtime_error("in the handler of a callback's error");
+  }
 }
 
 void App::OnConnectionReleased(Connection& connection) {
@@ -222,10 +273,12 @@ void App::Act(Known& known, bool in_hook) {
     if (!target.connection) return;  // it has ended while another worker moved
     Connection& connection = *target.connection;
     const std::uint64_t what = choices().Below(100);
-    if (what < 70) {
+    if (what < 62) {
       SendSome(target, choices().Chance(0.05)
                            ? 0
                            : choices().Size(choices().Chance(0.02) ? 300'000 : 4096));
+    } else if (what < 70) {
+      ActOnTimers(choices().Chance(0.2) ? nullptr : &target);
     } else if (what < 76) {
       network_.Note("close", connection.remote_address().port, 0);
       connection.Close();
@@ -238,12 +291,10 @@ void App::Act(Known& known, bool in_hook) {
       // In a hook of another connection it may come while a read is on its way into its hook.
       if (!in_hook || &target != &known) continue;
       network_.Note("pause", connection.remote_address().port, 0);
-      connection.PauseReading();
-      target.paused = true;
+      Pause(target);
     } else if (what < 95) {
       network_.Note("resume", connection.remote_address().port, 0);
-      target.paused = false;
-      connection.ResumeReading();
+      Resume(target);
     } else if (what < 97 && in_hook) {
       ++thrown_;
       throw std::runtime_error("by chance");
@@ -255,15 +306,172 @@ void App::Act(Known& known, bool in_hook) {
         SendSome(target, choices().Below(3));
       }
     } else {
+      if (what == 99) SetTimeout(target);
       yield();
     }
   }
 }
 
+// The charge rises with sends alone: before each of them it is as low as it was since the one
+// before.
+void App::LookForAFall(Known& known) {
+  const std::size_t charge = Session::Of(*known.connection).outbound().charge();
+  // A small limit may refuse a send when the backlog is below the low mark.
+  if (charge <= engine->options().write_low_water && charge < known.charge_at_rise) {
+    known.fallen = true;
+  }
+}
+
+// A backlog that is too long for its producer: above the high mark, or at a limit.
+void App::NoteRise(Known& known) {
+  known.rose = true;
+  known.fallen = false;
+  known.charge_at_rise = Session::Of(*known.connection).outbound().charge();
+}
+
+void App::CheckNobodyWaits() {
+  for (Known* known : living_) {
+    if (!known->connection || !known->connection->is_open()) continue;
+    LookForAFall(*known);
+    Check(!wants_writable || !known->rose || !known->fallen,
+          "a backlog has fallen, and it was not reported");
+  }
+}
+
+std::uint64_t App::SumOfBacklogs() const {
+  std::uint64_t sum = 0;
+  for (const auto& [id, known] : known_) {
+    if (known.connection) sum += known.connection->send_backlog();
+  }
+  return sum;
+}
+
+void App::Pause(Known& known) {
+  if (known.connection->is_open() && !known.paused) {
+    known.pauses.emplace_back(network_.now(), TimePoint::max());
+  }
+  known.paused = true;
+  known.connection->PauseReading();
+}
+
+void App::Resume(Known& known) {
+  if (known.connection->is_open() && known.paused) known.pauses.back().second = network_.now();
+  known.paused = false;
+  known.connection->ResumeReading();
+}
+
+void App::SetTimeout(Known& known) {
+  Connection& connection = *known.connection;
+  const bool idle = choices().Chance(0.3);
+  const std::uint64_t kind = choices().Below(4);
+  std::optional<Duration> value;
+  if (kind == 1) value = idle ? engine->options().idle_timeout : engine->options().receive_timeout;
+  if (kind > 1) value = std::chrono::milliseconds(choices().Size(20'000));
+  network_.Note(idle ? "idle timeout" : "receive timeout", connection.remote_address().port,
+                value ? static_cast<std::uint64_t>(value->count()) : 0);
+  if (connection.is_open()) {
+    // One that has become shorter may be up already. While it was off, a pause may have ended.
+    if (!idle) {
+      const bool was_off = !known.receive_timeout;
+      known.silent_from =
+          network_.now() - (was_off ? Duration::zero() : value.value_or(Duration()));
+    }
+    (idle ? known.idle_timeout : known.receive_timeout) = value;
+  }
+  if (kind == 1) {
+    idle ? connection.InheritIdleTimeout() : connection.InheritReceiveTimeout();
+  } else {
+    idle ? connection.SetIdleTimeout(value) : connection.SetReceiveTimeout(value);
+  }
+  Check(connection.idle_timeout() == known.idle_timeout &&
+            connection.receive_timeout() == known.receive_timeout,
+        "a timeout is not the one that was set");
+}
+
+// One tick of the wheel, and what faults may delay: the request of another thread, or a receive
+// that is under way.
+void App::CheckSilence(bool at_rest) {
+  constexpr std::chrono::milliseconds kLateness{120};
+  const Options& options = engine->options();
+  const TimePoint now = network_.now();
+  for (Known* known : living_) {
+    if (!known->connection) continue;
+    const Session& session = Session::Of(*known->connection);
+    const Outbound& outbound = session.outbound();
+    // Below the low mark it is read from in any case.
+    const bool held = known->paused || outbound.stages_full() ||
+                      (options.flow_control && outbound.charge() > options.write_low_water);
+    // Nobody has to act before the workers have had their turns.
+    const bool excused = held || !at_rest;
+    if (std::exchange(known->was_excused, excused) || excused) known->silent_from = now;
+    if (!at_rest || !known->receive_timeout || session.phase() != Phase::kOpen) continue;
+    const auto heard_at = network_.SilentSince(known->connection->remote_address().port);
+    if (!heard_at) continue;
+    const TimePoint since = std::max(*heard_at, known->silent_from);
+    Check(now <= since + *known->receive_timeout + kLateness,
+          "silent for longer than receive_timeout, and not closed");
+  }
+}
+
+void App::ActOnTimers(Known* known) try {
+  if (choices().Chance(0.3)) {
+    timers_.CancelOne();
+    return;
+  }
+  if (known != nullptr) {
+    Connection& connection = *known->connection;
+    timers_.Schedule(
+        connection.id(), known->closed, batches_, [this, known] { Called(known); },
+        [&](CallKind kind, Duration time, Callback callback) {
+          switch (kind) {
+            case CallKind::kSoon:
+              return connection.CallSoon(std::move(callback));
+            case CallKind::kLater:
+              return connection.CallLater(time, std::move(callback));
+            case CallKind::kEvery:
+              break;
+          }
+          return connection.CallEvery(time, std::move(callback));
+        });
+  } else {
+    timers_.Schedule(
+        0, false, batches_, [this] { Called(nullptr); },
+        [&](CallKind kind, Duration time, Callback callback) {
+          const bool every = kind == CallKind::kEvery;
+          return engine->Schedule(kind, time, every ? time : Duration(), std::move(callback));
+        });
+  }
+} catch (const std::bad_alloc&) {
+  ++thrown_;
+  throw;
+}
+
+void App::Called(Known* known) {
+  if (known != nullptr) {
+    Check(!known->closed && !known->errored && !known->released, "a callback behind the end");
+    const HookScope scope(*this, *known, "callback", 0);
+    Act(*known, true);
+    return;
+  }
+  ++hooks_;
+  Check(batches_ > 0, "a callback outside a batch");
+  Check(!std::exchange(server_called_, true), "callbacks of the server overlap");
+  const struct End {
+    bool& called;
+    ~End() { called = false; }
+  } end{server_called_};
+  network_.Note("callback of the server", 0, 0);
+  yield();
+  if (living_.empty() || !living_.front()->connection) return;
+  Act(*living_[choices().Below(living_.size())], false);
+}
+
 void App::SendSome(Known& known, std::size_t size) {
   Connection& connection = *known.connection;
+  LookForAFall(known);
   Account& account = *known.account;
   const bool was_closed = known.closed;
+  const std::uint64_t sent_now = network_.sent_now;
   std::string bytes = account.down.At(account.accepted, size);
   SendResult result{};
   // Known before it can be out.
@@ -312,17 +520,52 @@ void App::SendSome(Known& known, std::size_t size) {
   }
   network_.Note(result == SendResult::kAccepted ? "send" : "send refused",
                 connection.remote_address().port, size);
+  if (result == SendResult::kBacklogFull) CheckRefusal(connection);
   if (result != SendResult::kAccepted) {
+    if (result == SendResult::kBacklogFull) {
+      ++refused_;
+      NoteRise(known);
+      // Below the low mark any byte that leaves is a fall, which shows only at times.
+      known.may_have_fallen = true;
+    }
     known.unwritten.pop_back();
     account.accepted -= size;
     return;
+  }
+  if (Session::Of(connection).outbound().charge() > engine->options().write_high_water) {
+    NoteRise(known);
+  } else if (network_.sent_now != sent_now) {
+    known.may_have_fallen = true;
   }
   Check(!was_closed, "a send was accepted after closing");
   CheckMemory(connection);
 }
 
-// A queue takes memory up to the limit, and the send that was accepted just below it. A part of the
-// one at the front may be out; the heap rounds up.
+// Who takes whatever is offered is never refused. A worker offers what waits at the end of its
+// turn, and in a hook when the backlog is at the limit; other threads can only look at what it has
+// seen.
+void App::CheckRefusal(Connection& connection) {
+  Session& session = Session::Of(connection);
+  const Outbound& outbound = session.outbound();
+  const Options& options = engine->options();
+  if (options.max_pending_sends || staged || outbound.in_flight()) return;
+  if (outbound.charge() >= kMostTimesLimit * options.send_backlog_limit) return;
+  if (outbound.charge() < outbound.offer_from()) return;  // it was offered in this turn
+  const Owner* const owner = Owner::Current();
+  if (owner == nullptr || !session.ownership().IsOf(*owner) || session.phase() != Phase::kOpen) {
+    Check(network_.refused.count(connection.remote_address().port) != 0,
+          "a send is refused, and the system was never asked to take more");
+    return;
+  }
+  const LinkPtr link = network_.LinkOf(session.handle);
+  Check(link == nullptr || network_.broken_ports != 0 || network_.ResetArrived(*link, true) ||
+            (link->client_open && link->down.Space() == 0),
+        "a send is refused, and the system would take it");
+}
+
+// A queue takes memory up to a multiple of the limit, and the send that was accepted just below it.
+// A part of the one at the front may be out; the heap rounds up. Sends that wait for their
+// OnWriteCompleted take memory too.
 void App::CheckMemory(Connection& connection) {
   Session& session = Session::Of(connection);
   Inbox& inbox = session.inbox();
@@ -330,15 +573,16 @@ void App::CheckMemory(Connection& connection) {
   std::size_t taken = 0;
   std::size_t first = 0;
   std::size_t last = 0;
-  for (const SendQueue* queue : {&session.outbound().queue(), &inbox.sends()}) {
+  for (const SendQueue* queue :
+       {&session.outbound().ended(), &session.outbound().queue(), &inbox.sends()}) {
     for (const SendItem* item = queue->first(); item != nullptr; item = item->next) {
       const bool copied = item->data == reinterpret_cast<const char*>(item + 1);
       last = AllocatedBytes(item) + (copied ? 0 : item->size);
-      if (taken == 0) first = last;
+      if (item == session.outbound().queue().first()) first = last;
       taken += last;
     }
   }
-  const std::size_t most = engine->options().send_backlog_limit + first + last;
+  const std::size_t most = kMostTimesLimit * engine->options().send_backlog_limit + first + last;
   Check(taken <= most + taken / 16, "a backlog takes more memory than its limit allows");
 }
 
@@ -367,6 +611,10 @@ void App::ActFromOutside() {
     dead->Close();
     dead->Abort();
     dead->ResumeReading();
+    const std::optional<Duration> before = dead->receive_timeout();
+    dead->SetReceiveTimeout(std::chrono::hours(1));
+    dead->InheritIdleTimeout();
+    Check(dead->receive_timeout() == before, "a dead connection has taken a timeout");
     return;
   }
   if (living_.empty()) return;
@@ -385,8 +633,7 @@ void App::Stop() {
 
 void App::ResumeAll() {
   for (Known* known : living_) {
-    known->paused = false;
-    known->connection->ResumeReading();
+    Resume(*known);
     if (known->kept_open) {
       known->ended_here = true;
       known->connection->Close();
@@ -397,9 +644,12 @@ void App::ResumeAll() {
 void App::LetGo() {
   kept_.clear();
   dead_.clear();
+  timers_.LetGo();
   for (auto& [id, known] : known_) known.connection = ConnectionPtr();
 }
 
-bool App::AllReported() const { return living_.empty() && loans_ == 0 && batches_ == 0; }
+bool App::AllReported() const {
+  return living_.empty() && loans_ == 0 && batches_ == 0 && timers_.AllReturned();
+}
 
 }  // namespace iocp::sim

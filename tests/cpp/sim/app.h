@@ -9,12 +9,15 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
 #include "network.h"
 #include "pattern.h"
+#include "timers_oracle.h"
 
 namespace iocp::sim {
 
@@ -39,7 +42,7 @@ struct Account {
 class App final : public Handler {
  public:
   App(Network& network, std::map<std::uint16_t, Account>& accounts)
-      : network_(network), accounts_(accounts) {}
+      : network_(network), accounts_(accounts), timers_(network) {}
   ~App() override = default;
 
   // Given by the run.
@@ -48,9 +51,18 @@ class App final : public Handler {
   double liveliness = 0.5;      // how likely a hook is to do something more
   bool staged = false;          // true exactly when connections have stages
   bool wants_writes = true;     // true exactly when it has an OnWriteCompleted
+  bool wants_writable = true;   // true exactly when it has an OnConnectionWritable
 
+  // Oracle: while no worker has anything to do, no timer is late.
+  void CheckTimers() { timers_.CheckNoneIsLate(engine->stopping()); }
   // Oracle: no queue of a connection is longer than its bound.
   void CheckQueues();
+  // Oracle: nobody waits for an OnConnectionWritable, at a moment when no worker has anything to
+  // do.
+  void CheckNobodyWaits();
+  // Oracle: a connection is closed when its receive_timeout is over. Called whenever time is about
+  // to pass. `at_rest`: true exactly when no worker has anything to do at this moment.
+  void CheckSilence(bool at_rest);
   // One thing that a program may do to a connection, from outside of its hooks.
   void ActFromOutside();
   void ResumeAll();
@@ -59,6 +71,9 @@ class App final : public Handler {
   [[nodiscard]] std::uint64_t hooks() const { return hooks_; }
   [[nodiscard]] std::uint64_t thrown() const { return thrown_; }
   [[nodiscard]] std::uint64_t established() const { return established_; }
+  [[nodiscard]] std::uint64_t refused() const { return refused_; }
+  // Bytes that all connections have accepted and the system has not taken, as each one says.
+  [[nodiscard]] std::uint64_t SumOfBacklogs() const;
   [[nodiscard]] std::uint64_t closed(std::size_t reason) const { return closed_[reason]; }
   [[nodiscard]] bool stop_requested() const { return stop_requested_; }
   // True when every connection that was reported has been reported closed, and everything given to
@@ -68,13 +83,17 @@ class App final : public Handler {
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
   void OnWriteCompleted(Connection& connection, std::size_t size) override;
+  void OnConnectionWritable(Connection& connection) override;
   EndOfStream OnEndOfStream(Connection& connection) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
   void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& error) override;
+  void OnCallbackError(Connection* connection, CallKind kind,
+                       const std::exception_ptr& error) override;
   void OnConnectionReleased(Connection& connection) override;
   [[nodiscard]] unsigned WantedHooks() const override {
-    return wants_writes ? kHookAll : kHookAll & ~static_cast<unsigned>(kHookWrite);
+    return kHookAll & ~(wants_writes ? 0U : static_cast<unsigned>(kHookWrite)) &
+           ~(wants_writable ? 0U : static_cast<unsigned>(kHookWritable));
   }
   void OnBatchBegin() override;
   void OnBatchEnd() override;
@@ -89,18 +108,42 @@ class App final : public Handler {
     bool errored = false;
     bool closed = false;  // true exactly when its closing hook has begun
     bool released = false;
-    bool paused = false;                // true exactly when it was last asked to pause
-    bool ended_here = false;            // true exactly when we closed or aborted it
+    bool paused = false;      // true exactly when it was last asked to pause
+    bool ended_here = false;  // true exactly when we closed or aborted it
+    // True exactly when its backlog was above the high mark, or a send was refused, since the last
+    // OnConnectionWritable.
+    bool rose = false;
+    std::size_t charge_at_rise = 0;  // of its backlog
+    // True exactly when the system took bytes within a send since then, maybe down to the low mark.
+    bool may_have_fallen = false;
+    bool fallen = false;  // true exactly when it was at the low mark since it was last above
+    // As last set, or the server's.
+    std::optional<Duration> idle_timeout;
+    std::optional<Duration> receive_timeout;
+    // Its pauses, while it was open; the last one may last: its end is max then.
+    std::vector<std::pair<TimePoint, TimePoint>> pauses;
+    bool was_excused = false;           // as CheckSilence last found it
+    TimePoint silent_from{};            // its silence counts from here, or from a later moment
     std::deque<std::size_t> unwritten;  // sends that were accepted and not completed, by size
   };
   class HookScope;
   struct Loan;
 
   Known& Of(Connection& connection);
-  void CheckTimeOut(std::uint16_t port, CloseReason reason);
+  void CheckTimeOut(const Known& known, CloseReason reason);
+  void SetTimeout(Known& known);
+  void Pause(Known& known);
+  void Resume(Known& known);
   void Act(Known& known, bool in_hook);
   void SendSome(Known& known, std::size_t size);
+  // Schedules a callback of a connection, or of the server when `known` is null; or cancels one.
+  void ActOnTimers(Known* known);
+  // A callback runs: of `known`, or of the server when it is null.
+  void Called(Known* known);
   void CheckMemory(Connection& connection);
+  void CheckRefusal(Connection& connection);
+  void LookForAFall(Known& known);
+  void NoteRise(Known& known);
   void Stop();
   void Check(bool holds, const char* what) { network_.Check(holds, what); }
   Choices& choices() { return network_.choices; }
@@ -111,11 +154,14 @@ class App final : public Handler {
   std::vector<Known*> living_;            // not closed
   std::vector<ConnectionPtr> dead_;       // handles that are kept after the end
   std::vector<Buffer> kept_;
-  std::size_t loans_ = 0;  // bytes lent to sends that did not come back
-  int batches_ = 0;        // that are open: one for each worker in a hook
+  TimersOracle timers_;
+  bool server_called_ = false;  // true exactly while a callback of the server runs
+  std::size_t loans_ = 0;       // bytes lent to sends that did not come back
+  int batches_ = 0;             // that are open: one for each worker in a hook
   std::uint64_t hooks_ = 0;
   std::uint64_t thrown_ = 0;
   std::uint64_t established_ = 0;
+  std::uint64_t refused_ = 0;  // sends, because of a full backlog
   std::uint64_t closed_[kCloseReasons]{};
   bool stop_requested_ = false;
 };

@@ -23,6 +23,7 @@ using State = SimPeer::State;
 using enum SendResult;
 
 constexpr std::string_view kFirst = "first";
+constexpr std::size_t kLargeWindow = std::size_t{16} * 1024 * 1024;
 
 class BacklogTest : public ScenarioTest {
  protected:
@@ -34,7 +35,8 @@ class BacklogTest : public ScenarioTest {
   }
 };
 
-// Nothing is with the system while it is counted. The last below the limit may be of any size.
+// Nothing was offered to the system while it is counted, so the limit counts sixteen times. The
+// last send below it may be of any size.
 TEST_F(BacklogTest, EachSendCountsWithTheMemoryItTakes) {
   struct Case {
     std::size_t size;
@@ -44,13 +46,14 @@ TEST_F(BacklogTest, EachSendCountsWithTheMemoryItTakes) {
        {Case{0, 256}, Case{1, 256}, Case{208, 256}, Case{209, 512}, Case{464, 512}, Case{976, 1024},
         Case{2000, 2048}, Case{4048, 4096}, Case{4049, 4097}, Case{10'000, 10'048}}) {
     Scenario::Setup setup;
+    setup.window = kLargeWindow;
     setup.options.send_backlog_limit = 100'000;
     Scenario scenario(setup);
     const auto client = scenario.Connect();
     Connection& connection = scenario.ConnectionOf(client);
     const std::string piece(size, 'x');
     const std::size_t accepted = Fill(connection, piece, 1'000'000);
-    EXPECT_EQ(accepted, (100'000 + charge - 1) / charge) << "of " << size << " bytes";
+    EXPECT_EQ(accepted, (1'600'000 + charge - 1) / charge) << "of " << size << " bytes";
     EXPECT_EQ(connection.send_backlog(), accepted * size) << "the backlog is bytes to send alone";
     scenario.StepAll();
     EXPECT_EQ(connection.Send("y", 1), kAccepted) << "all are out and something is still charged";
@@ -62,6 +65,7 @@ TEST_F(BacklogTest, EachSendCountsWithTheMemoryItTakes) {
 
 TEST_F(BacklogTest, SharedBytesCountWithTheirRecord) {
   Scenario::Setup setup;
+  setup.window = kLargeWindow;
   setup.options.send_backlog_limit = 2048;
   Scenario scenario(setup);
   const auto client = scenario.Connect();
@@ -70,14 +74,15 @@ TEST_F(BacklogTest, SharedBytesCountWithTheirRecord) {
   const auto share = [&](std::size_t size) {
     return connection.Send(SharedBytes{bytes.data(), size, [](void*) {}, nullptr});
   };
-  EXPECT_EQ(share(1792), kAccepted);
+  constexpr std::size_t kMost = 16 * 2048 - 256;
+  EXPECT_EQ(share(kMost), kAccepted);
   EXPECT_EQ(share(1), kBacklogFull);
   scenario.StepAll();
-  EXPECT_EQ(share(1791), kAccepted);
+  EXPECT_EQ(share(kMost - 1), kAccepted);
   EXPECT_EQ(share(100'000), kAccepted) << "one byte below the limit";
   EXPECT_EQ(share(1), kBacklogFull);
   connection.Close();
-  EXPECT_EQ(scenario.ReceiveAll(client).size(), 1792U + 1791U + 100'000U);
+  EXPECT_EQ(scenario.ReceiveAll(client).size(), kMost + kMost - 1 + 100'000U);
 }
 
 TEST_F(BacklogTest, AnEmptySendCostsNothingWhereNobodyWaitsForIt) {
@@ -103,9 +108,10 @@ TEST_F(BacklogTest, SmallSendsShareABlockWhereNobodyWaitsForThem) {
     setup.hooks = kHookAll & ~static_cast<unsigned>(kHookWrite);
     setup.options.send_backlog_limit = 100 * 256;
     Scenario scenario(setup);
-    constexpr std::size_t kRoom = 208;
+    // The first takes a small block. Each of the others takes a large one, for those behind it too.
+    constexpr std::size_t kMost = 208 + 99 * 4048 + 1;
     std::size_t accepted = 0;
-    const auto fill = [&](Connection& connection) { accepted = Fill(connection, "x", 100'000); };
+    const auto fill = [&](Connection& connection) { accepted = Fill(connection, "x", 1'000'000); };
     scenario.handler().on_read = [&](Connection& connection, Buffer&) { fill(connection); };
     const auto client = scenario.Connect();
     if (in_hook) {
@@ -114,10 +120,110 @@ TEST_F(BacklogTest, SmallSendsShareABlockWhereNobodyWaitsForThem) {
     } else {
       fill(scenario.ConnectionOf(client));
     }
-    EXPECT_EQ(accepted, 99 * kRoom + 1);
+    EXPECT_GE(accepted, kMost);
+    EXPECT_LE(accepted, in_hook ? kMost + setup.window + 4048 : kMost);
     scenario.ConnectionOf(client).Close();
     EXPECT_EQ(scenario.ReceiveAll(client), std::string(accepted, 'x'));
   }
+}
+
+// The system takes what a hook sends while the hook goes on.
+TEST_F(BacklogTest, AHookMaySendWhateverTheSystemTakes) {
+  for (const unsigned hooks : {0U + kHookAll, kHookAll & ~static_cast<unsigned>(kHookWrite)}) {
+    Scenario::Setup setup;
+    setup.hooks = hooks;
+    setup.window = kLargeWindow;
+    setup.options.send_backlog_limit = 64 * 1024;
+    Scenario scenario(setup);
+    const std::string piece(10'000, 'x');
+    std::size_t most = 0;
+    scenario.handler().on_read = [&](Connection& connection, Buffer&) {
+      for (int i = 0; i < 80; ++i) {
+        EXPECT_EQ(connection.Send(piece.data(), piece.size()), kAccepted) << i;
+        most = std::max(most, connection.send_backlog());
+      }
+    };
+    const auto client = scenario.Connect();
+    client->Send("go");
+    scenario.StepAll();
+    EXPECT_LE(most, setup.options.send_backlog_limit + piece.size()) << "nothing was written";
+    scenario.ConnectionOf(client).Close();
+    EXPECT_EQ(scenario.ReceiveAll(client).size(), 80 * piece.size());
+    const std::size_t reported = (hooks & kHookWrite) != 0 ? 80 : 0;
+    EXPECT_EQ(scenario.Of(client).written, std::vector<std::size_t>(reported, piece.size()));
+  }
+}
+
+// The peer may be as fast as can be: its window is smaller than an answer.
+TEST_F(BacklogTest, AHookMaySendMoreThanTheSystemTakesAtOnce) {
+  Scenario::Setup setup;
+  setup.window = 4096;
+  setup.options.send_backlog_limit = 100'000;
+  Scenario scenario(setup);
+  const std::string piece(10'000, 'x');
+  scenario.handler().on_read = [&](Connection& connection, Buffer&) {
+    for (int i = 0; i < 150; ++i) EXPECT_EQ(connection.Send(piece.data(), piece.size()), kAccepted);
+  };
+  const auto client = scenario.Connect();
+  client->Send("go");
+  scenario.StepAll();
+  scenario.ConnectionOf(client).Close();
+  EXPECT_EQ(scenario.ReceiveAll(client).size(), 150 * piece.size());
+}
+
+TEST_F(BacklogTest, WhoDoesNotReadIsRefusedAtTheLimitAndNotLater) {
+  for (const bool in_hook : {false, true}) {
+    Scenario::Setup setup;
+    setup.options.send_backlog_limit = 100'000;
+    setup.options.flow_control = false;
+    Scenario scenario(setup);
+    const std::string piece(10'000, 'x');
+    SendResult result = kAccepted;
+    std::size_t accepted = 0;
+    const auto send = [&](Connection& connection) {
+      result = connection.Send(piece.data(), piece.size());
+      if (result == kAccepted) accepted += piece.size();
+    };
+    scenario.handler().on_read = [&](Connection& connection, Buffer&) { send(connection); };
+    const auto client = scenario.Connect();
+    for (int i = 0; i < 100 && result == kAccepted; ++i) {
+      if (in_hook) {
+        client->Send("more");
+      } else {
+        send(scenario.ConnectionOf(client));
+      }
+      scenario.StepAll();
+    }
+    EXPECT_LE(accepted, 2 * setup.window + setup.options.send_backlog_limit + piece.size());
+    EXPECT_EQ(result, kBacklogFull);
+    scenario.ConnectionOf(client).Close();
+    EXPECT_EQ(scenario.ReceiveAll(client).size(), accepted);
+  }
+}
+
+// A hook for what has been written that writes on, as long as the system takes it.
+TEST_F(BacklogTest, WhoWritesWithoutAnEndStarvesNobody) {
+  Scenario::Setup setup;
+  setup.window = 1024 * 1024 * 1024;
+  setup.options.send_backlog_limit = 1000;
+  Scenario scenario(setup);
+  const std::string piece(10'000, 'x');
+  std::uint64_t busy = 0;
+  const auto send = [&](Connection& connection) {
+    if (connection.id() != busy) return;
+    for (int i = 0; i < 3; ++i) connection.Send(piece.data(), piece.size());
+  };
+  scenario.handler().on_write = [&](Connection& connection, std::size_t) { send(connection); };
+  const auto first = scenario.Connect();
+  const auto second = scenario.Connect();
+  busy = scenario.ConnectionOf(first).id();
+  scenario.ConnectionOf(first).Send(piece.data(), piece.size());
+  for (int i = 0; i < 3; ++i) scenario.Step(0);
+  second->Send("I am here too");
+  for (int i = 0; i < 3; ++i) scenario.Step(0);
+  EXPECT_EQ(scenario.Of(second).received, "I am here too");
+  busy = 0;
+  scenario.StepAll();
 }
 
 // Tiny messages to a client that does not read: reading stops before a send is refused.

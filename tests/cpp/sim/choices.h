@@ -15,6 +15,15 @@ class Choices {
   // `bytes` outlive this. When they are used up every choice is the first one, and no fault occurs.
   Choices(const std::uint8_t* bytes, std::size_t size) : bytes_(bytes), left_(size) {}
 
+  // Choices of their own, from the last `size` bytes. Those that a run did not always have come
+  // from here, so that the bytes before them keep their meaning.
+  Choices SplitOff(std::size_t size) {
+    if (bytes_ == nullptr) return Choices(state_ ^ 0x6a09e667f3bcc908U);
+    const std::size_t taken = std::min(size, left_);
+    left_ -= taken;
+    return Choices(bytes_ + left_, taken);
+  }
+
   // 0 to `count` - 1.
   std::uint64_t Below(std::uint64_t count) {
     if (count <= 1) return 0;

@@ -318,18 +318,19 @@ TEST_F(ConnectionOrderTest, TheLimitsAreExactAndNothingAcceptedIsDropped) {
     return results;
   };
   using enum SendResult;
-  // By their number, by their memory; the last one below the limit may be of any size.
+  // By their number, by their memory; the last one below the limit may be of any size. The system
+  // has not been asked to take any, so the limit counts sixteen times.
   EXPECT_EQ(sends({1, 1, 1, 1, 1}),
             (std::vector{kAccepted, kAccepted, kAccepted, kAccepted, kBacklogFull}));
   scenario.StepAll();
-  EXPECT_EQ(sends({700, 400, 10'000, 1}),
+  EXPECT_EQ(sends({12'000, 10'000, 30'000, 1}),
             (std::vector{kAccepted, kAccepted, kAccepted, kBacklogFull}));
   scenario.StepAll();
-  EXPECT_EQ(sends({2000, 1}), (std::vector{kAccepted, kBacklogFull}));
+  EXPECT_EQ(sends({16 * 2048 - 48, 1}), (std::vector{kAccepted, kBacklogFull}));
   connection.Close();
   EXPECT_EQ(sends({1}), (std::vector{kClosed}));
-  const std::string expected = Bytes(1) + Bytes(1) + Bytes(1) + Bytes(1) + Bytes(700) + Bytes(400) +
-                               Bytes(10'000) + Bytes(2000);
+  const std::string expected = Bytes(1) + Bytes(1) + Bytes(1) + Bytes(1) + Bytes(12'000) +
+                               Bytes(10'000) + Bytes(30'000) + Bytes(16 * 2048 - 48);
   EXPECT_EQ(scenario.ReceiveAll(client), expected);
   EXPECT_EQ(client->state(), State::kEnded);
 }

@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <queue>
 #include <set>
 #include <string>
@@ -203,6 +204,17 @@ class Network {
   };
   std::map<std::uint16_t, GivenUp> given_up;  // by the client's port
   std::set<std::uint16_t> reset_to_server;    // ports of clients whose reset was sent to the server
+  std::set<std::uint16_t> refused;  // ports of clients that ever took less than was offered
+  std::uint64_t sent_now = 0;       // calls of SendNow
+  std::size_t broken_ports = 0;     // that the system has stopped for good
+  // Since when the client that has this port has been silent: see GivenUp::heard_at. No value: it
+  // is not received from, or there is something to receive.
+  std::optional<TimePoint> SilentSince(std::uint16_t client_port);
+
+  // Ports of clients that have spoken, and whose connection was closed in order before they had
+  // taken all. The system keeps that for clients that may never take it. One that never spoke may
+  // be taking it.
+  std::set<std::uint16_t> left_to_take;
 
   // The server's descriptors. The lowest number that is free is the next, so numbers come back at
   // once.

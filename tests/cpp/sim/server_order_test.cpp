@@ -321,7 +321,8 @@ static_assert(!std::is_copy_constructible_v<Session> && !std::is_move_constructi
 static_assert(!std::is_copy_assignable_v<Session> && !std::is_move_assignable_v<Session>);
 
 TEST_F(ServerOrderTest, ASessionThatIsUsedAgainIsMadeAnew) {
-  SessionPool* const pool = SessionPool::Create(1);
+  TimerQueue* const timers = TimerQueue::Create();
+  SessionPool* const pool = SessionPool::Create(1, *timers);
   Session* const session = pool->Take();
   ASSERT_NE(session, nullptr);
   session->user_data = pool;
@@ -330,7 +331,7 @@ TEST_F(ServerOrderTest, ASessionThatIsUsedAgainIsMadeAnew) {
     EXPECT_TRUE(session->inbox().RequestClose(CloseReason::kShutdown));
     const std::string_view byte = "x";
     SendItem* const item = SendItem::Copy(&byte, 1, nullptr);
-    ASSERT_TRUE(session->outbound().Accept(session->inbox().sends(), item, Options{}));
+    session->outbound().Accept(session->inbox().sends(), item);
   }
   ASSERT_TRUE(session->inbox().Finish());
   ASSERT_FALSE(session->is_open());
@@ -351,6 +352,7 @@ TEST_F(ServerOrderTest, ASessionThatIsUsedAgainIsMadeAnew) {
   again->DropReference();
   EXPECT_EQ(pool->free(), 1U);
   pool->Close();
+  timers->DropReference();
 }
 
 // Sessions of which each has its pages to itself, so that who touches one that is locked away is

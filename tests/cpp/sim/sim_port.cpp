@@ -147,14 +147,37 @@ void SimPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   const FailingMemory::Scope unarmed(false);
   Stream* stream = Known(socket, "Send");
   if (stream == nullptr) return;
-  network_.Check(stream->pieces.empty(), "R4: two sends at once");
-  network_.Check(count >= 1 && count <= kMaxPieces, "Send of so many pieces");
-  network_.Check(!stream->link->down.ended(), "Send behind the end of the stream");
-  stream->pieces.assign(pieces, pieces + count);
-  for (const Piece& piece : stream->pieces) network_.Check(piece.size > 0, "an empty piece");
+  TakePieces(*stream, pieces, count);
   stream->sending = true;
   stream->took_at = network_.now();
   network_.yield();
+}
+
+void SimPort::TakePieces(Stream& stream, const Piece* pieces, std::size_t count) {
+  network_.Check(stream.pieces.empty(), "R4: two sends at once");
+  network_.Check(count >= 1 && count <= kMaxPieces, "Send of so many pieces");
+  network_.Check(!stream.link->down.ended(), "Send behind the end of the stream");
+  stream.pieces.assign(pieces, pieces + count);
+  for (const Piece& piece : stream.pieces) network_.Check(piece.size > 0, "an empty piece");
+}
+
+std::size_t SimPort::SendNow(Socket& socket, const Piece* pieces, std::size_t count) {
+  const FailingMemory::Scope unarmed(false);
+  Stream* stream = Known(socket, "SendNow");
+  if (stream == nullptr) return 0;
+  TakePieces(*stream, pieces, count);
+  std::size_t taken = 0;
+  if (broken_ || network_.ResetArrived(*stream->link, true)) {
+    network_.refused.insert(stream->link->client_port);
+  } else {
+    taken = Transmit(*stream, 0);
+  }
+  stream->pieces.clear();
+  ++network_.sent_now;
+  reported_.sent_bytes += taken;
+  // Nobody else moves: the caller may be in a send, whose place is taken when it returns.
+  network_.Note("send now", stream->link->client_port, taken);
+  return taken;
 }
 
 void SimPort::ShutdownSend(Socket& socket) {
@@ -205,6 +228,22 @@ bool SimPort::ReceiveAtHand(Socket& socket, std::uint64_t seen) {
   const bool unseen = stream->next_read - stream->reads.size() != seen;
   network_.Check(stream->receiving || unseen, "R12: nothing is received");
   return unseen || HasArrived(*stream);
+}
+
+std::optional<TimePoint> SimPort::SilentSince(std::uint16_t client_port) {
+  for (const auto& stream : streams_) {
+    if (stream->link->client_port != client_port) continue;
+    if (!stream->receiving || stream->undelivered != 0 || HasArrived(*stream)) break;
+    return stream->heard_at;
+  }
+  return std::nullopt;
+}
+
+std::optional<TimePoint> Network::SilentSince(std::uint16_t client_port) {
+  for (SimPort* port : ports) {
+    if (const auto since = port->SilentSince(client_port)) return since;
+  }
+  return std::nullopt;
 }
 
 bool SimPort::HasArrived(Stream& stream) {
@@ -267,6 +306,7 @@ void SimPort::Post(Posting& posting) {
 
 void SimPort::Break() {
   if (std::exchange(broken_, true)) return;
+  ++network_.broken_ports;
   network_.Note("broken port");
   Completion report;
   report.operation = Operation::kBroken;
@@ -454,7 +494,7 @@ void SimPort::ProduceSend(Stream& stream) {
   } else if (network_.Fails(network_.faults.send_error)) {
     completion.error = Failure(network_.send_error);
   } else {
-    completion.bytes = Transmit(stream);
+    completion.bytes = Transmit(stream, network_.faults.short_send);
     if (completion.bytes == 0) return;
     if (Strikes(Bug::kCountsTooMuch)) ++completion.bytes;
   }
@@ -472,10 +512,10 @@ void SimPort::ProduceSend(Stream& stream) {
 }
 
 // The bytes are looked at as late as can be: they have to be there until the completion.
-std::size_t SimPort::Transmit(Stream& stream) {
+std::size_t SimPort::Transmit(Stream& stream, double short_send) {
   Link& link = *stream.link;
   std::size_t room = link.client_open ? link.down.Space() : ~std::size_t{0};
-  if (room > 0 && network_.choices.Chance(network_.faults.short_send)) {
+  if (room > 0 && network_.choices.Chance(short_send)) {
     room = network_.choices.Size(std::min<std::size_t>(room, 64 * 1024));
   }
   std::string bytes;
@@ -484,6 +524,7 @@ std::size_t SimPort::Transmit(Stream& stream) {
     bytes.append(static_cast<const char*>(piece.data), size);
     room -= size;
   }
+  if (room == 0) network_.refused.insert(link.client_port);
   if (bytes.empty()) return 0;
   stream.took_at = network_.now();
   if (!link.client_open) {

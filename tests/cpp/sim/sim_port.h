@@ -6,6 +6,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ class SimPort final : public CompletionPort {
   void Pause(Socket& socket) override;
   void Resume(Socket& socket) override;
   void Send(Socket& socket, const Piece* pieces, std::size_t count) override;
+  std::size_t SendNow(Socket& socket, const Piece* pieces, std::size_t count) override;
   void ShutdownSend(Socket& socket) override;
   void Cancel(Socket& socket) override;
   void Close(Socket& socket, bool reset) override;
@@ -42,6 +44,9 @@ class SimPort final : public CompletionPort {
 
   // From now on the system refuses its work (R11).
   void Break();
+
+  // See Network::SilentSince.
+  std::optional<TimePoint> SilentSince(std::uint16_t client_port);
 
   // For who steps the workers: true when Wait would bring something now.
   bool Ready();
@@ -109,7 +114,8 @@ class SimPort final : public CompletionPort {
   void EndAccept(Listening& listening, ErrorKind kind);
   void EndReads(Stream& stream, ErrorKind kind);
   void ProduceSend(Stream& stream);
-  std::size_t Transmit(Stream& stream);
+  void TakePieces(Stream& stream, const Piece* pieces, std::size_t count);
+  std::size_t Transmit(Stream& stream, double short_send);
   void Make(Completion completion);
   bool MayBring(const Completion& completion) const;
   std::size_t Bring(Completion* batch, std::size_t capacity, std::size_t max_bytes);

@@ -67,6 +67,7 @@ class Simulation final : public FailingMemory::Source {
   void Turn(std::size_t index);
   void Yield();
   void LetTimePass();
+  void Advance(TimePoint time);
   TimePoint NextMoment();
 
   void Dial();
@@ -142,10 +143,13 @@ void Simulation::DrawOptions() {
   options_.idle_timeout = sometimes(milliseconds(choices_.Size(20'000)));
   options_.write_timeout = sometimes(milliseconds(choices_.Size(20'000)));
   options_.close_timeout = milliseconds(choices_.OneOf({0, 20, 5000}));
+  Choices late = choices_.SplitOff(8);
+  if (late.Chance(0.3)) options_.receive_timeout = milliseconds(late.Size(20'000));
   stages_ = choices_.OneOf<std::size_t>({0, 0, 0, 1, 2});
   app_.staged = stages_ != 0;
   app_.liveliness = choices_.OneOf({0.05, 0.3, 0.6});
   app_.wants_writes = choices_.Chance(0.7);
+  app_.wants_writable = choices_.Chance(0.7);
   network_.send_error = choices_.OneOf({ErrorKind::kOther, ErrorKind::kOutOfResources});
 }
 
@@ -204,7 +208,7 @@ void Simulation::Chaos() {
 
 void Simulation::Move() {
   if (choices_.Chance(network_.faults.clock_jump)) {
-    network_.AdvanceTo(network_.now() + milliseconds(choices_.Size(60'000)));
+    Advance(network_.now() + milliseconds(choices_.Size(60'000)));
   }
   if (choices_.Chance(network_.faults.spurious)) {
     const std::size_t index = choices_.Below(workers_->count());
@@ -216,7 +220,10 @@ void Simulation::Move() {
   }
   const std::uint64_t what = choices_.Below(100);
   if (what < 55) {
-    if (!TurnOfOne()) LetTimePass();
+    if (!TurnOfOne()) {
+      app_.CheckNobodyWaits();
+      LetTimePass();
+    }
   } else if (what < 65 && clients_.size() < most_clients_) {
     Dial();
   } else if (what < 90 && !clients_.empty()) {
@@ -240,6 +247,7 @@ void Simulation::End() {
   app_.ResumeAll();
   while (!failed()) {
     const bool moved = TurnOfOne();
+    if (!moved) app_.CheckNobodyWaits();
     CheckCounters(false);
     if (workers_->all_left()) break;
     bool clients_moved = false;
@@ -308,8 +316,17 @@ TimePoint Simulation::NextMoment() {
 }
 
 void Simulation::LetTimePass() {
+  if (depth_ == 0 && !workers_->AnyRunnable()) app_.CheckTimers();
   const TimePoint next = NextMoment();
-  if (next != TimePoint::max()) network_.AdvanceTo(next);
+  if (next != TimePoint::max()) Advance(next);
+}
+
+// Oracle: whoever is silent for too long is closed in time, once every worker has had its turns.
+void Simulation::Advance(TimePoint time) {
+  bool at_rest = true;
+  for (std::size_t i = 0; i < workers_->count(); ++i) at_rest = at_rest && !workers_->Runnable(i);
+  app_.CheckSilence(at_rest);
+  network_.AdvanceTo(time);
 }
 
 // ---- Clients.
@@ -451,6 +468,8 @@ void Simulation::CheckCounters(bool at_the_end) {
     check(network_.open_connections() <= static_cast<std::size_t>(options_.max_connections),
           "more sockets than max_connections");
   }
+  check(stats.sends_refused == app_.refused(), "counter: sends_refused");
+  check(stats.send_backlog == app_.SumOfBacklogs(), "gauge: send_backlog");
   check(stats.hook_calls == app_.hooks(), "counter: hook_calls");
   check(stats.hook_errors == app_.thrown(), "counter: hook_errors");
   check(stats.bytes_received <= reported.received_bytes, "counter: bytes_received");
@@ -461,6 +480,7 @@ void Simulation::CheckCounters(bool at_the_end) {
   check(stats.bytes_sent == reported.sent_bytes, "counter: bytes_sent, at the end");
   check(closed == stats.established, "established, and never closed");
   check(stats.pending_accepts == 0, "accepts were left");
+  check(network_.left_to_take.empty(), "closed in order and not reported, with bytes to take");
 }
 
 }  // namespace

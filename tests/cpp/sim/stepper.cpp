@@ -26,6 +26,13 @@ bool Stepper::Runnable(std::size_t worker) const {
          static_cast<SimPort&>(candidate.shard().port()).Ready();
 }
 
+bool Stepper::AnyRunnable() const {
+  for (std::size_t i = 0; i < count(); ++i) {
+    if (Runnable(i)) return true;
+  }
+  return false;
+}
+
 TimePoint Stepper::NextDeadline() const {
   TimePoint next = TimePoint::max();
   for (std::size_t i = 0; i < count(); ++i) {

@@ -22,6 +22,7 @@ class Stepper {
   [[nodiscard]] std::size_t InTurn() const;
   // True exactly when the worker is in no turn, and has something to do at this moment.
   [[nodiscard]] bool Runnable(std::size_t worker) const;
+  [[nodiscard]] bool AnyRunnable() const;
   // When a worker that is in no turn next has a deadline.
   [[nodiscard]] TimePoint NextDeadline() const;
 

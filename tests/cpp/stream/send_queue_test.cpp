@@ -93,12 +93,7 @@ TEST(SendQueue, EmptySendsCompleteInTheirPlace) {
 
 TEST(SendQueue, PacksWhatFitsBehindTheLastOne) {
   SendQueue queue;
-  const auto pack = [&](std::string_view text) {
-    SendItem* const item = Item(text);
-    const bool packed = queue.Pack(*item);
-    SendItem::Destroy(item, nullptr);
-    return packed;
-  };
+  const auto pack = [&](std::string_view text) { return queue.Pack(&text, 1, text.size()); };
   EXPECT_FALSE(pack("nowhere"));
   queue.Push(Item("abc"));
   const std::size_t memory = queue.first()->size + queue.first()->overhead;
@@ -150,9 +145,8 @@ TEST(SendQueue, GathersFromAPlaceAndForward) {
   EXPECT_EQ(next(100), "fg");
   EXPECT_EQ(next(100), "");
   // Bytes that come later, packed into the last send or behind it, are seen from the same place.
-  SendItem* const more = Item("hi");
-  ASSERT_TRUE(queue.Pack(*more));
-  SendItem::Destroy(more, nullptr);
+  const std::string_view more = "hi";
+  ASSERT_TRUE(queue.Pack(&more, 1, more.size()));
   EXPECT_EQ(next(100), "hi");
   queue.Push(Item("jk"));
   EXPECT_EQ(next(100), "jk");

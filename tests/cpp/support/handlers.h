@@ -27,7 +27,8 @@ class RecordingHandler : public Handler {
     Address remote;
     std::string received;
     std::vector<std::size_t> written;
-    bool ended = false;  // true exactly when the end of the peer's stream was reported
+    std::size_t writable = 0;  // how often it was reported
+    bool ended = false;        // true exactly when the end of the peer's stream was reported
     Error error;
     std::optional<CloseReason> closed;  // why, once the closing hook has begun
     bool in_hook = false;               // true exactly while a hook of it runs
@@ -37,6 +38,8 @@ class RecordingHandler : public Handler {
   // Called in the hooks, after they were recorded and with no lock held.
   std::function<void(Connection&)> on_established;
   std::function<void(Connection&, Buffer&)> on_read;
+  std::function<void(Connection&, std::size_t)> on_write;
+  std::function<void(Connection&)> on_writable;
   std::function<EndOfStream(Connection&)> on_end_of_stream;
   std::function<void(Connection&, CloseReason)> on_closing;
   // Called when a batch of hooks begins, before the first of them.
@@ -77,6 +80,15 @@ class RecordingHandler : public Handler {
   void OnWriteCompleted(Connection& connection, std::size_t bytes) override {
     const Scope scope(*this, connection);
     scope.Note([&](Record& record) { record.written.push_back(bytes); });
+    if (on_write) on_write(connection, bytes);
+  }
+  void OnConnectionWritable(Connection& connection) override {
+    const Scope scope(*this, connection);
+    scope.Note([](Record& record) {
+      EXPECT_EQ(record.error.kind, ErrorKind::kNone) << "writable, and broken";
+      ++record.writable;
+    });
+    if (on_writable) on_writable(connection);
   }
   EndOfStream OnEndOfStream(Connection& connection) override {
     const Scope scope(*this, connection);

@@ -69,12 +69,14 @@ def run_script(
 class Child:
     """A process whose output is read line by line, with a deadline."""
 
-    def __init__(self, command: Sequence[str], **environment: str) -> None:
+    def __init__(
+        self, command: Sequence[str], *, log_is_output: bool = False, **environment: str
+    ) -> None:
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT if log_is_output else subprocess.PIPE,
             text=True,
             env=child_environment(**environment),
         )
@@ -93,8 +95,8 @@ class Child:
             self._lines.put(line.rstrip("\n"))
 
     def _read_errors(self) -> None:
-        assert self.process.stderr is not None
-        self._errors.extend(self.process.stderr)
+        if self.process.stderr is not None:
+            self._errors.extend(self.process.stderr)
 
     @classmethod
     def of_script(cls, text: str, *arguments: str, python: str = sys.executable) -> Child:
@@ -119,9 +121,9 @@ class Child:
         for thread in self._threads:
             thread.join(DEADLINE)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert stream is not None
-            with contextlib.suppress(OSError):
-                stream.close()
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
 
     def line(self, deadline: float = DEADLINE) -> str:
         """Return the next line of its output."""

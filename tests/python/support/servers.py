@@ -153,7 +153,7 @@ class Recorder(iocp_bind.Server):
             return f"{len(self.events)} in all, the last {tail}"
 
     def check_grammar(self) -> None:
-        """established -> (read | write)* -> [error] -> closing, for every connection."""
+        """established -> (read | write | writable)* -> [error] -> closing, for every connection."""
         with self.changed:
             events = list(self.events)
         by_connection: dict[Connection, list[str]] = {}
