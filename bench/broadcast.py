@@ -47,7 +47,7 @@ class Broadcaster(iocp_bind.Server):
 
 
 def serve(backend: str, threads: int, seconds: float) -> None:
-    """Serve with iocp_bind; with `threads`, broadcast from them when a line comes."""
+    """Serve with iocp_bind; with `threads`, broadcast from them to as many as a line says."""
     server = Broadcaster()
     options: Any = {"backend": backend, "first_data_timeout": None, "max_connections": 10_000}
     server.start(port=0, **options)
@@ -62,7 +62,9 @@ def serve(backend: str, threads: int, seconds: float) -> None:
                     accepted[index] += server.broadcast(LINE)
 
         if threads:
-            sys.stdin.readline()
+            expected = int(sys.stdin.readline())
+            while server.connection_count < expected:
+                time.sleep(0.01)
             senders = [threading.Thread(target=broadcast, args=(n,)) for n in range(threads)]
             for sender in senders:
                 sender.start()
@@ -147,8 +149,8 @@ def publish(name: str, count: int, lines: int, stopped: int = 0) -> tuple[float,
         clients = [
             stack.enter_context(socket.create_connection(address)) for _ in range(count + stopped)
         ]
+        # Accepted behind the readers, as it came last: they are all there when its lines come.
         publisher = stack.enter_context(socket.create_connection(address))
-        time.sleep(0.5)  # all are accepted; a reader that comes later would miss lines
         began = time.monotonic()
         sender = threading.Thread(target=publisher.sendall, args=(LINE * lines,))
         sender.start()
@@ -244,10 +246,9 @@ def measure_threads(options: argparse.Namespace) -> bool:
             clients = [stack.enter_context(socket.create_connection(address)) for _ in range(count)]
             assert process.stdin is not None
             assert process.stdout is not None
-            time.sleep(0.5)
             reading = Reading(clients)
             reading.start()
-            process.stdin.write("go\n")
+            process.stdin.write(f"{count}\n")
             process.stdin.flush()
             accepted = json.loads(process.stdout.readline())["accepted"]
             skipped = finish(process)["skipped"]
