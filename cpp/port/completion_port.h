@@ -20,8 +20,8 @@
 //     come.
 // R4  One send per socket is in flight, gathered from several pieces. A short send is normal: the
 //     server sends the rest. While none is in flight, SendNow offers bytes to the system, which
-//     takes some, all or none of them at once; it has no completion. Only the port's workers call
-//     the port, but any thread may call Post and Now.
+//     takes some, all or none of them at once; it has no completion, and not every port has it.
+//     Only the port's workers call the port, but any thread may call Post and Now.
 // R5  Post works from any thread, cannot fail, and wakes a worker only if one sleeps.
 // R6  Cancel names a socket and ends everything in flight on it. Close is the last call on a
 //     socket, after every operation on it has ended.
@@ -187,8 +187,8 @@ class CompletionPort {
   virtual void Send(Socket& socket, const Piece* pieces, std::size_t count) = 0;
   // Offers the pieces, as for Send, while no send is in flight. Returns how many bytes the system
   // took. It never waits, so the system has no room for more when these are not all. If the
-  // connection is broken it returns 0, and the next Send reports the error. A port may always
-  // return 0 and leave all to Send.
+  // connection is broken it returns 0, and the next Send reports the error. Not to be called where
+  // `sends_now()` is false.
   virtual std::size_t SendNow(Socket& socket, const Piece* pieces, std::size_t count) = 0;
   // Ends the stream towards the peer. No send is in flight.
   virtual void ShutdownSend(Socket& socket) = 0;
@@ -224,6 +224,8 @@ class CompletionPort {
   [[nodiscard]] virtual TimePoint Now() const = 0;
   // True exactly when several workers may wait on this port.
   [[nodiscard]] virtual bool shared() const = 0;
+  // True exactly when the system can say at once how much it takes: see SendNow.
+  [[nodiscard]] virtual bool sends_now() const = 0;
   // Accept operations that are with the system now. Any thread.
   [[nodiscard]] virtual int pending_accepts() const = 0;
 };

@@ -9,9 +9,4 @@ void Inbound::Count(std::uint64_t came, std::uint64_t expected) {
   if (came_ == expected_) in_flight_ = false;
 }
 
-bool Inbound::Congested(std::size_t charge, const Options& options) const {
-  if (!options.flow_control) return false;
-  return charge > (over_high_water_ ? options.write_low_water : options.write_high_water);
-}
-
 }  // namespace iocp

@@ -87,7 +87,10 @@ class Inbound {
     return over_high_water_ = Congested(charge, options);
   }
   // The answer that UpdateFlow would give.
-  [[nodiscard]] bool Congested(std::size_t charge, const Options& options) const;
+  [[nodiscard]] bool Congested(std::size_t charge, const Options& options) const {
+    if (!options.flow_control) return false;
+    return charge > (over_high_water_ ? options.write_low_water : options.write_high_water);
+  }
   // True exactly when the port was last asked to pause, as far as the owner knows: see
   // Inbox::Contents::paused.
   [[nodiscard]] bool port_paused() const { return port_paused_; }

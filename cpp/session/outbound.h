@@ -102,18 +102,23 @@ class Outbound {
   std::size_t Gather(Piece* pieces) const {
     return stages_ == nullptr ? queue_.Gather(pieces) : stages_->Gather(pieces);
   }
-  // A send is in flight from now on.
-  void BeginSend(TimePoint now) {
+  // A send of `bytes` is in flight from now on.
+  void BeginSend(std::size_t bytes, TimePoint now) {
     in_flight_ = true;
+    given_ = bytes;
     began_at_ = now;
   }
-  // The system takes nothing more for now: all that waits counts as refused until it has ended.
+  // The system takes nothing more for now: all that waits counts as refused until it has ended, or
+  // until the system is seen to take a send whole.
   void NoteRefused() { refused_charge_.Add(queued_charge_.value() - refused_charge_.value()); }
   // The charge from which on a hook offers what waits to the system before it sends more.
   [[nodiscard]] std::size_t offer_from() const { return offer_from_; }
   void set_offer_from(std::size_t charge) { offer_from_ = charge; }
   // The send in flight has ended; the system has taken `bytes` of it.
-  void EndSend() { in_flight_ = false; }
+  void EndSend(std::size_t bytes) {
+    in_flight_ = false;
+    if (bytes == given_) refused_charge_.Subtract(refused_charge_.value());
+  }
   void CountSent(std::size_t bytes, SendMemory* memory);
   // Ends the sends that are complete without another byte: empty ones at the front, and those that
   // a stage has made nothing of.
@@ -179,6 +184,7 @@ class Outbound {
   SendQueue queue_;
   SendQueue ended_;
   std::unique_ptr<StageStack> stages_;
+  std::size_t given_ = 0;  // bytes of the last send
   TimePoint began_at_;
   // The bytes that the peer had acknowledged at the last look that found more to acknowledge.
   std::uint64_t acknowledged_ = kNotLookedAt;

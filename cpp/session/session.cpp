@@ -163,11 +163,15 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
   owner.counters().bytes_received.Add(arrival.buffer.size());
   inbound_.CountBytes(arrival.buffer.size());
   // First, as it may have to wait: a callback of that time goes before the data.
-  if (MayRead()) EnterToRead(owner);
-  CallTimers(owner);
-  if (!Deliverable()) return;
-  if (!established()) NotifyEstablished(owner);
-  if (inbound_.has_deferred() || Blocked()) {
+  bool may_read = MayRead();
+  if (may_read) EnterToRead(owner);
+  if (timers_.ready() || !established()) {
+    CallTimers(owner);
+    if (Deliverable() && !established()) NotifyEstablished(owner);
+    may_read = MayRead();
+  }
+  if (!may_read && !Deliverable()) return;
+  if (inbound_.has_deferred() || !may_read) {
     try {
       inbound_.Defer(std::move(arrival.buffer));
     } catch (const std::bad_alloc&) {

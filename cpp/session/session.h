@@ -140,7 +140,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void OfferInHook();
   void CountTaken(Owner& owner, std::size_t bytes);
   void Flush(Owner& owner);
-  bool WriteNow(Owner& owner, const Piece* pieces, std::size_t count, std::size_t* allowance);
+  std::size_t WriteNow(Owner& owner, const Piece* pieces, std::size_t count);
   void SendThroughStages(Owner& owner);
 
   // Completions.
@@ -153,11 +153,11 @@ class Session final : public Connection, public Socket, public TimerNode, public
   [[nodiscard]] bool Blocked();
   [[nodiscard]] bool EstablishedDue() const;
   [[nodiscard]] bool EndOfStreamDue();
-  // Calls the timers that are due; each hook but the last two comes after it.
   [[nodiscard]] bool MayRead() { return Deliverable() && !Blocked(); }
   static void EnterToRead(Owner& owner) {
     if (owner.hooks().wants(kHookRead)) owner.hooks().Enter();
   }
+  // Calls the timers that are due; each hook but the last two comes after it.
   void CallTimers(Owner& owner) {
     if (timers_.ready()) RunTimers(owner);
   }

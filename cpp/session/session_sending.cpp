@@ -25,7 +25,7 @@ std::size_t SizeOf(const Piece* pieces, std::size_t count) {
 // ---- Any thread: a send is accepted, or not.
 
 template <typename Accept>
-SendResult Session::AdmitUnderLock(Accept accept) {
+inline SendResult Session::AdmitUnderLock(Accept accept) {
   const bool owned = Wake() != nullptr;
   // A send from a hook needs no detour; one that follows another thread's waits behind it.
   if (owned && inbox_.sends().empty()) {
@@ -82,8 +82,8 @@ SendResult Session::Enqueue(SendItem* item) {
 }
 
 // The backlog is at its limit. In a hook the worker that owns the session lets the system take what
-// waits, as it does at the end of each turn: nobody has been slow yet. The system refuses nothing
-// by this: the limit is judged when the hook is over, so a hook may send more than fits.
+// waits, as at the end of a turn. What the system leaves does not count as refused before that end:
+// no peer can read as fast as a hook sends.
 void Session::OfferInHook() {
   Owner* owner = nullptr;
   {
@@ -93,17 +93,16 @@ void Session::OfferInHook() {
     if (owner != nullptr) outbound_.queue().Append(inbox_.sends());
   }
   if (owner == nullptr || outbound_.in_flight() || outbound_.stages() != nullptr) return;
-  if (closing_.phase() != Phase::kOpen) return;
-  const std::size_t limit = options_->send_backlog_limit;
+  if (closing_.phase() != Phase::kOpen || !port_->sends_now()) return;
   if (outbound_.charge() < outbound_.offer_from()) return;
   Piece pieces[kMaxPieces];
-  std::size_t allowance = kMostPerTurn;
   bool takes = true;
   while (takes && !outbound_.HasRoom(*options_)) {
     const std::size_t count = outbound_.Gather(pieces);
-    takes = count != 0 && WriteNow(*owner, pieces, count, &allowance);
+    takes = count != 0 && WriteNow(*owner, pieces, count) == SizeOf(pieces, count);
   }
-  outbound_.set_offer_from(takes ? 0 : outbound_.charge() + limit / kOffersPerLimit);
+  const std::size_t step = options_->send_backlog_limit / kOffersPerLimit;
+  outbound_.set_offer_from(takes ? 0 : outbound_.charge() + step);
   if (outbound_.reports_writes()) return;  // they are reported in order, later
   while (SendItem* const item = outbound_.ended().Pop()) {
     outbound_.CountReported(*item);
@@ -135,27 +134,25 @@ void Session::Flush(Owner& owner) {
     const std::size_t waiting = outbound_.charge();
     const bool one_send = count < kMaxPieces && waiting <= SendQueue::kMaxGather &&
                           waiting < options_->send_backlog_limit;
-    if (one_send || allowance == 0) {
-      outbound_.BeginSend(owner.now());
+    if (one_send || allowance == 0 || !port_->sends_now()) {
+      outbound_.BeginSend(SizeOf(pieces, count), owner.now());
       port_->Send(*this, pieces, count);
       return;
     }
-    if (!WriteNow(owner, pieces, count, &allowance)) {
+    const std::size_t taken = WriteNow(owner, pieces, count);
+    if (taken < SizeOf(pieces, count)) {
       outbound_.NoteRefused();
       allowance = 0;
     }
+    allowance -= std::min(allowance, taken);
   }
 }
 
-// False when the system takes no more for now. Takes what was written from the allowance, which
-// ends with the last write.
-bool Session::WriteNow(Owner& owner, const Piece* pieces, std::size_t count,
-                       std::size_t* allowance) {
-  const std::size_t offered = SizeOf(pieces, count);
+// Returns how many bytes the system took: fewer than were offered when it takes no more for now.
+std::size_t Session::WriteNow(Owner& owner, const Piece* pieces, std::size_t count) {
   const std::size_t taken = port_->SendNow(*this, pieces, count);
   if (taken != 0) CountTaken(owner, taken);
-  *allowance -= std::min(*allowance, taken);
-  return taken == offered;
+  return taken;
 }
 
 void Session::CountTaken(Owner& owner, std::size_t bytes) {
@@ -181,7 +178,7 @@ void Session::SendThroughStages(Owner& owner) {
 // ---- Completions.
 
 void Session::ApplySend(Owner& owner, std::size_t bytes, const Error& error) {
-  outbound_.EndSend();
+  outbound_.EndSend(bytes);
   if (error) {
     if (error.kind == ErrorKind::kOutOfResources) {
       RunOutOfMemory(owner, error);

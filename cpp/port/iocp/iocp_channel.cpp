@@ -194,7 +194,8 @@ void IocpPort::Send(Socket& socket, const Piece* pieces, std::size_t count) {
   }
 }
 
-// All is left to the overlapped send, which ends when the peer has had room for it.
+// Nobody calls it. A write that is not overlapped needs a non-blocking socket, and under Wine a
+// peer that reads slowly then gets its bytes far more slowly still.
 std::size_t IocpPort::SendNow(Socket& /*socket*/, const Piece* /*pieces*/, std::size_t /*count*/) {
   return 0;
 }

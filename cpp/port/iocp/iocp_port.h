@@ -45,6 +45,7 @@ class IocpPort final : public CompletionPort {
                    TimePoint deadline) override;
   [[nodiscard]] TimePoint Now() const override { return std::chrono::steady_clock::now(); }
   [[nodiscard]] bool shared() const override { return true; }
+  [[nodiscard]] bool sends_now() const override { return false; }
   [[nodiscard]] int pending_accepts() const override {
     return pending_accepts_.load(std::memory_order_relaxed);
   }

@@ -47,6 +47,7 @@ class ReadinessPort final : public CompletionPort {
                    TimePoint deadline) override;
   [[nodiscard]] TimePoint Now() const override { return std::chrono::steady_clock::now(); }
   [[nodiscard]] bool shared() const override { return false; }
+  [[nodiscard]] bool sends_now() const override { return true; }
   [[nodiscard]] int pending_accepts() const override {
     return accepting_.load(std::memory_order_relaxed);
   }

@@ -269,10 +269,8 @@ TEST_P(ConformanceTest, R07_AResetThatOnlyASendSawIsAResetForTheReceiveToo) {
 }
 
 TEST_P(ConformanceTest, R07_AResetThatOnlySendNowSawIsAResetForSendAndReceive) {
-#ifdef _WIN32
-  if (real()) GTEST_SKIP() << "this port leaves all bytes to Send";
-#endif
   PortDriver driver(world());
+  if (!driver.port().sends_now()) GTEST_SKIP() << "this port leaves all bytes to Send";
   driver.receive = false;
   ServerEnd& end = driver.Connect();
   end.peer->Reset();

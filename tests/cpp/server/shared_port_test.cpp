@@ -47,6 +47,7 @@ class SharedPort final : public CompletionPort {
     const std::lock_guard lock(mutex_);
     return port_.SendNow(socket, pieces, count);
   }
+  [[nodiscard]] bool sends_now() const override { return port_.sends_now(); }
   void ShutdownSend(Socket& socket) override { Locked(&CompletionPort::ShutdownSend, socket); }
   void Cancel(Socket& socket) override { Locked(&CompletionPort::Cancel, socket); }
   void Close(Socket& socket, bool reset) override {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -156,24 +157,52 @@ TEST_F(BacklogTest, AHookMaySendWhateverTheSystemTakes) {
 
 // The peer may be as fast as can be: its window is smaller than an answer.
 TEST_F(BacklogTest, AHookMaySendMoreThanTheSystemTakesAtOnce) {
+  for (const bool sends_now : {true, false}) {
+    Scenario::Setup setup;
+    setup.sends_now = sends_now;
+    setup.window = 4096;
+    setup.options.send_backlog_limit = 100'000;
+    Scenario scenario(setup);
+    const std::string piece(10'000, 'x');
+    scenario.handler().on_read = [&](Connection& connection, Buffer&) {
+      for (int i = 0; i < 150; ++i) {
+        EXPECT_EQ(connection.Send(piece.data(), piece.size()), kAccepted) << i;
+      }
+    };
+    const auto client = scenario.Connect();
+    client->Send("go");
+    scenario.StepAll();
+    scenario.ConnectionOf(client).Close();
+    EXPECT_EQ(scenario.ReceiveAll(client).size(), 150 * piece.size());
+  }
+}
+
+// Where the system cannot say at once what it takes, it has refused nothing as long as each send
+// has ended by the next turn.
+TEST_F(BacklogTest, WhoReadsIsNotRefusedWhereTheSystemTakesItsTime) {
   Scenario::Setup setup;
-  setup.window = 4096;
-  setup.options.send_backlog_limit = 100'000;
+  setup.sends_now = false;
+  setup.window = kLargeWindow;
+  setup.options.send_backlog_limit = 1'000'000;
   Scenario scenario(setup);
-  const std::string piece(10'000, 'x');
-  scenario.handler().on_read = [&](Connection& connection, Buffer&) {
-    for (int i = 0; i < 150; ++i) EXPECT_EQ(connection.Send(piece.data(), piece.size()), kAccepted);
-  };
   const auto client = scenario.Connect();
-  client->Send("go");
-  scenario.StepAll();
-  scenario.ConnectionOf(client).Close();
-  EXPECT_EQ(scenario.ReceiveAll(client).size(), 150 * piece.size());
+  Connection& connection = scenario.ConnectionOf(client);
+  // Each turn sends as much as one send may carry, and twice as much comes from another thread.
+  const std::string piece(SendQueue::kMaxGather, 'x');
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(connection.Send(piece.data(), piece.size()), kAccepted) << i;
+    EXPECT_EQ(connection.Send(piece.data(), piece.size()), kAccepted) << i;
+    scenario.Step(0);
+  }
+  connection.Close();
+  EXPECT_EQ(scenario.ReceiveAll(client).size(), 10 * piece.size());
 }
 
 TEST_F(BacklogTest, WhoDoesNotReadIsRefusedAtTheLimitAndNotLater) {
-  for (const bool in_hook : {false, true}) {
+  for (const auto& [in_hook, sends_now] :
+       {std::pair{false, true}, {true, true}, {false, false}, {true, false}}) {
     Scenario::Setup setup;
+    setup.sends_now = sends_now;
     setup.options.send_backlog_limit = 100'000;
     setup.options.flow_control = false;
     Scenario scenario(setup);
@@ -199,6 +228,37 @@ TEST_F(BacklogTest, WhoDoesNotReadIsRefusedAtTheLimitAndNotLater) {
     scenario.ConnectionOf(client).Close();
     EXPECT_EQ(scenario.ReceiveAll(client).size(), accepted);
   }
+}
+
+// The system has taken all that it was given, only late. Another worker must not see a slow peer.
+TEST_F(BacklogTest, ASendThatTookItsTimeIsForgottenOnceItIsTaken) {
+  Scenario::Setup setup;
+  setup.workers = 2;
+  setup.options.send_backlog_limit = 1000;
+  Scenario scenario(setup);
+  const auto late = scenario.Connect();
+  const auto other = scenario.Connect();
+  Connection& connection = scenario.ConnectionOf(late);
+  std::optional<SendResult> result;
+  scenario.handler().on_write = [&](Connection& written, std::size_t) {
+    if (&written != &connection || result) return;
+    other->Send("go");
+    scenario.Step(1 - scenario.InTurn());
+  };
+  scenario.handler().on_read = [&](Connection&, Buffer&) { result = connection.Send("z", 1); };
+
+  scenario.LetCome([](const Completion& one) { return one.operation != Operation::kSend; });
+  EXPECT_EQ(connection.Send(kFirst.data(), kFirst.size()), kAccepted);
+  scenario.StepAll();
+  const std::string much(2000, 'x');
+  EXPECT_EQ(connection.Send(much.data(), much.size()), kAccepted);
+  scenario.StepAll();
+  EXPECT_EQ(connection.Send("y", 1), kBacklogFull);
+  scenario.LetAllCome();
+  scenario.StepAll();
+  EXPECT_EQ(result, kAccepted);
+  connection.Close();
+  EXPECT_EQ(scenario.ReceiveAll(late).size(), kFirst.size() + much.size() + 1);
 }
 
 // A hook for what has been written that writes on, as long as the system takes it.

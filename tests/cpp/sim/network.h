@@ -149,6 +149,7 @@ class Network {
     std::size_t window = 64 * 1024;  // bytes a pipe holds
     int reads = 1;                   // receives outstanding for each connection
     bool shared = false;             // several workers wait on one port
+    bool sends_now = true;           // ports have SendNow
     // True exactly when Wait lets time pass; else it returns with nothing, and who steps the
     // workers lets it pass.
     bool wait_passes_time = true;

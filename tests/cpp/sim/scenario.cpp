@@ -19,6 +19,7 @@ Network::Settings ForNetwork(const Scenario::Setup& setup) {
   settings.window = setup.window;
   settings.reads = setup.reads;
   settings.shared = setup.shared;
+  settings.sends_now = setup.sends_now;
   settings.wait_passes_time = false;
   return settings;
 }

@@ -28,8 +28,9 @@ class Scenario {
   struct Setup {
     int workers = 1;
     int listeners = 1;
-    bool shared = false;  // the workers wait on one port; else each on its own
-    int reads = 1;        // outstanding for each connection
+    bool shared = false;    // the workers wait on one port; else each on its own
+    bool sends_now = true;  // ports have SendNow
+    int reads = 1;          // outstanding for each connection
     std::size_t window = std::size_t{64} * 1024;  // bytes on their way in each direction
     unsigned hooks = kHookAll;                    // those that the server has
     Faults faults;                                // from the beginning on

@@ -40,6 +40,7 @@ class SimPort final : public CompletionPort {
                    TimePoint deadline) override;
   [[nodiscard]] TimePoint Now() const override { return network_.now(); }
   [[nodiscard]] bool shared() const override { return network_.settings.shared; }
+  [[nodiscard]] bool sends_now() const override { return network_.settings.sends_now; }
   [[nodiscard]] int pending_accepts() const override;
 
   // From now on the system refuses its work (R11).
@@ -98,6 +99,7 @@ class SimPort final : public CompletionPort {
     bool brought = false;  // true exactly when it is in the batch that is being filled
   };
 
+  static Error Failure(ErrorKind kind);
   Stream* Known(const Socket& socket, const char* call);
   // Null when it is no listener of this port.
   Listening* ListeningOn(const Socket& socket);

@@ -101,6 +101,7 @@ Network::Settings Simulation::DrawNetwork(Choices& choices, const RunSettings& r
   settings.window = choices.OneOf<std::size_t>({256, 4096, 65'536, 262'144});
   settings.reads = choices.OneOf({0, 1, 2, 4, 16});
   settings.shared = choices.Chance(0.5);
+  settings.sends_now = !settings.shared;  // as on the systems that there are
   settings.wait_passes_time = false;
   settings.bug = run.bug;
   settings.log = run.log;
