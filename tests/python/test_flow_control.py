@@ -45,9 +45,10 @@ def test_a_backlog_above_the_high_mark_stops_reading(
     sent = fill(client, 128 << 20)
     assert sent < 128 << 20, "it went on reading"
     conn = server.wait_connection()
-    # It goes on below the low mark, and meanwhile the system may have taken some more.
-    assert high // 4 < conn.send_backlog
-    # A send counts for a little more than its bytes: 256 with 16 KiB of them.
+    # A send counts for a little more than its bytes: 256 with 16 KiB of them. Reading goes on below
+    # the low mark, and meanwhile the system may have taken some more.
+    backlog = conn.send_backlog
+    assert high // 4 < backlog + backlog // 16
     assert high < highest + highest // 16
     assert highest <= high + BATCH
     # Reads go on when the client reads: everything comes back.

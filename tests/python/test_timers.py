@@ -372,12 +372,13 @@ def test_an_exception_aborts_the_connection(serve: Serve, connect: Connect, logs
         assert saw_reset(client)
         assert server.wait_closed(conn) is CloseReason.HOOK_ERROR
     records = logs.expect()
-    assert len(records) == 3
-    for record, name in zip(records, names, strict=True):
+    # While the connection is closing its callbacks go on, so the repeated one may fail again.
+    failed = [*names, *["call_every"] * (len(records) - len(names))]
+    for record, name in zip(records, failed, strict=True):
         assert name in record.getMessage()
         assert record.exc_info is not None
         assert isinstance(record.exc_info[1], ValueError)
-    assert server.stats().hook_errors == 3
+    assert server.stats().hook_errors == len(records)
 
 
 def test_an_exception_in_a_callback_of_the_server_is_logged(
