@@ -357,23 +357,51 @@ void Server::CloseAllConnections() {
   for (const ConnectionPtr& connection : connections()) connection->Close();
 }
 
-std::size_t Server::Broadcast(const void* data, std::size_t size, const Connection* exclude,
-                              std::vector<ConnectionPtr>* full) {
-  std::vector<ConnectionPtr> to = connections();
+namespace {
+
+std::size_t SendToAll(const Server& server, Broadcasting& what, const Connection* exclude,
+                      std::vector<ConnectionPtr>* full) {
+  std::vector<ConnectionPtr> to = server.connections();
   if (exclude != nullptr) {
     std::erase_if(to, [&](const ConnectionPtr& connection) { return connection.get() == exclude; });
   }
-  const std::size_t accepted = SendToEach({static_cast<const char*>(data), size}, to);
+  const std::size_t accepted = what.SendToEach(to);
   if (full != nullptr) *full = std::move(to);
   return accepted;
 }
 
-std::size_t Server::Broadcast(const void* data, std::size_t size, std::vector<ConnectionPtr> to,
-                              std::vector<ConnectionPtr>* full) {
+std::size_t SendToSome(Broadcasting& what, std::vector<ConnectionPtr>&& to,
+                       std::vector<ConnectionPtr>* full) {
   RemoveDuplicates(to);
-  const std::size_t accepted = SendToEach({static_cast<const char*>(data), size}, to);
+  const std::size_t accepted = what.SendToEach(to);
   if (full != nullptr) *full = std::move(to);
   return accepted;
+}
+
+}  // namespace
+
+std::size_t Server::Broadcast(const void* data, std::size_t size, const Connection* exclude,
+                              std::vector<ConnectionPtr>* full) {
+  BytesBroadcast bytes({static_cast<const char*>(data), size});
+  return SendToAll(*this, bytes, exclude, full);
+}
+
+std::size_t Server::Broadcast(const void* data, std::size_t size, std::vector<ConnectionPtr> to,
+                              std::vector<ConnectionPtr>* full) {
+  BytesBroadcast bytes({static_cast<const char*>(data), size});
+  return SendToSome(bytes, std::move(to), full);
+}
+
+std::size_t Server::BroadcastMessage(std::string_view message, const Connection* exclude,
+                                     std::vector<ConnectionPtr>* full) {
+  MessageBroadcast broadcast(message);
+  return SendToAll(*this, broadcast, exclude, full);
+}
+
+std::size_t Server::BroadcastMessage(std::string_view message, std::vector<ConnectionPtr> to,
+                                     std::vector<ConnectionPtr>* full) {
+  MessageBroadcast broadcast(message);
+  return SendToSome(broadcast, std::move(to), full);
 }
 
 }  // namespace iocp

@@ -15,7 +15,7 @@
 // Worker threads accept, receive and send; they call the hooks. The grammar of hooks of one
 // connection is
 //
-//     established -> (read | write)* -> [end_of_stream] -> (write)* -> [error] -> closing
+//     established -> (read | message | write)* -> [end_of_stream] -> (write)* -> [error] -> closing
 //
 // with exactly one `closing`, last, for every `established`. Hooks of one connection are serial and
 // in order; hooks of different connections run in parallel where there are several workers. No hook
@@ -32,8 +32,10 @@
 #include "iocp/close_reason.h"
 #include "iocp/connection.h"
 #include "iocp/error.h"
+#include "iocp/framing.h"
 #include "iocp/handler.h"
 #include "iocp/keep_alive.h"
+#include "iocp/message.h"
 #include "iocp/options.h"
 #include "iocp/server.h"
 #include "iocp/stats.h"

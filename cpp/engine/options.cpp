@@ -70,6 +70,7 @@ Status ValidateOptions(const Options& options) {
   check.Refuse(RefuseTimeout("first_data_timeout", options.first_data_timeout));
   check.Refuse(RefuseTimeout("idle_timeout", options.idle_timeout));
   check.Refuse(RefuseTimeout("receive_timeout", options.receive_timeout));
+  check.Refuse(RefuseTimeout("message_timeout", options.message_timeout));
   check.Refuse(RefuseTimeout("write_timeout", options.write_timeout));
   check.Refuse(RefuseDuration("close_timeout", options.close_timeout, true));
   if (options.keepalive) {

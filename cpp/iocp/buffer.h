@@ -45,6 +45,14 @@ class Buffer {
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] std::string_view view() const { return {data_, size_}; }
 
+  // Lets go of the first `count` bytes, of which there are so many.
+  void RemoveFront(std::size_t count) {
+    data_ += count;
+    size_ -= count;
+  }
+  // A buffer over `size` of these bytes, from `offset` on, which shares their block.
+  [[nodiscard]] Buffer Slice(std::size_t offset, std::size_t size) const;
+
   // For a language whose byte strings own their memory: it can receive into one instead of copying.
   // Returns the size of this buffer's block in bytes if these bytes are the only ones in it and
   // begin where it begins; otherwise 0, and Exchange must not be called.

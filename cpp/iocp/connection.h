@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 
 #include "iocp/address.h"
 #include "iocp/buffer.h"
 #include "iocp/close_reason.h"
+#include "iocp/framing.h"
 #include "iocp/time.h"
 #include "iocp/timer.h"
 
@@ -44,6 +46,23 @@ class Connection {
   SendResult Send(Buffer& bytes);
   // Copies several pieces and sends them as one: contiguous on the wire, one OnWriteCompleted.
   SendResult Send(const std::string_view* pieces, std::size_t count);
+
+  // Sends messages with this connection's framing, as one send: each as a peer with the same framing
+  // would receive it. Those with a `release` are not copied if they are not encoded, and are taken
+  // over only when the answer is kAccepted; a worker may copy them all the same, and calls `release`
+  // then as well. Throws std::invalid_argument, with a sentence, when the framing cannot carry one
+  // of them, std::logic_error without a framing, and std::bad_alloc; nothing was queued then.
+  SendResult SendMessages(std::span<const SharedBytes> messages);
+  SendResult SendMessage(std::string_view message);
+
+  // How what is received is cut into messages; null: it is not, and goes to OnReadCompleted as it
+  // comes. At first it is Options::framing. In a hook of this connection the new one cuts what is
+  // behind the bytes, the message or the list that the hook got. Elsewhere it cuts all that no hook
+  // has been given.
+  void SetFraming(FramingPtr framing);
+  [[nodiscard]] FramingPtr framing() const;
+  // Why the error that OnConnectionError reports is kBadFrame. In hooks of this connection only.
+  [[nodiscard]] FrameFault frame_fault() const;
 
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,
   // closes. A peer that has not acknowledged all bytes by then is reset. Whatever the peer still

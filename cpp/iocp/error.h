@@ -20,6 +20,7 @@ enum class ErrorKind : std::uint8_t {
   kAccessDenied,
   kInvalidArgument,
   kUnsupported,
+  kBadFrame,  // what was received is no message: see Connection::frame_fault
   kOther,
 };
 

@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <span>
 #include <string>
 
 #include "iocp/buffer.h"
 #include "iocp/close_reason.h"
 #include "iocp/connection.h"
 #include "iocp/error.h"
+#include "iocp/message.h"
 #include "iocp/timer.h"
 
 namespace iocp {
@@ -23,7 +25,10 @@ enum Hook : unsigned {
   kHookClosing = 1U << 4U,
   kHookEndOfStream = 1U << 5U,
   kHookWritable = 1U << 6U,
-  kHookAll = (1U << 7U) - 1,
+  kHookMessage = 1U << 7U,
+  kHookAll = (1U << 8U) - 1,
+  // Not among kHookAll, as it comes instead of kHookMessage.
+  kHookMessages = 1U << 8U,
 };
 
 // The answer of Handler::OnEndOfStream, which explains both.
@@ -44,6 +49,11 @@ class Handler {
 
   virtual void OnConnectionEstablished(Connection&) {}
   virtual void OnReadCompleted(Connection&, Buffer&) {}
+  // What a connection with a framing has received: one message, or, when kHookMessages is wanted,
+  // all that are complete, in order, at least one. A connection without a framing has
+  // OnReadCompleted instead. The list holds what one receive has completed, at most 4096 messages.
+  virtual void OnMessage(Connection&, Message&) {}
+  virtual void OnMessages(Connection&, std::span<Message>) {}
   // Once for each accepted Send, with its length, when its last byte is with the system.
   virtual void OnWriteCompleted(Connection&, std::size_t) {}
   // The backlog was above Options::write_high_water and has fallen to write_low_water: whoever has

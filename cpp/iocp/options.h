@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "iocp/framing.h"
 #include "iocp/keep_alive.h"
 #include "iocp/time.h"
 
@@ -72,6 +73,10 @@ struct Options {
   // Whether the two marks above stop and resume reading. OnConnectionWritable follows them anyhow.
   bool flow_control = true;
 
+  // How connections cut what they receive into messages, at first; null: they do not. See
+  // Connection::SetFraming.
+  FramingPtr framing;
+
   EstablishedOn established_on = EstablishedOn::kConnect;
   std::optional<Duration> first_data_timeout = std::chrono::seconds(120);
   // Nothing was received, and nothing sent or taken by the peer, for this long. While reading is
@@ -82,6 +87,9 @@ struct Options {
   // does not apply once the peer has ended its stream. This and idle_timeout may differ for a
   // connection: see Connection::SetReceiveTimeout.
   std::optional<Duration> receive_timeout;
+  // The first byte of a message has come so long ago, and its last one has not. The time stands still
+  // as that of receive_timeout does.
+  std::optional<Duration> message_timeout;
   // Something was sent and the peer has taken no byte of it for this long. A peer that has taken a
   // part, and then no more, is closed after at most twice the time, by this and by idle_timeout.
   std::optional<Duration> write_timeout;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "iocp/address.h"
@@ -85,6 +86,12 @@ class Server final {
   // left out.
   std::size_t Broadcast(const void* data, std::size_t size, std::vector<ConnectionPtr> to,
                         std::vector<ConnectionPtr>* full = nullptr);
+  // The same two for a message, which each connection sends with its framing. One without a framing
+  // is left out. Throws as Connection::SendMessages does; some may have accepted it then.
+  std::size_t BroadcastMessage(std::string_view message, const Connection* exclude = nullptr,
+                               std::vector<ConnectionPtr>* full = nullptr);
+  std::size_t BroadcastMessage(std::string_view message, std::vector<ConnectionPtr> to,
+                               std::vector<ConnectionPtr>* full = nullptr);
 
  private:
   struct Lifecycle;

@@ -23,6 +23,8 @@ struct Stats {
   std::uint64_t closed[kCloseReasons]{};
   // Receives that brought data.
   std::uint64_t reads = 0;
+  // Messages that connections with a framing have received.
+  std::uint64_t messages = 0;
   // Sends given to the system that it took bytes from.
   std::uint64_t writes = 0;
   // Bytes received from clients.

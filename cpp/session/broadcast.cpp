@@ -3,67 +3,50 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <new>
-#include <optional>
-#include <string>
 #include <utility>
 
 #include "session/session.h"
-#include "stream/send_item.h"
 
 namespace iocp {
-namespace {
 
-// One copy of the bytes for many sends; the last of them to end frees it.
-class SharedCopy {
- public:
-  SharedCopy(std::string_view data, std::size_t most_sends)
-      : shared_(new Shared{std::string(data), most_sends + 1}), unused_(most_sends + 1) {}
-  SharedCopy(const SharedCopy&) = delete;
-  SharedCopy& operator=(const SharedCopy&) = delete;
-  ~SharedCopy() { Shared::Drop(shared_, unused_); }
+// ---- One copy for many.
 
-  SendResult SendTo(Session& session, SendMemory* memory) {
-    const std::string& bytes = shared_->bytes;
-    SendItem* const item =
-        SendItem::Share({bytes.data(), bytes.size(), &Shared::Release, shared_}, false, memory);
-    if (item == nullptr) throw std::bad_alloc();
-    --unused_;
-    const SendResult result = session.Enqueue(item);
-    if (result != SendResult::kAccepted) SendItem::Destroy(item, memory);
-    return result;
+struct SharedCopy::Shared {
+  const std::string bytes;
+  std::atomic<std::size_t> references{1};
+
+  static void Release(void* owner) {
+    auto* const shared = static_cast<Shared*>(owner);
+    if (shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete shared;
   }
-
- private:
-  struct Shared {
-    const std::string bytes;
-    std::atomic<std::size_t> references;
-
-    static void Drop(Shared* shared, std::size_t count) {
-      if (shared->references.fetch_sub(count, std::memory_order_acq_rel) == count) delete shared;
-    }
-    static void Release(void* shared) { Drop(static_cast<Shared*>(shared), 1); }
-  };
-
-  Shared* const shared_;
-  // References that no send has: one for each send that may still be made, and one of this.
-  std::size_t unused_;
 };
 
-}  // namespace
+SharedCopy::SharedCopy(std::string_view data) : shared_(new Shared{std::string(data)}) {}
+SharedCopy::~SharedCopy() { Shared::Release(shared_); }
 
-std::size_t SendToEach(std::string_view data, std::vector<ConnectionPtr>& to) {
-  // Copies of few bytes share blocks, and are gathered by many at once.
-  std::optional<SharedCopy> shared;
-  if (data.size() > Outbound::kMostPacked) shared.emplace(data, to.size());
+SendResult SharedCopy::SendTo(Session& session, SendMemory* memory) {
+  const std::string& bytes = shared_->bytes;
+  SendItem* const item =
+      SendItem::Share({bytes.data(), bytes.size(), &Shared::Release, shared_}, false, memory);
+  if (item == nullptr) throw std::bad_alloc();
+  shared_->references.fetch_add(1, std::memory_order_relaxed);
+  const SendResult result = session.Enqueue(item);
+  if (result != SendResult::kAccepted) SendItem::Destroy(item, memory);
+  return result;
+}
+
+// ---- The loop.
+
+std::size_t Broadcasting::SendToEach(std::vector<ConnectionPtr>& to) {
   SendMemory* const memory = Owner::CurrentSendMemory();
   std::size_t accepted = 0;
   std::size_t full = 0;
   for (ConnectionPtr& connection : to) {
     if (!connection->is_open()) continue;
     Session& session = Session::Of(*connection);
-    const SendResult result =
-        shared ? shared->SendTo(session, memory) : session.EnqueueCopy(&data, 1);
+    const std::optional<SendResult> result = SendTo(session, memory);
     if (result == SendResult::kAccepted) ++accepted;
     if (result != SendResult::kBacklogFull) continue;
     session.shared_counters().broadcasts_skipped.fetch_add(1, std::memory_order_relaxed);
@@ -71,6 +54,28 @@ std::size_t SendToEach(std::string_view data, std::vector<ConnectionPtr>& to) {
   }
   to.resize(full);
   return accepted;
+}
+
+std::optional<SendResult> BytesBroadcast::SendTo(Session& session, SendMemory* memory) {
+  // Copies of few bytes share blocks, and are gathered by many at once.
+  if (bytes_.size() <= Outbound::kMostPacked) return session.EnqueueCopy(&bytes_, 1);
+  if (!shared_) shared_.emplace(bytes_);
+  return shared_->SendTo(session, memory);
+}
+
+std::optional<SendResult> MessageBroadcast::SendTo(Session& session, SendMemory* memory) {
+  FramingPtr framing = session.framing();
+  if (framing == nullptr) return std::nullopt;
+  for (const auto& encoded : encoded_) {
+    if (encoded->framing == framing) return encoded->bytes.SendTo(session, memory);
+  }
+  Frame frame;
+  framing->Encode(message_, &frame);
+  std::string bytes(frame.head());
+  bytes += frame.BodyOf(message_);
+  bytes += frame.tail;
+  encoded_.push_back(std::make_unique<Encoded>(std::move(framing), std::move(bytes)));
+  return encoded_.back()->bytes.SendTo(session, memory);
 }
 
 void RemoveDuplicates(std::vector<ConnectionPtr>& connections) {

@@ -75,6 +75,27 @@ SendResult Connection::Send(Buffer& bytes) {
   return result;
 }
 
+SendResult Connection::SendMessages(std::span<const SharedBytes> messages) {
+  Session& session = Session::Of(*this);
+  return Counted(session, session.EnqueueMessages(messages.data(), messages.size()));
+}
+
+SendResult Connection::SendMessage(std::string_view message) {
+  const SharedBytes copied{message.data(), message.size()};
+  return SendMessages({&copied, 1});
+}
+
+void Connection::SetFraming(FramingPtr framing) {
+  Session::Of(*this).SetFraming(std::move(framing));
+}
+FramingPtr Connection::framing() const {
+  return const_cast<Session&>(Session::Of(*this)).framing();
+}
+FrameFault Connection::frame_fault() const {
+  const MessageCutter* const cutter = Session::Of(*this).cutter();
+  return cutter == nullptr ? FrameFault{} : cutter->fault();
+}
+
 void Connection::Close() { Session::Of(*this).RequestClose(CloseReason::kLocalClose); }
 void Connection::Abort() { Abort(CloseReason::kLocalAbort); }
 void Connection::Abort(CloseReason reason) { Session::Of(*this).RequestAbort(reason); }

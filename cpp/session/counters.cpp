@@ -11,6 +11,7 @@ void Counters::AddTo(Stats& stats) const {
   stats.established += established.value();
   for (std::size_t i = 0; i < kCloseReasons; ++i) stats.closed[i] += closed[i].value();
   stats.reads += reads.value();
+  stats.messages += messages.value();
   stats.writes += writes.value();
   stats.bytes_received += bytes_received.value();
   stats.bytes_sent += bytes_sent.value();

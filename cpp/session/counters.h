@@ -16,7 +16,7 @@ namespace iocp {
 struct alignas(64) Counters {
   Counter accepted, refused, accept_errors, established;
   std::array<Counter, kCloseReasons> closed;
-  Counter reads, writes, bytes_received, bytes_sent;
+  Counter reads, messages, writes, bytes_received, bytes_sent;
   Counter hook_calls, hook_errors, hook_batches, batch_wait_nanoseconds, hook_nanoseconds;
 
   void AddTo(Stats& stats) const;

@@ -1,6 +1,7 @@
 // The inbound part of a session: received bytes, their order, and the end of the peer's stream.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -65,11 +66,25 @@ class Inbound {
   [[nodiscard]] bool has_deferred() const { return !deferred_.empty(); }
   // May throw std::bad_alloc. A buffer that wastes its block is moved into a smaller one.
   void Defer(Buffer buffer) { deferred_.push_back(BufferPool::Compact(std::move(buffer))); }
-  // Gives the oldest to `deliver(Buffer&)` while `deliverable()`.
+  // In front of those that wait already.
+  void DeferFirst(Buffer buffer) {
+    deferred_.insert(deferred_.begin(), BufferPool::Compact(std::move(buffer)));
+  }
+  // Gives the oldest to `deliver(Buffer&)` while `deliverable()`, until it leaves bytes in one. It
+  // may call DropDeferred, but must not defer anything.
   template <typename Deliverable, typename Deliver>
   void DeliverDeferred(Deliverable deliverable, Deliver deliver) {
     std::size_t count = 0;
-    while (count < deferred_.size() && deliverable()) deliver(deferred_[count++]);
+    while (count < deferred_.size() && deliverable()) {
+      Buffer buffer = std::move(deferred_[count]);
+      deliver(buffer);
+      if (count < deferred_.size() && buffer.size() != 0) {
+        deferred_[count] = std::move(buffer);
+        break;
+      }
+      ++count;
+    }
+    count = std::min(count, deferred_.size());
     deferred_.erase(deferred_.begin(), deferred_.begin() + static_cast<std::ptrdiff_t>(count));
     // A pause is rare; an idle connection should not carry its traces.
     if (deferred_.empty()) deferred_.shrink_to_fit();

@@ -8,6 +8,7 @@
 
 #include "iocp/buffer.h"
 #include "iocp/error.h"
+#include "iocp/message.h"
 #include "iocp/options.h"
 #include "port/completion_port.h"
 #include "session/counters.h"
@@ -56,6 +57,8 @@ class Owner {
   [[nodiscard]] SendMemory& send_memory() { return send_memory_; }
   // In the order of each stream.
   [[nodiscard]] std::vector<Arrival>& arrivals() { return arrivals_; }
+  // Room for the messages of one call of a hook.
+  [[nodiscard]] std::vector<Message>& messages() { return messages_; }
   // The time of this turn; from its end on, the time after its hooks.
   [[nodiscard]] TimePoint now() const { return now_; }
   // The last look at the system began at this time or later.
@@ -95,6 +98,7 @@ class Owner {
   HookBatch hooks_;
   SendMemory send_memory_;
   std::vector<Arrival> arrivals_;
+  std::vector<Message> messages_;
 };
 
 // The word by which workers agree on who owns a session. Each function is called by a worker.

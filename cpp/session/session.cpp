@@ -19,6 +19,7 @@ void Session::Begin(Owner& owner, const Address& local, const Address& remote,
   outbound_.writable().Begin(owner.hooks().wants(kHookWritable), *options_);
   timeouts_.Begin(owner.now(), *options_);
   inbound_.Begin();
+  if (options_->framing != nullptr) SetFirstFraming();
 }
 
 // ---- Any thread.
@@ -162,6 +163,7 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
   owner.counters().reads.Add(1);
   owner.counters().bytes_received.Add(arrival.buffer.size());
   inbound_.CountBytes(arrival.buffer.size());
+  FollowFraming(owner);
   // First, as it may have to wait: a callback of that time goes before the data.
   bool may_read = MayRead();
   if (may_read) EnterToRead(owner);
@@ -179,14 +181,14 @@ void Session::Deliver(Owner& owner, Arrival& arrival) {
     }
     return;
   }
-  NotifyRead(owner, arrival.buffer);
-  // Gone before the next hook runs: unless the hook kept it, the block can be used again.
-  arrival.buffer = Buffer();
+  DeliverBytes(owner, arrival.buffer);
+  if (arrival.buffer.size() != 0 && Deliverable()) DeferFirst(owner, arrival.buffer);
 }
 
 void Session::DeliverPending(Owner& owner) {
   if (finished()) return;
   CallTimers(owner);
+  FollowFraming(owner);
   if (EstablishedDue()) NotifyEstablished(owner);
   NotifyCompletedSends(owner);
   if (inbound_.has_deferred()) {
@@ -197,11 +199,13 @@ void Session::DeliverPending(Owner& owner) {
           CallTimers(owner);
           return MayRead();
         },
-        [&](Buffer& buffer) { NotifyRead(owner, buffer); });
+        [&](Buffer& buffer) { DeliverBytes(owner, buffer); });
     if (!Deliverable()) inbound_.DropDeferred();
   }
   CallTimers(owner);
-  if (inbound_.ended() && EndOfStreamDue()) NotifyEndOfStream(owner);
+  if (inbound_.ended() && EndOfStreamDue() && EndMessages(owner) && EndOfStreamDue()) {
+    NotifyEndOfStream(owner);
+  }
   // Behind what has waited for the peer to take bytes: a hook that sends more each time would
   // otherwise keep it waiting for ever.
   if (WritableDue()) NotifyWritable(owner);
@@ -501,6 +505,7 @@ void Session::Join(Owner& owner) {
   if (!inbox_.Finish()) return;
   DropSends(owner);
   inbound_.Clear();
+  if (cutter_ != nullptr) cutter_->Drop();
   // The peer has not taken all, and its time is up: the system must not go on trying.
   if (closing_.cut_short() && port_->Unacknowledged(*this) != 0) closing_.Reset();
   port_->Close(*this, closing_.resets());

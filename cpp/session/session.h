@@ -13,6 +13,7 @@
 #include "iocp/close_reason.h"
 #include "iocp/connection.h"
 #include "iocp/error.h"
+#include "iocp/framing.h"
 #include "iocp/options.h"
 #include "iocp/time.h"
 #include "iocp/timer.h"
@@ -24,6 +25,7 @@
 #include "session/owner.h"
 #include "session/timeouts.h"
 #include "session/timer_queue.h"
+#include "stage/framing/message_cutter.h"
 #include "stage/stage_stack.h"
 
 namespace iocp {
@@ -59,6 +61,11 @@ class Session final : public Connection, public Socket, public TimerNode, public
   SendResult Enqueue(SendItem* item);
   // Copies the pieces. Throws std::bad_alloc, and has queued nothing, when there is no memory.
   SendResult EnqueueCopy(const std::string_view* pieces, std::size_t count);
+  // The messages that have a `release` are shared, and taken over only when it answers kAccepted.
+  // Throws as Connection::SendMessages does.
+  SendResult EnqueueMessages(const SharedBytes* messages, std::size_t count);
+  [[nodiscard]] FramingPtr framing();
+  void SetFraming(FramingPtr framing);
   void RequestClose(CloseReason why);
   void RequestAbort(CloseReason why);
   void SetUserPaused(bool paused);
@@ -116,6 +123,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   [[nodiscard]] const Inbound& inbound() const { return inbound_; }
   Outbound& outbound() { return outbound_; }
   [[nodiscard]] const Outbound& outbound() const { return outbound_; }
+  [[nodiscard]] const MessageCutter* cutter() const { return cutter_.get(); }
 
   Session* next_active = nullptr;    // in the owner's list
   Session* next_in_shard = nullptr;  // under the shard's mutex, as is the next
@@ -137,6 +145,8 @@ class Session final : public Connection, public Socket, public TimerNode, public
   SendResult Admit(Accept accept);
   template <typename Accept>
   SendResult AdmitUnderLock(Accept accept) IOCP_REQUIRES(inbox_.mutex());
+  // Accepts all items of `items`, or none.
+  SendResult EnqueueAll(SendQueue& items);
   void OfferInHook();
   void CountTaken(Owner& owner, std::size_t bytes);
   void Flush(Owner& owner);
@@ -154,8 +164,9 @@ class Session final : public Connection, public Socket, public TimerNode, public
   [[nodiscard]] bool EstablishedDue() const;
   [[nodiscard]] bool EndOfStreamDue();
   [[nodiscard]] bool MayRead() { return Deliverable() && !Blocked(); }
-  static void EnterToRead(Owner& owner) {
-    if (owner.hooks().wants(kHookRead)) owner.hooks().Enter();
+  // For bytes that go to OnReadCompleted for sure. Most of the bytes of large messages call no hook.
+  void EnterToRead(Owner& owner) {
+    if (cutter_ == nullptr && owner.hooks().wants(kHookRead)) owner.hooks().Enter();
   }
   // Calls the timers that are due; each hook but the last two comes after it.
   void CallTimers(Owner& owner) {
@@ -165,6 +176,14 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void CloseTimers(Owner& owner);
   void NotifyEstablished(Owner& owner);
   void NotifyRead(Owner& owner, Buffer& buffer);
+  void SetFirstFraming();
+  void TakeFraming();
+  void FollowFraming(Owner& owner);
+  void DeliverBytes(Owner& owner, Buffer& bytes);
+  bool DeliverMessages(Owner& owner, Buffer& bytes, bool last);
+  bool EndMessages(Owner& owner);
+  void DeferFirst(Owner& owner, Buffer& bytes);
+  void FailFrame(Owner& owner, const FrameFault& fault);
   void NotifyCompletedSends(Owner& owner);
   void NotifyEndOfStream(Owner& owner);
   [[nodiscard]] bool WritableDue() const;
@@ -203,6 +222,11 @@ class Session final : public Connection, public Socket, public TimerNode, public
   Closing closing_;
   Timeouts timeouts_;
   TimerList timers_;
+  // Null without a framing, and until the first one has been looked at.
+  std::unique_ptr<MessageCutter> cutter_;
+  FramingPtr framing_ IOCP_GUARDED_BY(inbox_.mutex());
+  // True exactly when SetFraming was called and the owner has not looked at it since.
+  std::atomic<bool> framing_changed_{false};
 };
 
 }  // namespace iocp

@@ -71,6 +71,12 @@ SendResult Session::EnqueueCopy(const std::string_view* pieces, std::size_t coun
   return result;
 }
 
+SendResult Session::EnqueueAll(SendQueue& items) {
+  return Admit([&](SendQueue& queue) {
+    while (SendItem* const item = items.Pop()) outbound_.Accept(queue, item);
+  });
+}
+
 SendResult Session::Enqueue(SendItem* item) {
   bool ignored = false;
   const SendResult result = Admit([&](SendQueue& queue) {

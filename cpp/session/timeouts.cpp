@@ -19,6 +19,9 @@ void Timeouts::ForEach(const Options& options, const Inbound& inbound, const Out
   if (const auto limit = receive_.value(); limit && !inbound.ended() && !blocked()) {
     visit(CloseReason::kReceiveTimeout, silent_since_ + *limit);
   }
+  if (options.message_timeout && inside_message() && !blocked()) {
+    visit(CloseReason::kMessageTimeout, message_since_ + *options.message_timeout);
+  }
   if (const auto limit = idle_.value()) visit(CloseReason::kIdleTimeout, active_at_ + *limit);
 }
 

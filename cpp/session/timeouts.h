@@ -42,12 +42,20 @@ class Timeouts {
   void NoteReading(bool blocked, TimePoint now) {
     if (blocked == this->blocked()) return;
     // The silence during the block does not count.
-    if (!blocked) silent_since_ += now - std::max(blocked_at_, silent_since_);
+    if (!blocked) {
+      silent_since_ += now - std::max(blocked_at_, silent_since_);
+      if (inside_message()) message_since_ += now - std::max(blocked_at_, message_since_);
+    }
     blocked_at_ = blocked ? now : TimePoint::max();
   }
+  // The first byte of a message has come, and its last has not; or it has.
+  void BeginMessage(TimePoint now) { message_since_ = now; }
+  void EndMessage() { message_since_ = TimePoint::max(); }
   // True exactly when a change of what blocks reading has to be noted, although nothing else is
   // due.
-  [[nodiscard]] bool waits_for_reading() const { return blocked() && receive_.value(); }
+  [[nodiscard]] bool waits_for_reading() const {
+    return blocked() && (receive_.value() || inside_message());
+  }
 
   // The earliest deadline of all that apply; max: none does.
   [[nodiscard]] TimePoint Earliest(const Options& options, const Closing& closing,
@@ -61,7 +69,8 @@ class Timeouts {
 
   // True exactly when `reason` asks for the voice of the peer, whatever it is sent and takes.
   [[nodiscard]] static bool JudgesSilence(CloseReason reason) {
-    return reason == CloseReason::kFirstDataTimeout || reason == CloseReason::kReceiveTimeout;
+    return reason == CloseReason::kFirstDataTimeout || reason == CloseReason::kReceiveTimeout ||
+           reason == CloseReason::kMessageTimeout;
   }
 
   // The timer has gone off, or the time of the server that stops is up. Any worker of the shard.
@@ -83,6 +92,7 @@ class Timeouts {
 
  private:
   [[nodiscard]] bool blocked() const { return blocked_at_ != TimePoint::max(); }
+  [[nodiscard]] bool inside_message() const { return message_since_ != TimePoint::max(); }
   // The conditions of all timeouts of an open session: calls `visit(reason, deadline)` for each
   // that applies.
   template <typename Visit>
@@ -94,6 +104,9 @@ class Timeouts {
   // When the peer was last heard, or accepted, and later by as long as reading was blocked since.
   TimePoint silent_since_;
   TimePoint blocked_at_ = TimePoint::max();  // max: reading is not blocked, as far as is noted
+  // When the first byte of the message that is not complete came, and later by as long as reading
+  // was blocked since; max: there is none.
+  TimePoint message_since_ = TimePoint::max();
   TimeLimit idle_;
   TimeLimit receive_;
   // The time that the timer is armed for. max: it is not armed, or it has gone off and TakeDue has

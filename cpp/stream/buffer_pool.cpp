@@ -12,6 +12,11 @@ void Buffer::Release() noexcept {
   block_ = nullptr;
 }
 
+Buffer Buffer::Slice(std::size_t offset, std::size_t size) const {
+  block_->AddReference();
+  return {block_, data_ + offset, size};
+}
+
 std::size_t Buffer::exchangeable() const {
   const bool whole = block_ != nullptr && block_->alone() && data_ == block_->data();
   return whole ? block_->capacity() : 0;
@@ -74,11 +79,18 @@ Buffer BufferPool::Compact(Buffer buffer) noexcept {
   return copy.size() == 0 ? std::move(buffer) : std::move(copy);
 }
 
-Buffer BufferPool::Copy(std::string_view bytes) noexcept {
-  Block* block = NewBlock(nullptr, bytes.size());
+Buffer BufferPool::Allocate(std::size_t size, char** memory) noexcept {
+  Block* block = NewBlock(nullptr, size);
   if (block == nullptr) return {};
-  std::memcpy(block->data(), bytes.data(), bytes.size());
-  return {block, block->data(), bytes.size()};
+  *memory = block->data();
+  return {block, block->data(), size};
+}
+
+Buffer BufferPool::Copy(std::string_view bytes) noexcept {
+  char* memory = nullptr;
+  Buffer copy = Allocate(bytes.size(), &memory);
+  if (copy.size() != 0) std::memcpy(memory, bytes.data(), bytes.size());
+  return copy;
 }
 
 Block* BufferPool::NewBlock(BufferPool* pool, std::size_t capacity) noexcept {

@@ -66,8 +66,10 @@ class BufferPool {
   // pool. Returns `buffer` itself when it uses half of its block or more, or when there is no
   // memory.
   static Buffer Compact(Buffer buffer) noexcept;
-  // A copy of `bytes`, which are not none, in a block of their own outside any pool. Empty when
-  // there is no memory.
+  // `size` bytes, which are not none, in a block of their own outside any pool; `*memory` is where
+  // to write them. Empty when there is no memory.
+  static Buffer Allocate(std::size_t size, char** memory) noexcept;
+  // A copy of `bytes` in a block of their own, in the same way.
   static Buffer Copy(std::string_view bytes) noexcept;
 
   [[nodiscard]] std::size_t block_size() const { return block_size_; }

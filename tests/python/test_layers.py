@@ -20,8 +20,9 @@ FOR_PORTS = {
     "iocp/time.h",
 }
 STREAM = {"base", "stream"} | FOR_PORTS
+STAGE = {*STREAM, "stage", "iocp/framing.h", "iocp/message.h"}
 PORT = {*STREAM, "port"}
-SESSION = {*PORT, "stage", "session", "iocp"}
+SESSION = {*PORT, "stage", "stage/framing", "session", "iocp"}
 ENGINE = {*SESSION, "engine"}
 MAY_INCLUDE = {
     "iocp": {"iocp"},
@@ -32,7 +33,8 @@ MAY_INCLUDE = {
     "port/iocp": {*PORT, "port/common", "port/iocp"},
     "port/readiness": {*PORT, "port/common", "port/readiness"},
     "port/uring": {*PORT, "port/common", "port/uring"},
-    "stage": {*STREAM, "stage"},
+    "stage": STAGE,
+    "stage/framing": {*STAGE, "stage/framing"},
     "session": SESSION,
     "engine": ENGINE,
     "compat": {"iocp", "compat"},

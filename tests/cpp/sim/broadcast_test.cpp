@@ -41,7 +41,7 @@ TEST_F(BroadcastTest, ThoseWithAFullBacklogAreLeftAndCounted) {
   scenario.ConnectionOf(clients[4]).Close();
 
   std::vector<ConnectionPtr> to = All(scenario);
-  EXPECT_EQ(SendToEach("news", to), 2U);
+  EXPECT_EQ(BytesBroadcast("news").SendToEach(to), 2U);
   ASSERT_EQ(to.size(), 2U);
   for (const ConnectionPtr& connection : to) {
     EXPECT_TRUE(connection.get() == &scenario.ConnectionOf(clients[1]) ||
@@ -74,7 +74,7 @@ TEST_F(BroadcastTest, ManyBytesAreCopiedOnceAndFewForEach) {
     for (int i = 0; i < 10; ++i) clients.push_back(scenario.Connect());
     std::vector<ConnectionPtr> to = All(scenario);
     const std::size_t live = LiveAllocations();
-    EXPECT_EQ(SendToEach(std::string(size, 'x'), to), 10U);
+    EXPECT_EQ(BytesBroadcast(std::string(size, 'x')).SendToEach(to), 10U);
     EXPECT_TRUE(to.empty());
     // A record for each, and the bytes with their count.
     EXPECT_EQ(LiveAllocations() - live, size <= 1024 ? 10U : 12U) << size;
@@ -106,7 +106,7 @@ TEST_F(BroadcastTest, WithoutMemoryItThrowsAndLeavesNothing) {
       const FailingMemory memory(&failing);
       try {
         const FailingMemory::Scope armed(true);
-        EXPECT_EQ(SendToEach(data, to), 3U);
+        EXPECT_EQ(BytesBroadcast(data).SendToEach(to), 3U);
         threw = false;
       } catch (const std::bad_alloc&) {
       }
@@ -135,7 +135,7 @@ TEST_F(BroadcastTest, DuplicatesAndNullsAreRemoved) {
     to.emplace_back(&scenario.ConnectionOf(*client));
   }
   RemoveDuplicates(to);
-  EXPECT_EQ(SendToEach("x", to), 2U);
+  EXPECT_EQ(BytesBroadcast("x").SendToEach(to), 2U);
   scenario.StepAll();
   EXPECT_EQ(one->Receive(100), "x");
   EXPECT_EQ(other->Receive(100), "x");

@@ -1,0 +1,181 @@
+// How a stream of bytes is cut into messages, and how messages are sent.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace iocp {
+
+// Why what a peer has sent is no message.
+struct FrameFault {
+  enum class Kind : std::uint8_t {
+    kNone,
+    kTooLong,    // longer than the framing allows
+    kMalformed,  // not what the framing asks for
+    kTruncated,  // the stream has ended inside a message
+  };
+  Kind kind = Kind::kNone;
+  // kTooLong: bytes of the message that was announced; none: no length was.
+  std::optional<std::uint64_t> announced;
+  // kTooLong: the most bytes that a message may have.
+  std::uint64_t limit = 0;
+
+  // A sentence for whoever reads a log.
+  [[nodiscard]] std::string Describe() const;
+};
+
+// What a framer has found at the front of a stream.
+struct FrameCut {
+  enum class Kind : std::uint8_t {
+    kMore,     // the message is not complete
+    kMessage,  // it is
+    kSkip,     // the first `used` bytes are part of no message
+    kFault,    // the stream cannot be cut any more
+  };
+  Kind kind = Kind::kMore;
+  // kMessage, kSkip: the bytes that are done with, never none. kMore: those that the frame takes in
+  // all, when it is known; otherwise 0.
+  std::size_t used = 0;
+  // kMessage, and kMore with `used`: where the message is in the frame.
+  std::size_t begin = 0;
+  std::size_t size = 0;
+  FrameFault fault;  // kFault
+
+  static FrameCut More() { return {}; }
+  static FrameCut Announced(std::size_t used, std::size_t begin, std::size_t size) {
+    return {Kind::kMore, used, begin, size, {}};
+  }
+  static FrameCut Message(std::size_t used, std::size_t begin, std::size_t size) {
+    return {Kind::kMessage, used, begin, size, {}};
+  }
+  static FrameCut Skip(std::size_t used) { return {Kind::kSkip, used, 0, 0, {}}; }
+  static FrameCut TooLong(std::uint64_t limit, std::optional<std::uint64_t> announced) {
+    return {Kind::kFault, 0, 0, 0, {FrameFault::Kind::kTooLong, announced, limit}};
+  }
+  static FrameCut Malformed() {
+    return {Kind::kFault, 0, 0, 0, {FrameFault::Kind::kMalformed, std::nullopt, 0}};
+  }
+};
+
+// Cuts the stream of one connection. One thread at a time calls it, with no lock held and without
+// the GIL or with it. It must not block, nor throw anything but std::bad_alloc.
+class Framer {
+ public:
+  Framer() = default;
+  Framer(const Framer&) = delete;
+  Framer& operator=(const Framer&) = delete;
+  virtual ~Framer() = default;
+
+  // Looks at `bytes`, never none, which begin where a message does. After kMore it is called with
+  // the same bytes and more behind them, so it may remember how far it has looked. When `used` was
+  // given it is called again with just so many bytes, or, for a large message, not at all: see
+  // EndsWell. `last`: true exactly when no more bytes will follow.
+  virtual FrameCut Cut(std::string_view bytes, bool last) = 0;
+  // The next bytes begin where a message does, perhaps one that was looked at before: forget how
+  // far.
+  virtual void Reset() {}
+  // Whether `trailer`, the bytes behind a large message in its frame, is right.
+  virtual bool EndsWell(std::string_view trailer) {
+    static_cast<void>(trailer);
+    return true;
+  }
+  // Decodes a message that Cut has found, in place. Returns its size, at most `size`.
+  virtual std::size_t Decode(char* data, std::size_t size) {
+    static_cast<void>(data);
+    return size;
+  }
+};
+
+// A message as it is sent: the head, the body, the tail.
+struct Frame {
+  static constexpr std::size_t kMostHead = 24;
+
+  void SetHead(std::string_view bytes);
+  [[nodiscard]] std::string_view head() const { return {head_bytes.data(), head_size}; }
+  // `message`, unless it is encoded.
+  [[nodiscard]] std::string_view BodyOf(std::string_view message) const {
+    return encoded ? std::string_view(*encoded) : message;
+  }
+
+  std::array<char, kMostHead> head_bytes;
+  std::size_t head_size = 0;
+  std::optional<std::string> encoded;  // what is sent instead of the message
+  std::string_view tail;               // memory of the framing
+};
+
+// A way to cut streams into messages. Immutable; any number of connections and threads share one.
+// The functions below make those that are built in. Derive from it and from Framer for one of your
+// own.
+class Framing {
+ public:
+  Framing() = default;
+  Framing(const Framing&) = delete;
+  Framing& operator=(const Framing&) = delete;
+  virtual ~Framing() = default;
+
+  // For a new connection. May throw std::bad_alloc.
+  [[nodiscard]] virtual std::unique_ptr<Framer> MakeFramer() const = 0;
+  // How `message` is sent. Throws std::invalid_argument, with a sentence, for one that a peer with
+  // this framing would not receive as it is; or std::bad_alloc.
+  virtual void Encode(std::string_view message, Frame* frame) const = 0;
+  // The most bytes that wait for the rest of a frame whose length is not known. It bounds what a
+  // peer can make grow, whatever the framer says: with more the message is too long.
+  [[nodiscard]] virtual std::size_t most_waiting() const = 0;
+};
+
+using FramingPtr = std::shared_ptr<const Framing>;
+
+// --- The framings that are built in. Each function throws std::invalid_argument, with a sentence
+// that names the parameter, for a value out of range. `max_size`: the most bytes of a message as
+// the hook gets it, 1 to 1 TiB; it is compared with the announced length.
+
+inline constexpr std::size_t kDefaultMaxMessage = 1024 * 1024;
+inline constexpr std::size_t kDefaultMaxLine = 64 * 1024;
+
+// A length in front of each message. The options are those of Netty's LengthFieldBasedFrameDecoder.
+struct LengthPrefixOptions {
+  int size = 4;                    // bytes of the length: 1, 2, 3, 4 or 8
+  bool little_endian = false;
+  std::size_t offset = 0;          // bytes in front of the length, 0 to 1024
+  // Added to the length, which then counts the bytes behind the length field. A length that counts
+  // the whole frame needs -(offset + size).
+  std::int64_t adjust = 0;
+  // Bytes that are removed from the front of the frame, 0 to 2048. By default the whole header when
+  // `offset` is 0, else none.
+  std::optional<std::size_t> strip;
+  std::size_t max_size = kDefaultMaxMessage;
+};
+FramingPtr LengthPrefix(const LengthPrefixOptions& options = {});
+
+// A delimiter behind each message; the earliest counts, and of those that begin at one place the
+// longest. There are 1 to 16, of 1 to 64 bytes; the first is the one that is sent. `keep`: true
+// exactly when a message keeps its delimiter, which `max_size` does not count.
+FramingPtr Delimiter(std::vector<std::string> delimiters, bool keep = false,
+                     std::size_t max_size = kDefaultMaxLine);
+
+// Messages of `size` bytes each, 1 to 1 GiB.
+FramingPtr FixedSize(std::size_t size);
+
+// A varint in front of each message, as protobuf writes it: 7 bits a byte, low ones first, at most
+// 10 bytes.
+FramingPtr VarintPrefix(std::size_t max_size = kDefaultMaxMessage);
+
+// D. J. Bernstein's netstrings: the length in decimal digits, a colon, the message, a comma.
+FramingPtr Netstring(std::size_t max_size = kDefaultMaxMessage);
+
+// Consistent Overhead Byte Stuffing (Cheshire and Baker): no zero in the message, one behind it.
+// Zeros with nothing between them are skipped.
+FramingPtr Cobs(std::size_t max_size = kDefaultMaxLine);
+
+// RFC 1055: an END (0xC0) behind each message, and, when we send, in front of it. Two ENDs with
+// nothing between them are skipped, so there is no empty message.
+FramingPtr Slip(std::size_t max_size = kDefaultMaxLine);
+
+}  // namespace iocp

@@ -1,0 +1,231 @@
+// How a session gives messages to its hooks, and sends them.
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include "session/session.h"
+
+namespace iocp {
+namespace {
+
+// The most messages in one list.
+constexpr std::size_t kMostInList = 4096;
+
+}  // namespace
+
+// ---- Any thread: the framing.
+
+FramingPtr Session::framing() {
+  const MutexLock lock(inbox_.mutex());
+  return framing_;
+}
+
+void Session::SetFraming(FramingPtr framing) {
+  const MutexLock lock(inbox_.mutex());
+  framing_.swap(framing);
+  framing_changed_.store(true, std::memory_order_release);
+  // What waits for the rest of a message may be one for the new framing.
+  if (!inbox_.finished()) Wake();
+}
+
+// ---- The owner.
+
+void Session::SetFirstFraming() {
+  const MutexLock lock(inbox_.mutex());
+  framing_ = options_->framing;
+  framing_changed_.store(true, std::memory_order_relaxed);
+}
+
+// Another framing cuts what was received and not delivered. Throws std::bad_alloc.
+void Session::TakeFraming() {
+  std::unique_ptr<MessageCutter> cutter;
+  framing_changed_.store(false, std::memory_order_relaxed);
+  if (FramingPtr now = framing()) cutter = std::make_unique<MessageCutter>(std::move(now));
+  if (cutter_ != nullptr) {
+    std::vector<Buffer> kept = cutter_->GiveBack();
+    for (; !kept.empty(); kept.pop_back()) inbound_.DeferFirst(std::move(kept.back()));
+  }
+  cutter_ = std::move(cutter);
+  timeouts_.EndMessage();
+}
+
+// Before anything is delivered, or after a hook.
+void Session::FollowFraming(Owner& owner) {
+  if (!framing_changed_.load(std::memory_order_acquire)) return;
+  try {
+    TakeFraming();
+  } catch (const std::bad_alloc&) {
+    RunOutOfMemory(owner);
+  }
+}
+
+// What hooks did not take.
+void Session::DeferFirst(Owner& owner, Buffer& bytes) {
+  try {
+    inbound_.DeferFirst(std::move(bytes));
+  } catch (const std::bad_alloc&) {
+    RunOutOfMemory(owner);
+  }
+}
+
+// Gives `bytes` to the hooks, one after the other. What they do not take now is left in it.
+void Session::DeliverBytes(Owner& owner, Buffer& bytes) {
+  while (bytes.size() != 0 && MayRead()) {
+    if (cutter_ == nullptr) {
+      NotifyRead(owner, bytes);
+      // Gone before the next hook runs: unless the hook kept it, the block can be used again.
+      bytes = Buffer();
+    } else if (!DeliverMessages(owner, bytes, false)) {
+      return;
+    }
+  }
+}
+
+// One hook's share of `bytes`: a message, or a list of them; or what follows when there is none.
+// False when hooks take no more for now.
+bool Session::DeliverMessages(Owner& owner, Buffer& bytes, bool last) try {
+  HookBatch& hooks = owner.hooks();
+  const bool lists = hooks.wants(kHookMessages);
+  std::vector<Message>& messages = owner.messages();
+  const MessageCutter::Cuts cuts =
+      cutter_->Cut(bytes, lists ? kMostInList : 1, last, &messages);
+  if (messages.empty()) {
+    if (cuts.used != 0) {
+      cutter_->Consume(bytes, cuts.used);
+    } else if (cuts.fault) {
+      FailFrame(owner, cutter_->fault());
+      return false;
+    } else {
+      if (!cutter_->inside()) timeouts_.BeginMessage(owner.now());
+      cutter_->Keep(std::exchange(bytes, Buffer()));
+    }
+    return true;
+  }
+  if (lists || hooks.wants(kHookMessage)) hooks.Enter();
+  CallTimers(owner);
+  // Looked at again once the batch has begun: whoever it had to wait for may have closed the
+  // connection, or set another framing.
+  if (!MayRead() || framing_changed_.load(std::memory_order_acquire)) return false;
+  cutter_->Decode(messages);
+  owner.counters().messages.Add(messages.size());
+  if (lists) {
+    hooks.Run(*this, kHookMessages,
+              [&](Handler& handler) { handler.OnMessages(*this, messages); });
+  } else {
+    hooks.Run(*this, kHookMessage,
+              [&](Handler& handler) { handler.OnMessage(*this, messages.front()); });
+  }
+  cutter_->Consume(bytes, cuts.used);
+  timeouts_.EndMessage();
+  FollowFraming(owner);
+  return true;
+} catch (const std::bad_alloc&) {
+  RunOutOfMemory(owner);
+  return false;
+}
+
+// The stream has ended in order. True when it has not done so inside a message, and hooks have had
+// all before.
+bool Session::EndMessages(Owner& owner) {
+  Buffer none;
+  while (cutter_ != nullptr && cutter_->inside()) {
+    const std::size_t kept = cutter_->kept();
+    if (!MayRead() || !DeliverMessages(owner, none, true)) return false;
+    if (cutter_ == nullptr || inbound_.has_deferred()) return false;
+    if (cutter_->kept() != kept) continue;
+    FailFrame(owner, {FrameFault::Kind::kTruncated, std::nullopt, 0});
+    return false;
+  }
+  return true;
+}
+
+void Session::FailFrame(Owner& owner, const FrameFault& fault) {
+  if (closing_.phase() == Phase::kOpen) {
+    cutter_->set_fault(fault);
+    Fail(owner, {ErrorKind::kBadFrame, 0});
+    closing_.set_reason(CloseReason::kFrameError);
+  }
+  if (closing_.phase() < Phase::kCancelling) BeginCancel();
+}
+
+// ---- Any thread: sending.
+
+namespace {
+
+// The frames of messages, as pieces to copy and items to share. Destroys what was not sent.
+class FrameQueue {
+ public:
+  explicit FrameQueue(SendMemory* memory) : memory_(memory) {}
+  FrameQueue(const FrameQueue&) = delete;
+  FrameQueue& operator=(const FrameQueue&) = delete;
+  ~FrameQueue() {
+    while (SendItem* const item = items_.Pop()) {
+      item->release = nullptr;  // the bytes stay the caller's
+      SendItem::Destroy(item, memory_);
+    }
+  }
+
+  void Copy(std::string_view piece) {
+    if (piece.empty()) return;
+    pieces_.push_back(piece);
+    size_ += piece.size();
+  }
+  void Share(const SharedBytes& bytes) {
+    Finish();
+    Push(SendItem::Share(bytes, true, memory_));
+  }
+  // All pieces become an item.
+  void Finish() {
+    if (pieces_.empty()) return;
+    Push(SendItem::Copy(pieces_.data(), pieces_.size(), memory_));
+    pieces_.clear();
+    size_ = 0;
+  }
+
+  [[nodiscard]] const std::vector<std::string_view>& pieces() const { return pieces_; }
+  [[nodiscard]] std::size_t size() const { return size_; }  // of the pieces
+  [[nodiscard]] SendQueue& items() { return items_; }
+
+ private:
+  void Push(SendItem* item) {
+    if (item == nullptr) throw std::bad_alloc();
+    items_.Push(item);
+  }
+
+  SendMemory* const memory_;
+  std::vector<std::string_view> pieces_;
+  std::size_t size_ = 0;
+  SendQueue items_;
+};
+
+}  // namespace
+
+SendResult Session::EnqueueMessages(const SharedBytes* messages, std::size_t count) {
+  const FramingPtr framing = this->framing();
+  if (framing == nullptr) {
+    throw std::logic_error("the connection has no framing that could send a message");
+  }
+  if (!inbox_.open()) return SendResult::kClosed;
+  FrameQueue queue(Owner::CurrentSendMemory());
+  std::vector<Frame> frames(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const SharedBytes& bytes = messages[i];
+    const std::string_view message(static_cast<const char*>(bytes.data), bytes.size);
+    framing->Encode(message, &frames[i]);
+    queue.Copy(frames[i].head());
+    // One OnWriteCompleted is for one item.
+    if (bytes.release == nullptr || frames[i].encoded || outbound_.reports_writes()) {
+      queue.Copy(frames[i].BodyOf(message));
+    } else {
+      queue.Share(bytes);
+    }
+    queue.Copy(frames[i].tail);
+  }
+  if (queue.items().empty() && queue.size() <= Outbound::kMostPacked) {
+    return EnqueueCopy(queue.pieces().data(), queue.pieces().size());
+  }
+  queue.Finish();
+  return EnqueueAll(queue.items());
+}
+
+}  // namespace iocp

@@ -1,0 +1,161 @@
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "iocp/framing.h"
+#include "stage/framing/parameters.h"
+
+namespace iocp {
+namespace {
+
+// A place where a delimiter begins.
+struct Match {
+  static constexpr std::size_t kNowhere = std::string_view::npos;
+
+  std::size_t at = kNowhere;
+  std::size_t size = 0;
+  bool may_grow = false;  // true exactly when more bytes could make a longer one of it
+};
+
+class DelimiterFraming final : public Framing {
+ public:
+  DelimiterFraming(std::vector<std::string> delimiters, bool keep, std::size_t max_size);
+
+  [[nodiscard]] std::unique_ptr<Framer> MakeFramer() const override;
+  void Encode(std::string_view message, Frame* frame) const override;
+  [[nodiscard]] std::size_t most_waiting() const override { return max_size_ + longest_; }
+
+  // The first match that begins at `from` or later.
+  [[nodiscard]] Match Find(std::string_view bytes, std::size_t from) const;
+  [[nodiscard]] std::size_t longest() const { return longest_; }
+  [[nodiscard]] std::size_t max_size() const { return max_size_; }
+  [[nodiscard]] bool keep() const { return keep_; }
+
+ private:
+  // The next place, at `from` or later, where one could begin.
+  [[nodiscard]] std::size_t NextBegin(std::string_view bytes, std::size_t from) const;
+  [[nodiscard]] Match MatchAt(std::string_view bytes, std::size_t at) const;
+
+  const std::vector<std::string> delimiters_;
+  const bool keep_;
+  const std::size_t max_size_;
+  std::size_t longest_ = 0;
+  std::array<bool, 256> begins_{};  // true exactly for the first bytes of delimiters
+};
+
+class DelimiterFramer final : public Framer {
+ public:
+  explicit DelimiterFramer(const DelimiterFraming& framing) : framing_(framing) {}
+
+  FrameCut Cut(std::string_view bytes, bool last) override {
+    const Match match = framing_.Find(bytes, looked_at_);
+    if (match.at == Match::kNowhere || (match.may_grow && !last)) {
+      const std::size_t tail = framing_.longest() - 1;
+      looked_at_ = match.at != Match::kNowhere ? match.at
+                   : bytes.size() > tail       ? std::max(looked_at_, bytes.size() - tail)
+                                               : looked_at_;
+      // A delimiter could still begin here.
+      if (looked_at_ <= framing_.max_size()) return FrameCut::More();
+      return FrameCut::TooLong(framing_.max_size(), std::nullopt);
+    }
+    looked_at_ = 0;
+    if (match.at > framing_.max_size()) {
+      return FrameCut::TooLong(framing_.max_size(), std::nullopt);
+    }
+    const std::size_t used = match.at + match.size;
+    return FrameCut::Message(used, 0, framing_.keep() ? used : match.at);
+  }
+  void Reset() override { looked_at_ = 0; }
+
+ private:
+  const DelimiterFraming& framing_;
+  std::size_t looked_at_ = 0;  // no delimiter begins before
+};
+
+DelimiterFraming::DelimiterFraming(std::vector<std::string> delimiters, bool keep,
+                                   std::size_t max_size)
+    : delimiters_(std::move(delimiters)), keep_(keep), max_size_(max_size) {
+  for (const std::string& delimiter : delimiters_) {
+    longest_ = std::max(longest_, delimiter.size());
+    begins_[static_cast<unsigned char>(delimiter.front())] = true;
+  }
+}
+
+std::unique_ptr<Framer> DelimiterFraming::MakeFramer() const {
+  return std::make_unique<DelimiterFramer>(*this);
+}
+
+std::size_t DelimiterFraming::NextBegin(std::string_view bytes, std::size_t from) const {
+  if (delimiters_.size() == 1) return bytes.find(delimiters_[0].front(), from);
+  for (std::size_t at = from; at < bytes.size(); ++at) {
+    if (begins_[static_cast<unsigned char>(bytes[at])]) return at;
+  }
+  return Match::kNowhere;
+}
+
+Match DelimiterFraming::MatchAt(std::string_view bytes, std::size_t at) const {
+  const std::string_view rest = bytes.substr(at);
+  Match match;
+  std::size_t unfinished = 0;
+  for (const std::string& delimiter : delimiters_) {
+    if (rest.starts_with(delimiter)) {
+      match.at = at;
+      match.size = std::max(match.size, delimiter.size());
+    } else if (std::string_view(delimiter).starts_with(rest)) {
+      unfinished = std::max(unfinished, delimiter.size());
+    }
+  }
+  match.may_grow = unfinished > match.size;
+  return match;
+}
+
+Match DelimiterFraming::Find(std::string_view bytes, std::size_t from) const {
+  for (std::size_t at = NextBegin(bytes, from); at != Match::kNowhere;
+       at = NextBegin(bytes, at + 1)) {
+    if (const Match match = MatchAt(bytes, at); match.at != Match::kNowhere) return match;
+  }
+  return {};
+}
+
+void DelimiterFraming::Encode(std::string_view message, Frame* frame) const {
+  const std::string& delimiter = delimiters_[0];
+  std::string_view tail = delimiter;
+  if (keep_) {
+    // The message ends with a delimiter, which is sent with it.
+    const Match match = Find(message, 0);
+    if (match.at != Match::kNowhere && match.at + match.size == message.size()) {
+      CheckMessageSize(match.at, max_size_);
+      return;
+    }
+    throw std::invalid_argument(
+        "with keep=True a message ends with a delimiter, and has no other one");
+  }
+  CheckMessageSize(message.size(), max_size_);
+  // Up to the border, and over it.
+  const std::size_t near = std::min(message.size(), longest_ - 1);
+  std::string border(message.substr(message.size() - near));
+  border += delimiter;
+  const bool whole = Find(message, 0).at == Match::kNowhere && Find(border, 0).at == near;
+  // A longer delimiter may begin with the one before this message, and end in it.
+  std::string joined = delimiter;
+  joined += message.substr(0, longest_);
+  joined += delimiter;
+  if (!whole || MatchAt(joined, 0).size != delimiter.size()) {
+    throw std::invalid_argument("a message must not contain a delimiter, or make one with those "
+                                "before and behind it");
+  }
+  frame->tail = tail;
+}
+
+}  // namespace
+
+FramingPtr Delimiter(std::vector<std::string> delimiters, bool keep, std::size_t max_size) {
+  CheckMaxSize(max_size);
+  CheckParameter("the number of delimiters", delimiters.size(), 1, 16);
+  for (const std::string& delimiter : delimiters) {
+    CheckParameter("the length of a delimiter", delimiter.size(), 1, 64);
+  }
+  return std::make_shared<DelimiterFraming>(std::move(delimiters), keep, max_size);
+}
+
+}  // namespace iocp

@@ -1,0 +1,31 @@
+#include "iocp/framing.h"
+
+#include <cstring>
+
+namespace iocp {
+
+std::string FrameFault::Describe() const {
+  switch (kind) {
+    case Kind::kNone:
+      return "no fault";
+    case Kind::kTooLong:
+      if (!announced) {
+        return "a message is longer than the " + std::to_string(limit) +
+               " bytes that the framing allows (max_size)";
+      }
+      return "a message of " + std::to_string(*announced) + " bytes was announced; the framing " +
+             "allows " + std::to_string(limit) + " (max_size)";
+    case Kind::kMalformed:
+      return "the bytes received are no message of this framing";
+    case Kind::kTruncated:
+      return "the peer ended its stream inside a message";
+  }
+  return "";
+}
+
+void Frame::SetHead(std::string_view bytes) {
+  head_size = bytes.size();
+  std::memcpy(head_bytes.data(), bytes.data(), bytes.size());
+}
+
+}  // namespace iocp
