@@ -48,9 +48,9 @@ class Connection {
   SendResult Send(const std::string_view* pieces, std::size_t count);
 
   // Sends messages with this connection's framing, as one send: each as a peer with the same framing
-  // would receive it. Those with a `release` are not copied if they are not encoded, and are taken
-  // over only when the answer is kAccepted; a worker may copy them all the same, and calls `release`
-  // then as well. Throws std::invalid_argument, with a sentence, when the framing cannot carry one
+  // would receive it. Those with a `release` are taken over when the answer is kAccepted. They are
+  // sent without a copy; or they have been copied, and this function calls `release`: when the
+  // framing encodes messages, or OnWriteCompleted is wanted. Throws std::invalid_argument, with a sentence, when the framing cannot carry one
   // of them, std::logic_error without a framing, and std::bad_alloc; nothing was queued then.
   SendResult SendMessages(std::span<const SharedBytes> messages);
   SendResult SendMessage(std::string_view message);

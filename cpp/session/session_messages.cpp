@@ -208,24 +208,32 @@ SendResult Session::EnqueueMessages(const SharedBytes* messages, std::size_t cou
   if (!inbox_.open()) return SendResult::kClosed;
   FrameQueue queue(Owner::CurrentSendMemory());
   std::vector<Frame> frames(count);
+  std::vector<SharedBytes> copied;
   for (std::size_t i = 0; i < count; ++i) {
     const SharedBytes& bytes = messages[i];
     const std::string_view message(static_cast<const char*>(bytes.data), bytes.size);
     framing->Encode(message, &frames[i]);
     queue.Copy(frames[i].head());
     // One OnWriteCompleted is for one item.
-    if (bytes.release == nullptr || frames[i].encoded || outbound_.reports_writes()) {
-      queue.Copy(frames[i].BodyOf(message));
-    } else {
+    if (bytes.release != nullptr && !frames[i].encoded && !outbound_.reports_writes()) {
       queue.Share(bytes);
+    } else {
+      queue.Copy(frames[i].BodyOf(message));
+      if (bytes.release != nullptr) copied.push_back(bytes);
     }
     queue.Copy(frames[i].tail);
   }
+  SendResult result{};
   if (queue.items().empty() && queue.size() <= Outbound::kMostPacked) {
-    return EnqueueCopy(queue.pieces().data(), queue.pieces().size());
+    result = EnqueueCopy(queue.pieces().data(), queue.pieces().size());
+  } else {
+    queue.Finish();
+    result = EnqueueAll(queue.items());
   }
-  queue.Finish();
-  return EnqueueAll(queue.items());
+  if (result == SendResult::kAccepted) {
+    for (const SharedBytes& bytes : copied) bytes.release(bytes.owner);
+  }
+  return result;
 }
 
 }  // namespace iocp

@@ -12,6 +12,8 @@
 
 #include "bytes_view.h"
 #include "errors.h"
+#include "framing_type.h"
+#include "messages.h"
 #include "options.h"
 #include "timer_type.h"
 
@@ -25,13 +27,11 @@ struct ConnectionObject {
   PyObject ob_base;
   Connection* connection;  // one counted reference
   PyObject* data;          // the user's
+  PyObject* framing;       // as it was last set, or the server's
   PyObject* weak_references;
 };
 
 PyTypeObject* connection_type = nullptr;
-
-// Below this a copy is cheaper than to keep the bytes object until the send is out.
-constexpr Py_ssize_t kShareFrom = 16 * 1024;
 
 ConnectionObject* Self(PyObject* self) { return reinterpret_cast<ConnectionObject*>(self); }
 Connection& Of(PyObject* self) { return *Self(self)->connection; }
@@ -92,6 +92,17 @@ PyObject* WriteLines(PyObject* self, PyObject* argument) {
       pieces.push_back(views.back().bytes());
     }
     return Answer(Of(self).Send(pieces.data(), pieces.size()));
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+}
+
+template <bool (*kSend)(Connection&, PyObject*, SendResult*)>
+PyObject* SendFramed(PyObject* self, PyObject* argument) {
+  if (RefuseInForkedChild()) return nullptr;
+  try {
+    SendResult result{};
+    return kSend(Of(self), argument, &result) ? Answer(result) : nullptr;
   } catch (const std::bad_alloc&) {
     return PyErr_NoMemory();
   }
@@ -205,6 +216,33 @@ int SetTimeout(PyObject* self, PyObject* value, void* which) {
   return -1;
 }
 
+PyObject* GetFraming(PyObject* self, void*) {
+  PyObject* framing = Self(self)->framing;
+  Py_INCREF(framing);
+  return framing;
+}
+// A null `value` deletes the attribute.
+int SetFraming(PyObject* self, PyObject* value, void*) {
+  if (RefuseInForkedChild()) return -1;
+  if (value == nullptr) {
+    PyErr_SetString(PyExc_AttributeError, "framing cannot be deleted: set it to None");
+    return -1;
+  }
+  try {
+    Of(self).SetFraming(FramingOf("framing", value));
+  } catch (const py::type_error& error) {
+    PyErr_SetString(PyExc_TypeError, error.what());
+    return -1;
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return -1;
+  }
+  Py_INCREF(value);
+  PyObject* before = std::exchange(Self(self)->framing, value);
+  Py_DECREF(before);
+  return 0;
+}
+
 PyObject* GetData(PyObject* self, void*) {
   PyObject* data = Self(self)->data;
   if (data == nullptr) Py_RETURN_NONE;
@@ -228,6 +266,7 @@ PyObject* Represent(PyObject* self) {
 
 int Traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Self(self)->data);
+  Py_VISIT(Self(self)->framing);
   Py_VISIT(Py_TYPE(self));
   return 0;
 }
@@ -241,6 +280,7 @@ void Deallocate(PyObject* self) {
   PyObject_GC_UnTrack(self);
   if (Self(self)->weak_references != nullptr) PyObject_ClearWeakRefs(self);
   Clear(self);
+  Py_DECREF(Self(self)->framing);
   Self(self)->connection->DropReference();
   PyTypeObject* type = Py_TYPE(self);
   type->tp_free(self);
@@ -263,6 +303,18 @@ PyMethodDef methods[] = {
      "writelines($self, lines, /)\n--\n\n"
      "Send several bytes-like objects as one send: contiguous, with one on_write_completed.\n\n"
      "It returns and raises the same as send()."},
+    {"send_message", &SendFramed<&SendOneMessage>, METH_O,
+     "send_message($self, message, /)\n--\n\n"
+     "Send one message with the connection's framing, which adds the header or the delimiter.\n\n"
+     "`message` is a contiguous bytes-like object. Everything else is as for send(); for\n"
+     "on_write_completed the frame counts as one send.\n\n"
+     "Raises:\n    ValueError: the framing cannot carry this message; nothing was queued.\n"
+     "    RuntimeError: the connection has no framing."},
+    {"send_messages", &SendFramed<&SendManyMessages>, METH_O,
+     "send_messages($self, messages, /)\n--\n\n"
+     "Send several messages, all or none of them, as one send.\n\n"
+     "`messages` is an iterable of contiguous bytes-like objects. It returns and raises the same\n"
+     "as send_message()."},
     {"close", &Call<&Connection::Close>, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "Send what is queued, end the stream, wait for the peer at most close_timeout, close.\n\n"
@@ -346,6 +398,13 @@ PyGetSetDef attributes[] = {
      "It is set and deleted as idle_timeout is. The time counts from the last byte that came from\n"
      "the client; while reading is paused it stands still.",
      &receive_timeout},
+    {"framing", &GetFraming, &SetFraming,
+     "How what the client sends is cut into messages: a framing, or None for bytes as they come.\n\n"
+     "At first it is the server's. In a hook of the connection a new one cuts what is behind the\n"
+     "message, the list of messages or the bytes that the hook got. On other threads it cuts all\n"
+     "that no hook has been given. With None, on_read_completed is called.\n\n"
+     "Raises:\n    TypeError: it is neither a framing nor None.",
+     nullptr},
     {"data", &GetData, &SetData, "Yours to set: any object; None at first.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
@@ -358,7 +417,7 @@ PyMemberDef members[] = {
 
 }  // namespace
 
-PyObject* WrapConnection(Connection& connection, bool in_hook) {
+PyObject* WrapConnection(Connection& connection, bool in_hook, PyObject* framing) {
   if (connection.user_data != nullptr) {
     auto* existing = static_cast<PyObject*>(connection.user_data);
     Py_INCREF(existing);
@@ -370,11 +429,13 @@ PyObject* WrapConnection(Connection& connection, bool in_hook) {
   if (connection.user_data != nullptr) {
     PyObject_GC_Del(object);
     Py_DECREF(connection_type);
-    return WrapConnection(connection, in_hook);
+    return WrapConnection(connection, in_hook, framing);
   }
   connection.AddReference();
   object->connection = &connection;
   object->data = nullptr;
+  Py_INCREF(framing);
+  object->framing = framing;
   object->weak_references = nullptr;
   auto* result = reinterpret_cast<PyObject*>(object);
   bool attached = in_hook;

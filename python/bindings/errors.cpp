@@ -15,6 +15,7 @@ namespace {
 
 PyObject* backend_unavailable = nullptr;
 PyObject* send_backlog_full = nullptr;
+PyObject* frame_error = nullptr;
 std::atomic<int> running_servers{0};
 std::atomic<bool> forked_while_running{false};
 
@@ -66,6 +67,24 @@ PyObject* SendBacklogFullType() { return send_backlog_full; }
 PyObject* MakeOSError(const Error& error) {
   const int code = CodeOf(error);
   return NewOSError(code, std::system_category().message(code));
+}
+
+PyObject* MakeFrameError(const FrameFault& fault) {
+  const bool too_long = fault.kind == FrameFault::Kind::kTooLong;
+  const auto number = [](const std::optional<std::uint64_t>& value) {
+    return py::reinterpret_steal<py::object>(value ? PyLong_FromUnsignedLongLong(*value)
+                                                   : Py_NewRef(Py_None));
+  };
+  const py::object announced = number(too_long ? fault.announced : std::nullopt);
+  const py::object limit = number(too_long ? std::optional(fault.limit) : std::nullopt);
+  py::object error = py::reinterpret_steal<py::object>(
+      PyObject_CallFunction(frame_error, "s", fault.Describe().c_str()));
+  if (!announced || !limit || !error ||
+      PyObject_SetAttrString(error.ptr(), "announced", announced.ptr()) != 0 ||
+      PyObject_SetAttrString(error.ptr(), "limit", limit.ptr()) != 0) {
+    return nullptr;
+  }
+  return error.release().ptr();
 }
 
 void RaiseStatus(const Status& status) {
@@ -120,6 +139,11 @@ void RegisterErrors(py::module_& module) {
   send_backlog_full = NewException(module, "SendBacklogFull", PyExc_RuntimeError,
                                    "The connection's backlog is at send_backlog_limit or "
                                    "max_pending_sends; nothing was queued.");
+  frame_error = NewException(
+      module, "FrameError", PyExc_ConnectionError,
+      "The client has sent what is no message of the connection's framing.\n\n"
+      "`limit` is the framing's max_size and `announced` the length of the message, if the message\n"
+      "is too long; otherwise both are None. `announced` is also None if no length was announced.");
 #ifndef _WIN32
   ::pthread_atfork(nullptr, nullptr, [] {
     if (running_servers.load() > 0) forked_while_running.store(true);

@@ -24,6 +24,9 @@ class PythonErrorSet : public std::exception {
 // OSError, of the subclass that belongs to the code. A new reference, or null with an error set.
 PyObject* MakeOSError(const Error& error);
 
+// iocp_bind.FrameError. A new reference, or null with an error set.
+PyObject* MakeFrameError(const FrameFault& fault);
+
 // True exactly when a running server was inherited through fork: its threads are not in this
 // process, and nothing of it can be used here.
 bool InForkedChild();

@@ -3,6 +3,7 @@
 
 #include "connection_type.h"
 #include "errors.h"
+#include "framing_type.h"
 #include "receive_view.h"
 #include "server.h"
 #include "timer_type.h"
@@ -10,6 +11,7 @@
 PYBIND11_MODULE_EXEC(_core, module) {
   module.doc() = "The native part of iocp_bind; use the package, not this module.";
   iocp::python::RegisterErrors(module);
+  iocp::python::RegisterFramings(module);
   iocp::python::RegisterConnection(module);
   iocp::python::RegisterReceiveView();
   iocp::python::RegisterTimer(module);

@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "framing_type.h"
+
 namespace py = pybind11;
 
 namespace iocp::python {
@@ -136,6 +138,7 @@ constexpr Entry kEntries[] = {
     {"write_low_water", [](Options& o, const char* n,
                            py::handle v) { o.write_low_water = Integer<std::size_t>(n, v); }},
     {"flow_control", [](Options& o, const char* n, py::handle v) { o.flow_control = Truth(n, v); }},
+    {"framing", [](Options& o, const char* n, py::handle v) { o.framing = FramingOf(n, v); }},
     {"established_on",
      [](Options& o, const char* n, py::handle v) {
        o.established_on = Choice(n, v, "connect", EstablishedOn::kConnect, "first_data",
@@ -147,6 +150,8 @@ constexpr Entry kEntries[] = {
      [](Options& o, const char* n, py::handle v) { o.idle_timeout = Timeout(n, v); }},
     {"receive_timeout",
      [](Options& o, const char* n, py::handle v) { o.receive_timeout = Timeout(n, v); }},
+    {"message_timeout",
+     [](Options& o, const char* n, py::handle v) { o.message_timeout = Timeout(n, v); }},
     {"write_timeout",
      [](Options& o, const char* n, py::handle v) { o.write_timeout = Timeout(n, v); }},
     {"close_timeout",

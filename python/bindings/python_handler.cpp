@@ -1,10 +1,12 @@
 #include "python_handler.h"
 
 #include <utility>
+#include <vector>
 
 #include "connection_type.h"
 #include "errors.h"
 #include "gil.h"
+#include "messages.h"
 #include "receive_view.h"
 #include "timer_type.h"
 
@@ -15,22 +17,6 @@ namespace {
 
 // This thread's state while it is a worker.
 thread_local PyThreadState* thread_state = nullptr;
-
-// Calls target(connection, argument...). Steals `argument`, which may be null with an error set.
-void Call(const HookTable::Target& target, Connection& connection, PyObject* argument,
-          bool has_argument) {
-  const py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, true));
-  const py::object owned = py::reinterpret_steal<py::object>(argument);
-  if (!wrapped || (has_argument && !owned)) throw PythonErrorSet{};
-  // The first place is for the callee to use, as PY_VECTORCALL_ARGUMENTS_OFFSET promises.
-  PyObject* arguments[4] = {nullptr, target.self.ptr(), wrapped.ptr(), owned.ptr()};
-  PyObject** first = target.self ? &arguments[1] : &arguments[2];
-  const std::size_t count = (target.self ? 2U : 1U) + (has_argument ? 1U : 0U);
-  PyObject* result = PyObject_Vectorcall(target.function.ptr(), first,
-                                         count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
-  if (result == nullptr) throw PythonErrorSet{};
-  Py_DECREF(result);
-}
 
 // The memory of a bytes object that nobody has seen yet, for a block to receive into.
 void DropUnseenBytes(void* bytes) {
@@ -68,6 +54,10 @@ const char* HookName(Hook hook) {
       return "on_connection_established";
     case kHookRead:
       return "on_read_completed";
+    case kHookMessage:
+      return "on_message";
+    case kHookMessages:
+      return "on_messages";
     case kHookWrite:
       return "on_write_completed";
     case kHookWritable:
@@ -103,6 +93,8 @@ unsigned PythonHandler::WantedHooks() const {
   unsigned wanted = 0;
   if (hooks_->established) wanted |= kHookEstablished;
   if (hooks_->read) wanted |= kHookRead;
+  if (hooks_->message) wanted |= kHookMessage;
+  if (hooks_->messages) wanted |= kHookMessages;
   if (hooks_->write) wanted |= kHookWrite;
   if (hooks_->writable) wanted |= kHookWritable;
   if (hooks_->end_of_stream) wanted |= kHookEndOfStream;
@@ -147,25 +139,77 @@ void PythonHandler::EndRun() {
   CountRunningServers(-1);
 }
 
+void PythonHandler::Call(const HookTable::Target& target, Connection& connection,
+                         PyObject* argument, bool has_argument) {
+  const py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, true, framing()));
+  const py::object owned = py::reinterpret_steal<py::object>(argument);
+  if (!wrapped || (has_argument && !owned)) throw PythonErrorSet{};
+  // The first place is for the callee to use, as PY_VECTORCALL_ARGUMENTS_OFFSET promises.
+  PyObject* arguments[4] = {nullptr, target.self.ptr(), wrapped.ptr(), owned.ptr()};
+  PyObject** first = target.self ? &arguments[1] : &arguments[2];
+  const std::size_t count = (target.self ? 2U : 1U) + (has_argument ? 1U : 0U);
+  PyObject* result = PyObject_Vectorcall(target.function.ptr(), first,
+                                         count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+  if (result == nullptr) throw PythonErrorSet{};
+  Py_DECREF(result);
+}
+
 void PythonHandler::OnConnectionEstablished(Connection& connection) {
   Call(hooks_->established, connection, nullptr, false);
 }
 
-void PythonHandler::OnReadCompleted(Connection& connection, Buffer& buffer) {
+namespace {
+
+// The views that a hook gets, which are good until it has returned.
+class HookViews {
+ public:
+  // Owned references. Null, and what is no view, is left out.
+  explicit HookViews(PyObject* made) {
+    if (made != nullptr && PyMemoryView_Check(made)) {
+      Keep(made);
+    } else if (made != nullptr && PyList_Check(made)) {
+      for (Py_ssize_t i = 0; i < PyList_GET_SIZE(made); ++i) Keep(PyList_GET_ITEM(made, i));
+    }
+  }
+  HookViews(const HookViews&) = delete;
+  HookViews& operator=(const HookViews&) = delete;
+  ~HookViews() {
+    for (PyObject* view : views_) ReleaseReceiveView(view);
+  }
+
+ private:
+  void Keep(PyObject* view) {
+    Py_INCREF(view);
+    views_.push_back(view);
+  }
+
+  std::vector<PyObject*> views_;
+};
+
+}  // namespace
+
+// Calls a hook that gets received bytes: `made`, which it steals.
+void PythonHandler::CallWithBytes(const HookTable::Target& target, Connection& connection,
+                                  PyObject* made) {
   if (!hooks_->zero_copy) {
-    Call(hooks_->read, connection, TakeBytes(buffer), true);
+    Call(target, connection, made, true);
     return;
   }
-  PyObject* view = MakeReceiveView(std::move(buffer));
-  if (view == nullptr) throw PythonErrorSet{};
-  Py_INCREF(view);
-  try {
-    Call(hooks_->read, connection, view, true);
-  } catch (const PythonErrorSet&) {
-    ReleaseReceiveView(view);
-    throw;
-  }
-  ReleaseReceiveView(view);
+  const HookViews views(made);
+  Call(target, connection, made, true);
+}
+
+void PythonHandler::OnReadCompleted(Connection& connection, Buffer& buffer) {
+  CallWithBytes(hooks_->read, connection,
+                hooks_->zero_copy ? MakeReceiveView(std::move(buffer)) : TakeBytes(buffer));
+}
+
+void PythonHandler::OnMessage(Connection& connection, Message& message) {
+  CallWithBytes(hooks_->message, connection, MakeMessage(message, hooks_->zero_copy));
+}
+
+void PythonHandler::OnMessages(Connection& connection, std::span<Message> messages) {
+  CallWithBytes(hooks_->messages, connection, MakeMessages(messages, hooks_->zero_copy));
 }
 
 void PythonHandler::OnWriteCompleted(Connection& connection, std::size_t bytes) {
@@ -182,7 +226,9 @@ EndOfStream PythonHandler::OnEndOfStream(Connection& connection) {
 }
 
 void PythonHandler::OnConnectionError(Connection& connection, Error error) {
-  Call(hooks_->error, connection, MakeOSError(error), true);
+  PyObject* exception = error.kind == ErrorKind::kBadFrame ? MakeFrameError(connection.frame_fault())
+                                                           : MakeOSError(error);
+  Call(hooks_->error, connection, exception, true);
 }
 
 void PythonHandler::OnConnectionClosing(Connection& connection, CloseReason reason) {
@@ -203,7 +249,7 @@ void PythonHandler::OnCallbackError(Connection* connection, CallKind kind,
 void PythonHandler::ReportError(Connection* connection, const char* name) {
   const py::object exception = TakeError();
   const py::object wrapped =
-      connection != nullptr ? py::reinterpret_steal<py::object>(WrapConnection(*connection, true))
+      connection != nullptr ? py::reinterpret_steal<py::object>(WrapConnection(*connection, true, framing()))
                             : py::none();
   const py::object text = py::reinterpret_steal<py::object>(PyUnicode_FromString(name));
   PyObject* result = nullptr;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <memory>
+#include <span>
 
 namespace iocp::python {
 
@@ -20,7 +21,8 @@ struct HookTable {
     explicit operator bool() const { return static_cast<bool>(function); }
   };
 
-  Target established, read, write, writable, end_of_stream, error, closing;
+  Target established, read, message, messages, write, writable, end_of_stream, error, closing;
+  pybind11::object framing;     // of new connections, or None
   pybind11::object hook_error;  // (connection, hook name, exception)
   pybind11::object warn;        // (message)
   pybind11::object stopped;     // (); not called after a Start that failed
@@ -40,6 +42,11 @@ class PythonHandler final : public Handler {
   // Under the GIL.
   [[nodiscard]] bool has_hooks() const { return hooks_ != nullptr; }
 
+  // The framing of new connections, or None; borrowed. Under the GIL.
+  [[nodiscard]] PyObject* framing() const {
+    return hooks_ != nullptr ? hooks_->framing.ptr() : Py_None;
+  }
+
   [[nodiscard]] unsigned WantedHooks() const override;
   void OnWorkerBegin() override;
   void OnWorkerEnd() override;
@@ -48,6 +55,8 @@ class PythonHandler final : public Handler {
   void OnStopped() override;
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
+  void OnMessage(Connection& connection, Message& message) override;
+  void OnMessages(Connection& connection, std::span<Message> messages) override;
   void OnWriteCompleted(Connection& connection, std::size_t bytes) override;
   void OnConnectionWritable(Connection& connection) override;
   EndOfStream OnEndOfStream(Connection& connection) override;
@@ -60,6 +69,10 @@ class PythonHandler final : public Handler {
   void OnWarning(const std::string& message) override;
 
  private:
+  // Calls target(connection, argument...). Steals `argument`, which may be null with an error set.
+  void Call(const HookTable::Target& target, Connection& connection, PyObject* argument,
+            bool has_argument);
+  void CallWithBytes(const HookTable::Target& target, Connection& connection, PyObject* made);
   // Calls on_hook_error with the Python error that is set; `connection` may be null.
   void ReportError(Connection* connection, const char* name);
 

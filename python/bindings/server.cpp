@@ -54,8 +54,9 @@ HookTable::Target TakeApart(const py::object& callable) {
   throw py::type_error(std::string(wanted) + ", not " + Py_TYPE(value.ptr())->tp_name);
 }
 
-py::object Wrap(Connection& connection) {
-  py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, false));
+py::object Wrap(Connection& connection, PyObject* framing) {
+  py::object wrapped =
+      py::reinterpret_steal<py::object>(WrapConnection(connection, false, framing));
   if (!wrapped) throw py::error_already_set();
   return wrapped;
 }
@@ -112,7 +113,7 @@ class Core {
              bool zero_copy) {
     RefuseAfterFork();
     const Options parsed = OptionsFromDict(options);
-    std::unique_ptr<HookTable> table = MakeTable(hooks, reasons, zero_copy);
+    std::unique_ptr<HookTable> table = MakeTable(hooks, reasons, zero_copy, options["framing"]);
     if (starting_ || native_->handler.has_hooks()) {
       RaiseStatus({Status::Problem::kAlreadyRunning,
                    {},
@@ -159,9 +160,10 @@ class Core {
   }
 
   // `to`: an iterable, or None for all. Puts the connections whose backlog was full into `full`, a
-  // list, unless that is None; aborts them if `abort_full`.
+  // list, unless that is None; aborts them if `abort_full`. `framed`: each connection sends it as a
+  // message, with its own framing.
   std::size_t Broadcast(const py::object& data, const py::object& exclude, const py::object& to,
-                        bool abort_full, const py::object& full) {
+                        bool abort_full, const py::object& full, bool framed) {
     RefuseAfterFork();
     Connection* excluded = nullptr;
     if (!exclude.is_none()) {
@@ -171,7 +173,9 @@ class Core {
       }
     }
     BytesView view;
-    if (!view.Open(data.ptr(), "broadcast")) throw py::error_already_set();
+    if (!view.Open(data.ptr(), framed ? "broadcast_message" : "broadcast")) {
+      throw py::error_already_set();
+    }
     std::vector<ConnectionPtr> chosen;
     if (!to.is_none()) chosen = ConnectionsOf(to, excluded);
     std::vector<ConnectionPtr> refused;
@@ -182,16 +186,21 @@ class Core {
       if (!Server::OnWorkerThread()) released.emplace();
       const std::string_view bytes = view.bytes();
       Server& server = native_->server;
-      accepted = to.is_none()
-                     ? server.Broadcast(bytes.data(), bytes.size(), excluded, &refused)
-                     : server.Broadcast(bytes.data(), bytes.size(), std::move(chosen), &refused);
+      if (framed) {
+        accepted = to.is_none() ? server.BroadcastMessage(bytes, excluded, &refused)
+                                : server.BroadcastMessage(bytes, std::move(chosen), &refused);
+      } else {
+        accepted = to.is_none()
+                       ? server.Broadcast(bytes.data(), bytes.size(), excluded, &refused)
+                       : server.Broadcast(bytes.data(), bytes.size(), std::move(chosen), &refused);
+      }
       if (abort_full) {
         for (const ConnectionPtr& connection : refused) connection->Abort();
       }
       if (full.is_none()) refused.clear();
     }
     for (const ConnectionPtr& connection : refused) {
-      full.cast<py::list>().append(Wrap(*connection));
+      full.cast<py::list>().append(Wrap(*connection, native_->handler.framing()));
     }
     return accepted;
   }
@@ -232,7 +241,7 @@ class Core {
     RefuseAfterFork();
     py::list list;
     for (const ConnectionPtr& connection : native_->server.connections()) {
-      list.append(Wrap(*connection));
+      list.append(Wrap(*connection, native_->handler.framing()));
     }
     return list;
   }
@@ -283,6 +292,7 @@ class Core {
     dict["closed"] = closed;
     dict["connections"] = stats.connections;
     dict["reads"] = stats.reads;
+    dict["messages"] = stats.messages;
     dict["writes"] = stats.writes;
     dict["bytes_received"] = stats.bytes_received;
     dict["bytes_sent"] = stats.bytes_sent;
@@ -303,10 +313,12 @@ class Core {
 
  private:
   static std::unique_ptr<HookTable> MakeTable(const py::dict& hooks, const py::tuple& reasons,
-                                              bool zero_copy) {
+                                              bool zero_copy, const py::object& framing) {
     auto table = std::make_unique<HookTable>();
     table->established = TakeApart(hooks["on_connection_established"]);
     table->read = TakeApart(hooks["on_read_completed"]);
+    table->message = TakeApart(hooks["on_message"]);
+    table->messages = TakeApart(hooks["on_messages"]);
     table->write = TakeApart(hooks["on_write_completed"]);
     table->writable = TakeApart(hooks["on_writable"]);
     table->end_of_stream = TakeApart(hooks["on_end_of_stream"]);
@@ -317,6 +329,7 @@ class Core {
     table->stopped = hooks["stopped"];
     for (std::size_t i = 0; i < kCloseReasons; ++i) table->reasons[i] = py::object(reasons[i]);
     table->zero_copy = zero_copy;
+    table->framing = framing;
     return table;
   }
 

@@ -15,9 +15,20 @@ epoll on Linux. They take the GIL only to call hooks, once for a whole batch of 
 from iocp_bind._core import (
     BackendUnavailable,
     Connection,
+    FrameError,
     SendBacklogFull,
     TimerHandle,
     __version__,
+)
+from iocp_bind._framing import (
+    Cobs,
+    Delimiter,
+    FixedSize,
+    Framing,
+    LengthPrefix,
+    Netstring,
+    Slip,
+    VarintPrefix,
 )
 from iocp_bind._server import Server
 from iocp_bind._types import BackendInfo, CloseReason, Stats, backends
@@ -26,11 +37,20 @@ __all__ = [
     "BackendInfo",
     "BackendUnavailable",
     "CloseReason",
+    "Cobs",
     "Connection",
+    "Delimiter",
+    "FixedSize",
+    "FrameError",
+    "Framing",
+    "LengthPrefix",
+    "Netstring",
     "SendBacklogFull",
     "Server",
+    "Slip",
     "Stats",
     "TimerHandle",
+    "VarintPrefix",
     "__version__",
     "backends",
 ]

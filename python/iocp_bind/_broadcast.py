@@ -1,4 +1,4 @@
-"""The clients that a broadcast leaves out because their backlog is full."""
+"""Broadcasts, and the clients that one leaves out because their backlog is full."""
 
 from __future__ import annotations
 
@@ -8,9 +8,33 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iocp_bind._core import Connection
+    from collections.abc import Iterable
+    from typing import Literal
+
+    from typing_extensions import Buffer
+
+    from iocp_bind._core import Connection, Core
 
 logger = logging.getLogger("iocp_bind")
+
+
+def broadcast(
+    core: Core,
+    data: Buffer,
+    exclude: Connection | None,
+    to: Iterable[Connection] | None,
+    on_full: Literal["skip", "close"] | Callable[[Connection], object],
+    *,
+    framed: bool,
+) -> int:
+    """Send `data`, with `framed` as a message, and see to the connections that cannot take it."""
+    check_on_full(on_full)
+    if isinstance(on_full, str):
+        return core.broadcast(data, exclude, to, on_full == "close", None, framed)
+    full: list[Connection] = []
+    accepted = core.broadcast(data, exclude, to, False, full, framed)
+    call_for_each(on_full, full)
+    return accepted
 
 
 def check_on_full(on_full: object) -> None:

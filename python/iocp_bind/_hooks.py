@@ -1,141 +1,127 @@
-"""The hooks that a subclass of Server defines: `start` looks them up and checks them, once."""
+"""The hooks of a server, to be overridden, and what they do when they are not."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Generic
 
-# The hooks, and the arguments they are called with.
-HOOK_ARGUMENTS = {
-    "on_connection_established": ("conn",),
-    "on_read_completed": ("conn", "data"),
-    "on_write_completed": ("conn", "nbytes"),
-    "on_writable": ("conn",),
-    "on_end_of_stream": ("conn",),
-    "on_connection_error": ("conn", "error"),
-    "on_connection_closing": ("conn", "reason"),
-    "on_hook_error": ("conn", "hook", "exc"),
-}
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
 
-Hook = Callable[..., object]
+    from iocp_bind._core import Connection
+    from iocp_bind._types import CloseReason
 
-# The names that other packages give them.
-_OTHER_NAMES = {
-    "on_accept": "on_connection_established",
-    "on_close": "on_connection_closing",
-    "on_closed": "on_connection_closing",
-    "on_connect": "on_connection_established",
-    "on_connected": "on_connection_established",
-    "on_connection_writable": "on_writable",
-    "on_data": "on_read_completed",
-    "on_disconnect": "on_connection_closing",
-    "on_disconnected": "on_connection_closing",
-    "on_drain": "on_writable",
-    "on_drained": "on_writable",
-    "on_end": "on_end_of_stream",
-    "on_eof": "on_end_of_stream",
-    "on_eof_received": "on_end_of_stream",
-    "on_error": "on_connection_error",
-    "on_message": "on_read_completed",
-    "on_open": "on_connection_established",
-    "on_read": "on_read_completed",
-    "on_receive": "on_read_completed",
-    "on_resume_writing": "on_writable",
-    "on_write": "on_write_completed",
-}
+    Data = TypeVar("Data", bytes, memoryview, default=bytes)
+else:
+    # At run time the parameter is not looked at, and only newer Pythons know defaults.
+    from typing import TypeVar
+
+    Data = TypeVar("Data")
+
+logger = logging.getLogger("iocp_bind")
 
 
-def check_hook(name: str, hook: object) -> Hook:
-    """Return `hook` if it can be called as the hook `name` is, else raise TypeError."""
-    arguments = HOOK_ARGUMENTS[name]
-    called = f"{name}({', '.join(arguments)})"
-    if not callable(hook):
-        raise TypeError(f"{name} must be a function, called as {called}, not {hook!r}")
-    # An object may be callable by an async method of its own.
-    for function in (hook, inspect.getattr_static(hook, "__call__", None)):
-        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"{name} must be a plain function: hooks run on native threads and nothing would "
-                "await it; remove 'async', or hand the work to your event loop with "
-                "asyncio.run_coroutine_threadsafe"
-            )
-        if inspect.isgeneratorfunction(function):
-            raise TypeError(
-                f"{name} must be a plain function: nothing would run the generator that it returns"
-            )
-    try:
-        signature = inspect.signature(hook)
-    except (TypeError, ValueError):
-        return hook  # some built-in functions have no signature
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        raise TypeError(f"{name} must be callable as {called}: {error}") from None
-    return hook
+class Hooks(Generic[Data]):
+    """The hooks; see `iocp_bind.Server`."""
 
+    __slots__ = ()
 
-def overridden_hooks(server: Any, base: type) -> dict[str, Hook | None]:
-    """Return each hook of `server` that is not the one of `base`; None for the others."""
-    hooks: dict[str, Hook | None] = {}
-    for name in HOOK_ARGUMENTS:
-        hook = getattr(server, name)
-        is_default = getattr(hook, "__func__", None) is getattr(base, name)
-        hooks[name] = None if is_default else check_hook(name, hook)
-    return hooks
+    def on_connection_established(self, conn: Connection) -> None:
+        """Called when a client has connected.
 
+        With ``established_on="first_data"`` it is called when the client's first data comes.
+        """
 
-def _is_method(attribute: object) -> bool:
-    return callable(attribute) or isinstance(attribute, classmethod)
+    def on_read_completed(self, conn: Connection, data: Data) -> None:
+        """Called when bytes have been received: any number, wherever the network cut the stream.
 
+        Args:
+            conn: the client.
+            data: `bytes`; with ``zero_copy=True`` a read-only `memoryview` of the receive
+                buffer, which is released when the hook returns.
+        """
 
-def refuse_hidden_methods(server: object, base: type) -> None:
-    """Raise TypeError if an attribute of `server` hides a public method or property of `base`.
+    def on_message(self, conn: Connection, message: Data) -> None:
+        """Called for each message of a connection that has a framing.
 
-    A method may be overridden by a method, and a property by a property.
-    """
-    for name, ours in vars(base).items():
-        if name.startswith(("_", "on_")):
-            continue
-        theirs = inspect.getattr_static(server, name)
-        if isinstance(ours, property):
-            fits = inspect.isdatadescriptor(theirs)
-        else:
-            fits = _is_method(theirs)
-        if not fits:
-            kind = "property" if isinstance(ours, property) else "method"
-            raise TypeError(
-                f"{type(server).__name__}.{name} hides a {kind} of Server that is needed; "
-                "give the attribute another name"
-            )
+        Override this or `on_messages`.
 
+        Args:
+            conn: the client.
+            message: the message, complete, without what the framing strips.
+        """
 
-def _in_camel_case(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
+    def on_messages(self, conn: Connection, messages: list[Data]) -> None:
+        """Called with all messages that a receive has completed, in order: at least one.
 
+        It is `on_message` for a whole list, and costs much less for many small messages.
+        Nothing is called for the connection until it returns: `Connection.pause_reading`,
+        `Connection.framing` and `Connection.close` in it take effect behind the list.
 
-# The names of the same hooks in C++.
-_NAMES_IN_CPP = {_in_camel_case(name): name for name in HOOK_ARGUMENTS} | {
-    "OnConnectionWritable": "on_writable"
-}
+        Args:
+            conn: the client.
+            messages: a list of its own for each call, of at most 4096 messages.
+        """
 
+    def on_write_completed(self, conn: Connection, nbytes: int) -> None:
+        """Called when the system has taken the last byte of an accepted send.
 
-def refuse_unknown_hooks(server: object, base: type) -> None:
-    """Raise TypeError if `server` has a function ``on_...`` that `base` does not know."""
-    classes = list(type(server).__mro__)
-    names = [name for kind in classes[: classes.index(base)] for name in vars(kind)]
-    names += object.__getattribute__(server, "__dict__")
-    for name in names:
-        in_cpp = _NAMES_IN_CPP.get(name)
-        if in_cpp is None and (not name.startswith("on_") or name in HOOK_ARGUMENTS):
-            continue
-        if not _is_method(inspect.getattr_static(server, name)):
-            continue
-        near = difflib.get_close_matches(name, HOOK_ARGUMENTS, n=1)
-        likely = in_cpp or _OTHER_NAMES.get(name) or (near[0] if near else None)
-        meant = f"did you mean {likely}?" if likely else f"hooks are {', '.join(HOOK_ARGUMENTS)}."
-        raise TypeError(
-            f"{type(server).__name__}.{name} is not a hook: {meant} "
-            "A method of your own needs another name, which does not begin with on_"
-        )
+        It is called once for each send, in order.
+
+        Args:
+            conn: the client.
+            nbytes: the length of that send.
+        """
+
+    def on_writable(self, conn: Connection) -> None:
+        """Go on sending: the backlog was above `write_high_water`, and is now at `write_low_water`.
+
+        A producer sends until its backlog is above the high mark, stops, and goes on here. The
+        hook is called once for each time that the backlog was above the mark, whoever sent;
+        sends in the hook may raise it again. If the backlog is above the high mark again before
+        the hook can be called, it comes when it has fallen once more. A send that raised
+        `SendBacklogFull` counts as one above the mark. The hook is not called once the connection
+        has been closed or aborted, and `flow_control` does not matter.
+        """
+
+    def on_end_of_stream(self, conn: Connection) -> None:
+        """Report that the client has finished sending; `on_read_completed` has had all of it.
+
+        Override it to answer after that: the connection then stays open for sending until
+        `conn.close()` is called, in this hook or later, on any thread. If the client goes away
+        meanwhile, a later send fails, or ``idle_timeout`` ends the connection. Without this hook
+        the connection is closed, after what has been sent by then.
+
+        It comes once at most: not when the connection was closed or broke before, and not for a
+        client for which `on_connection_established` was not called.
+        """
+
+    def on_connection_error(self, conn: Connection, error: OSError) -> None:
+        """Called when something broke the connection; `on_connection_closing` follows.
+
+        When memory ran out, `error` is an `OSError` with `errno.ENOMEM`.
+        """
+
+    def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
+        """Called when the connection has ended. It is the last hook of `conn`.
+
+        The connection no longer counts in `connection_count`; its `data` is still there.
+        """
+
+    def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
+        """Called when an exception has left a hook or a callback. It never ends a worker.
+
+        The default logs it with its traceback (logger ``iocp_bind``, level ERROR) and aborts
+        the connection, which is then closed with `CloseReason.HOOK_ERROR`.
+
+        Args:
+            conn: the client; None for a callback of the server.
+            hook: the name of the hook; ``"call_soon"``, ``"call_later"`` or ``"call_every"`` for
+                a callback.
+            exc: the exception.
+        """
+        if conn is None:
+            logger.error("a callback of %s of the server failed", hook, exc_info=exc)
+            return
+        logger.error("%s of %r failed; the connection is aborted", hook, conn, exc_info=exc)
+        conn._abort_for_hook_error()

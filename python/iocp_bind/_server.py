@@ -14,18 +14,26 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from iocp_bind import _core
-from iocp_bind._broadcast import call_for_each, check_on_full
-from iocp_bind._hooks import overridden_hooks, refuse_hidden_methods, refuse_unknown_hooks
+from iocp_bind._broadcast import broadcast
+from iocp_bind._hook_checks import (
+    check_message_hooks,
+    overridden_hooks,
+    refuse_hidden_methods,
+    refuse_unknown_hooks,
+)
+from iocp_bind._hooks import Data, Hooks
 from iocp_bind._types import CloseReason, Stats
 from iocp_bind._waiting import Stopped, StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import EllipsisType
     from typing import Literal
 
     from typing_extensions import Buffer, Self, TypeVarTuple, Unpack
 
     from iocp_bind._core import Connection, TimerHandle
+    from iocp_bind._framing import Framing
     from iocp_bind._start_options import StartOptions
 
     _Args = TypeVarTuple("_Args")
@@ -49,7 +57,7 @@ _BUFFER_SIZE = 16 * 1024 if sys.platform == "win32" else 64 * 1024
 _INTERRUPTED_TIMEOUT = 0.5
 
 
-class Server:
+class Server(Hooks[Data]):
     """A TCP server. Subclass it, override the hooks you need, call `run`, or `start`.
 
     A subclass with an `__init__` of its own calls `super().__init__()`. A dataclass does so in
@@ -60,7 +68,8 @@ class Server:
 
     Hooks run on the server's native threads, in this order for each connection:
 
-        on_connection_established -> (on_read_completed | on_write_completed | on_writable)*
+        on_connection_established
+            -> (on_read_completed | on_message(s) | on_write_completed | on_writable)*
             -> [on_end_of_stream -> (on_write_completed | on_writable)*]
             -> [on_connection_error] -> on_connection_closing
 
@@ -70,7 +79,17 @@ class Server:
     `shutdown` included.
 
     Every method may be called from any thread at any time.
+
+    Attributes:
+        framing: how what clients send is cut into messages, such as
+            ``framing = iocp_bind.LengthPrefix(4)`` in the class; None for bytes as they come.
+            `start` takes it unless it gets one of its own.
+
+    Hooks get bytes. For a type checker the class ``iocp_bind.Server[memoryview]`` is one that is
+    started with ``zero_copy=True``.
     """
+
+    framing: Framing | None = None
 
     # A slot, and not an entry of __dict__: see _core_of.
     __slots__ = ("__dict__", "__iocp_bind_core", "__weakref__")
@@ -92,86 +111,6 @@ class Server:
     def __reduce__(self) -> NoReturn:
         """Refuse: threads and sockets can be neither copied nor pickled."""
         raise TypeError(f"{type(self).__name__} is a server, and cannot be copied or pickled")
-
-    # ---- Hooks, to be overridden.
-
-    def on_connection_established(self, conn: Connection) -> None:
-        """Called when a client has connected.
-
-        With ``established_on="first_data"`` it is called when the client's first data comes.
-        """
-
-    def on_read_completed(self, conn: Connection, data: Any) -> None:
-        """Called when bytes have been received: any number, wherever the network cut the stream.
-
-        Args:
-            conn: the client.
-            data: `bytes`; with ``zero_copy=True`` a read-only `memoryview` of the receive
-                buffer, which is released when the hook returns.
-        """
-
-    def on_write_completed(self, conn: Connection, nbytes: int) -> None:
-        """Called when the system has taken the last byte of an accepted send.
-
-        It is called once for each send, in order.
-
-        Args:
-            conn: the client.
-            nbytes: the length of that send.
-        """
-
-    def on_writable(self, conn: Connection) -> None:
-        """Go on sending: the backlog was above `write_high_water`, and is now at `write_low_water`.
-
-        A producer sends until its backlog is above the high mark, stops, and goes on here. The
-        hook is called once for each time that the backlog was above the mark, whoever sent;
-        sends in the hook may raise it again. If the backlog is above the high mark again before
-        the hook can be called, it comes when it has fallen once more. A send that raised
-        `SendBacklogFull` counts as one above the mark. The hook is not called once the connection
-        has been closed or aborted, and `flow_control` does not matter.
-        """
-
-    def on_end_of_stream(self, conn: Connection) -> None:
-        """Report that the client has finished sending; `on_read_completed` has had all of it.
-
-        Override it to answer after that: the connection then stays open for sending until
-        `conn.close()` is called, in this hook or later, on any thread. If the client goes away
-        meanwhile, a later send fails, or ``idle_timeout`` ends the connection. Without this hook
-        the connection is closed, after what has been sent by then.
-
-        It comes once at most: not when the connection was closed or broke before, and not for a
-        client for which `on_connection_established` was not called.
-        """
-
-    def on_connection_error(self, conn: Connection, error: OSError) -> None:
-        """Called when something broke the connection; `on_connection_closing` follows.
-
-        When memory ran out, `error` is an `OSError` with `errno.ENOMEM`.
-        """
-
-    def on_connection_closing(self, conn: Connection, reason: CloseReason) -> None:
-        """Called when the connection has ended. It is the last hook of `conn`.
-
-        The connection no longer counts in `connection_count`; its `data` is still there.
-        """
-
-    def on_hook_error(self, conn: Connection | None, hook: str, exc: BaseException) -> None:
-        """Called when an exception has left a hook or a callback. It never ends a worker.
-
-        The default logs it with its traceback (logger ``iocp_bind``, level ERROR) and aborts
-        the connection, which is then closed with `CloseReason.HOOK_ERROR`.
-
-        Args:
-            conn: the client; None for a callback of the server.
-            hook: the name of the hook; ``"call_soon"``, ``"call_later"`` or ``"call_every"`` for
-                a callback.
-            exc: the exception.
-        """
-        if conn is None:
-            logger.error("a callback of %s of the server failed", hook, exc_info=exc)
-            return
-        logger.error("%s of %r failed; the connection is aborted", hook, conn, exc_info=exc)
-        conn._abort_for_hook_error()
 
     # ---- Life cycle.
 
@@ -196,10 +135,12 @@ class Server:
         write_high_water: int = 64 * 1024,
         write_low_water: int = 16 * 1024,
         flow_control: bool = True,
+        framing: Framing | EllipsisType | None = ...,
         established_on: Literal["connect", "first_data"] = "connect",
         first_data_timeout: float | None = 120.0,
         idle_timeout: float | None = None,
         receive_timeout: float | None = None,
+        message_timeout: float | None = None,
         write_timeout: float | None = None,
         close_timeout: float = 5.0,
         keepalive: tuple[float, float] | None = (5.0, 1.0),
@@ -250,6 +191,9 @@ class Server:
             write_low_water: bytes. At or below this many, the server reads again.
             flow_control: whether the two marks stop and resume reading. `on_writable` follows
                 them in any case.
+            framing: how connections cut what they receive into messages; by default the
+                attribute `framing` of the server. A connection may change it:
+                `Connection.framing`.
             established_on: when `on_connection_established` is called. With ``"first_data"``
                 no hook is ever called for a client that sends nothing.
             first_data_timeout: how long a client may be silent after connecting. Turn it
@@ -261,6 +205,8 @@ class Server:
                 control. It no longer applies once the client has ended its stream. A connection
                 may have an `idle_timeout` and a `receive_timeout` of its own: attributes of
                 `Connection`.
+            message_timeout: how long a message may take, from its first byte to its last. The
+                time stands still while reading is paused.
             write_timeout: how long a client may take no byte of what was sent. A client that
                 takes a part, and then no more, is closed after at most twice this time; the
                 same holds for `idle_timeout`.
@@ -270,7 +216,8 @@ class Server:
             no_delay: TCP_NODELAY.
             reuse_port: SO_REUSEPORT: several processes share the port.
             dual_stack: whether ``"::"`` accepts IPv4 clients.
-            zero_copy: whether `on_read_completed` gets a memoryview instead of bytes.
+            zero_copy: whether hooks get memoryviews instead of bytes: `on_read_completed` and
+                the two of messages.
 
         Raises:
             OSError: the system refused; the message names the step and the address.
@@ -284,11 +231,14 @@ class Server:
         core = _core_of(self)
         options["workers"] = 1 if workers is None else workers
         options["backend"] = _chosen_backend(backend)
+        if framing is ...:
+            options["framing"] = self.framing
         if not isinstance(zero_copy, bool):
             raise TypeError(f"zero_copy must be a bool, not {type(zero_copy).__name__}")
         refuse_hidden_methods(self, Server)
         refuse_unknown_hooks(self, Server)
         hooks: dict[str, object] = dict(overridden_hooks(self, Server))
+        check_message_hooks(self, hooks, framed=options["framing"] is not None)
         hooks["on_hook_error"] = self.on_hook_error
         hooks["warn"] = logger.warning
         stopped = Stopped()
@@ -430,14 +380,27 @@ class Server:
             BufferError: `data` is not contiguous. Nothing was sent.
             MemoryError: memory ran out; some connections may have accepted it.
         """
-        core = _core_of(self)
-        check_on_full(on_full)
-        if isinstance(on_full, str):
-            return core.broadcast(data, exclude, to, on_full == "close", None)
-        full: list[Connection] = []
-        accepted = core.broadcast(data, exclude, to, False, full)
-        call_for_each(on_full, full)
-        return accepted
+        return broadcast(_core_of(self), data, exclude, to, on_full, framed=False)
+
+    def broadcast_message(
+        self,
+        message: Buffer,
+        exclude: Connection | None = None,
+        *,
+        to: Iterable[Connection] | None = None,
+        on_full: Literal["skip", "close"] | Callable[[Connection], object] = "skip",
+    ) -> int:
+        """Send `message` to many connections, each with its own framing.
+
+        It is encoded once for each framing. Connections without a framing are left out.
+        Everything else is as for `broadcast`.
+
+        Raises:
+            ValueError: a framing cannot carry this message; some connections may have accepted
+                it. Or as `broadcast` raises it.
+            Exception: what else `broadcast` raises.
+        """
+        return broadcast(_core_of(self), message, exclude, to, on_full, framed=True)
 
     def connections(self) -> list[Connection]:
         """Return a snapshot of the established connections."""
@@ -537,7 +500,7 @@ class Server:
 _core_slot: Any = Server.__dict__["_Server__iocp_bind_core"]
 
 
-def _core_of(server: Server) -> _Core:
+def _core_of(server: Server[Any]) -> _Core:
     try:
         core: _Core = _core_slot.__get__(server)
     except AttributeError:
@@ -549,7 +512,7 @@ def _core_of(server: Server) -> _Core:
     return core
 
 
-def _description(server: Server) -> str:
+def _description(server: Server[Any]) -> str:
     try:
         core = _core_of(server)
     except RuntimeError:
@@ -570,7 +533,7 @@ def _shown(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _log_state(server: Server, core: _Core, state: str) -> None:
+def _log_state(server: Server[Any], core: _Core, state: str) -> None:
     # A server that nobody wants to hear of costs no record.
     address = core.address() if logger.isEnabledFor(logging.INFO) else None
     if address is not None:
@@ -578,7 +541,7 @@ def _log_state(server: Server, core: _Core, state: str) -> None:
         logger.info("%s %s on %s with %s", name, state, _shown(address), core.backend())
 
 
-def _on_stopped(server: Server, core: _Core, stopped: Stopped) -> None:
+def _on_stopped(server: Server[Any], core: _Core, stopped: Stopped) -> None:
     """Note that a run is over. The pending call keeps the server alive until then."""
     try:
         _log_state(server, core, "has stopped")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from iocp_bind._framing import Framing
 
 
 class StartOptions(TypedDict, total=False):
@@ -24,10 +27,12 @@ class StartOptions(TypedDict, total=False):
     write_high_water: int
     write_low_water: int
     flow_control: bool
+    framing: Framing | None
     established_on: Literal["connect", "first_data"]
     first_data_timeout: float | None
     idle_timeout: float | None
     receive_timeout: float | None
+    message_timeout: float | None
     write_timeout: float | None
     close_timeout: float
     keepalive: tuple[float, float] | None

@@ -31,6 +31,10 @@ class CloseReason(enum.IntEnum):
     """An exception left a hook."""
     RECEIVE_TIMEOUT = 9
     """Nothing was received for `receive_timeout`, whatever was sent."""
+    FRAME_ERROR = 10
+    """What the client sent is no message; `Server.on_connection_error` reported it."""
+    MESSAGE_TIMEOUT = 11
+    """A message was not complete within `message_timeout`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Stats:
     """Connections that exist now. Gauge."""
     reads: int
     """Receives that brought data. Counter."""
+    messages: int
+    """Messages that connections with a framing have received. Counter."""
     writes: int
     """Send operations of which the system took bytes. Counter."""
     bytes_received: int
