@@ -20,8 +20,10 @@ from support import (
     linux_only,
     open_client,
     pattern,
+    recv_exact,
     recv_to_end,
     saw_end,
+    saw_reset,
 )
 
 EXAMPLES = REPOSITORY / "examples"
@@ -32,10 +34,17 @@ pytestmark = linux_only
 @contextmanager
 def _running(name: str, backend: str) -> Iterator[Address]:
     """Run an example, then end it with Ctrl-C: cleanly, at once, with nothing but its log."""
+    with _process(name, backend) as (_, address):
+        yield address
+
+
+@contextmanager
+def _process(name: str, backend: str) -> Iterator[tuple[Child, Address]]:
+    """Do the same; other lines of its log must be read from it."""
     command = [sys.executable, str(EXAMPLES / name), "--port", "0"]
     with Child(command, log_is_output=True, IOCP_BIND_BACKEND=backend) as child:
         host, port = child.listening()
-        yield host, port
+        yield child, (host, port)
         child.process.send_signal(signal.SIGINT)
         done = child.finish()
         assert done.code == 0
@@ -51,6 +60,9 @@ def test_every_example_is_tested() -> None:
         "chat.py",
         "speak_first.py",
         "upload.py",
+        "adder.py",
+        "gateway.py",
+        "varint_echo.py",
         # test_example_keyvalue.py
         "keyvalue.py",
         "expiring.py",
@@ -85,9 +97,63 @@ def test_chat(backend: str) -> None:
             b.sendall(b"and back\n")
             assert _line(from_a).endswith(b": and back\n")
         assert b"left" in _line(from_a)
-        # A line that never ends gets an answer, then an end.
+        # A line that never ends is the end.
         a.sendall(bytes(10_000))
-        assert b"too long" in recv_to_end(a)
+        assert saw_reset(a)
+
+
+def _framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2, "big") + message
+
+
+def test_gateway(backend: str) -> None:
+    with _process("gateway.py", backend) as (child, address):
+        assert child.process.stdin is not None
+        with open_client(address) as alarm, open_client(address) as meter:
+            for client, name in [(alarm, b"alarm-7"), (meter, b"meter-1")]:
+                frame = _framed(name)
+                client.sendall(frame[:3])
+                client.sendall(frame[3:])
+                assert recv_exact(client, 9) == _framed(b"welcome")
+            alarm.sendall(_framed(b"smoke") + _framed(b"fire"))
+            assert child.line().endswith("alarm-7 reports smoke")
+            assert child.line().endswith("alarm-7 reports fire")
+            child.process.stdin.write("nobody stop\nmeter-1 read now\n")
+            child.process.stdin.flush()
+            assert "there is no device nobody" in child.line()
+            assert recv_exact(meter, 10) == _framed(b"read now")
+            # The same device once more: the old connection goes.
+            with open_client(address) as again:
+                again.sendall(_framed(b"meter-1"))
+                assert recv_exact(again, 9) == _framed(b"welcome")
+                assert saw_reset(meter)
+                child.process.stdin.write("meter-1 reset\n")
+                child.process.stdin.flush()
+                assert recv_exact(again, 7) == _framed(b"reset")
+            assert child.line().endswith("meter-1 has gone: PEER_CLOSED")
+        assert child.line().endswith("alarm-7 has gone: PEER_CLOSED")
+
+
+def test_adder(backend: str) -> None:
+    with _running("adder.py", backend) as address, open_client(address) as client:
+        client.sendall(b"ADD 5\r\nADD 37\nTOTAL\r\nADD\r")
+        client.sendall(b"\nQUIT\r\nADD 1\r\n")
+        answers = recv_to_end(client).split(b"\r\n")
+        assert answers == [
+            b"OK",
+            b"OK",
+            b"42",
+            b"ERROR: ADD and a number, TOTAL, or QUIT",
+            b"BYE",
+            b"",
+        ]
+
+
+def test_varint_echo(backend: str) -> None:
+    with _running("varint_echo.py", backend) as address, open_client(address) as client:
+        large = pattern(100_000)
+        stream = b"\x00" + b"\x05hello" + b"\xa0\x8d\x06" + large
+        assert ask(client, stream) == stream
 
 
 def test_speak_first(backend: str) -> None:
