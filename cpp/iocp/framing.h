@@ -1,9 +1,11 @@
 // How a stream of bytes is cut into messages, and how messages are sent.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,31 +39,35 @@ struct FrameCut {
     kMore,     // the message is not complete
     kMessage,  // it is
     kSkip,     // the first `used` bytes are part of no message
-    kFault,    // the stream cannot be cut any more
+    kFault,    // the stream cannot be cut any more: see fault()
   };
   Kind kind = Kind::kMore;
   // kMessage, kSkip: the bytes that are done with, never none. kMore: those that the frame takes in
   // all, when it is known; otherwise 0.
   std::size_t used = 0;
-  // kMessage, and kMore with `used`: where the message is in the frame.
+  // kMessage, and kMore with `used`: where the message is in the frame. kFault, for a message that
+  // is too long: the bytes that are allowed, and those that were announced, or 0.
   std::size_t begin = 0;
   std::size_t size = 0;
-  FrameFault fault;  // kFault
 
   static FrameCut More() { return {}; }
   static FrameCut Announced(std::size_t used, std::size_t begin, std::size_t size) {
-    return {Kind::kMore, used, begin, size, {}};
+    return {Kind::kMore, used, begin, size};
   }
   static FrameCut Message(std::size_t used, std::size_t begin, std::size_t size) {
-    return {Kind::kMessage, used, begin, size, {}};
+    return {Kind::kMessage, used, begin, size};
   }
-  static FrameCut Skip(std::size_t used) { return {Kind::kSkip, used, 0, 0, {}}; }
+  static FrameCut Skip(std::size_t used) { return {Kind::kSkip, used, 0, 0}; }
+  // `announced`: the bytes of the message; none: no length was. `limit`: what is allowed.
   static FrameCut TooLong(std::uint64_t limit, std::optional<std::uint64_t> announced) {
-    return {Kind::kFault, 0, 0, 0, {FrameFault::Kind::kTooLong, announced, limit}};
+    return {Kind::kFault, 0, static_cast<std::size_t>(limit),
+            static_cast<std::size_t>(std::min<std::uint64_t>(
+                announced.value_or(0), std::numeric_limits<std::size_t>::max()))};
   }
-  static FrameCut Malformed() {
-    return {Kind::kFault, 0, 0, 0, {FrameFault::Kind::kMalformed, std::nullopt, 0}};
-  }
+  static FrameCut Malformed() { return {Kind::kFault, 0, 0, 0}; }
+
+  // Why it is kFault.
+  [[nodiscard]] FrameFault fault() const;
 };
 
 // Cuts the stream of one connection. One thread at a time calls it, with no lock held and without
@@ -93,21 +99,37 @@ class Framer {
   }
 };
 
-// A message as it is sent: the head, the body, the tail.
-struct Frame {
+// A message as it is sent: a head, the message or what it is encoded to, a tail.
+class Frame {
+ public:
   static constexpr std::size_t kMostHead = 24;
 
-  void SetHead(std::string_view bytes);
-  [[nodiscard]] std::string_view head() const { return {head_bytes.data(), head_size}; }
-  // `message`, unless it is encoded.
-  [[nodiscard]] std::string_view BodyOf(std::string_view message) const {
-    return encoded ? std::string_view(*encoded) : message;
+  // At most kMostHead bytes.
+  void SetHead(std::string_view bytes) {
+    head_size_ = bytes.size();
+    std::copy(bytes.begin(), bytes.end(), head_.begin());
+  }
+  // Is not copied: memory of the framing.
+  void SetTail(std::string_view bytes) { tail_ = bytes; }
+  // Sent instead of the message.
+  void SetEncoded(std::string bytes) {
+    encoded_ = std::move(bytes);
+    is_encoded_ = true;
   }
 
-  std::array<char, kMostHead> head_bytes;
-  std::size_t head_size = 0;
-  std::optional<std::string> encoded;  // what is sent instead of the message
-  std::string_view tail;               // memory of the framing
+  [[nodiscard]] std::string_view head() const { return {head_.data(), head_size_}; }
+  [[nodiscard]] std::string_view tail() const { return tail_; }
+  [[nodiscard]] bool is_encoded() const { return is_encoded_; }
+  [[nodiscard]] std::string_view BodyOf(std::string_view message) const {
+    return is_encoded_ ? std::string_view(encoded_) : message;
+  }
+
+ private:
+  std::array<char, kMostHead> head_;
+  std::size_t head_size_ = 0;
+  std::string_view tail_;
+  bool is_encoded_ = false;  // true exactly when SetEncoded was called
+  std::string encoded_;
 };
 
 // A way to cut streams into messages. Immutable; any number of connections and threads share one.
@@ -122,7 +144,7 @@ class Framing {
 
   // For a new connection. May throw std::bad_alloc.
   [[nodiscard]] virtual std::unique_ptr<Framer> MakeFramer() const = 0;
-  // How `message` is sent. Throws std::invalid_argument, with a sentence, for one that a peer with
+  // How `message` is sent; `frame` is new. Throws std::invalid_argument, with a sentence, for one that a peer with
   // this framing would not receive as it is; or std::bad_alloc.
   virtual void Encode(std::string_view message, Frame* frame) const = 0;
   // The most bytes that wait for the rest of a frame whose length is not known. It bounds what a

@@ -73,7 +73,7 @@ std::optional<SendResult> MessageBroadcast::SendTo(Session& session, SendMemory*
   framing->Encode(message_, &frame);
   std::string bytes(frame.head());
   bytes += frame.BodyOf(message_);
-  bytes += frame.tail;
+  bytes += frame.tail();
   encoded_.push_back(std::make_unique<Encoded>(std::move(framing), std::move(bytes)));
   return encoded_.back()->bytes.SendTo(session, memory);
 }

@@ -8,6 +8,8 @@
 namespace iocp {
 namespace {
 
+// Of most frames, the bytes around the message.
+constexpr std::size_t kMostAround = 8;
 // The most messages in one list.
 constexpr std::size_t kMostInList = 4096;
 
@@ -152,10 +154,12 @@ void Session::FailFrame(Owner& owner, const FrameFault& fault) {
 
 namespace {
 
-// The frames of messages, as pieces to copy and items to share. Destroys what was not sent.
+// The frames of messages, as one send or several: bytes that are copied, and those that are shared.
+// Destroys what was not sent.
 class FrameQueue {
  public:
-  explicit FrameQueue(SendMemory* memory) : memory_(memory) {}
+  // `size`: about the bytes of all.
+  FrameQueue(SendMemory* memory, std::size_t size) : memory_(memory) { bytes_.reserve(size); }
   FrameQueue(const FrameQueue&) = delete;
   FrameQueue& operator=(const FrameQueue&) = delete;
   ~FrameQueue() {
@@ -165,25 +169,21 @@ class FrameQueue {
     }
   }
 
-  void Copy(std::string_view piece) {
-    if (piece.empty()) return;
-    pieces_.push_back(piece);
-    size_ += piece.size();
-  }
+  void Copy(std::string_view bytes) { bytes_ += bytes; }
   void Share(const SharedBytes& bytes) {
     Finish();
     Push(SendItem::Share(bytes, true, memory_));
   }
-  // All pieces become an item.
+  // What was copied becomes an item.
   void Finish() {
-    if (pieces_.empty()) return;
-    Push(SendItem::Copy(pieces_.data(), pieces_.size(), memory_));
-    pieces_.clear();
-    size_ = 0;
+    if (bytes_.empty()) return;
+    const std::string_view piece = bytes_;
+    Push(SendItem::Copy(&piece, 1, memory_));
+    bytes_.clear();
   }
 
-  [[nodiscard]] const std::vector<std::string_view>& pieces() const { return pieces_; }
-  [[nodiscard]] std::size_t size() const { return size_; }  // of the pieces
+  // What was copied, and is no item yet.
+  [[nodiscard]] std::string_view bytes() const { return bytes_; }
   [[nodiscard]] SendQueue& items() { return items_; }
 
  private:
@@ -193,8 +193,7 @@ class FrameQueue {
   }
 
   SendMemory* const memory_;
-  std::vector<std::string_view> pieces_;
-  std::size_t size_ = 0;
+  std::string bytes_;
   SendQueue items_;
 };
 
@@ -206,26 +205,31 @@ SendResult Session::EnqueueMessages(const SharedBytes* messages, std::size_t cou
     throw std::logic_error("the connection has no framing that could send a message");
   }
   if (!inbox_.open()) return SendResult::kClosed;
-  FrameQueue queue(Owner::CurrentSendMemory());
-  std::vector<Frame> frames(count);
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    size += kMostAround + (messages[i].release == nullptr ? messages[i].size : 0);
+  }
+  FrameQueue queue(Owner::CurrentSendMemory(), size);
   std::vector<SharedBytes> copied;
   for (std::size_t i = 0; i < count; ++i) {
     const SharedBytes& bytes = messages[i];
     const std::string_view message(static_cast<const char*>(bytes.data), bytes.size);
-    framing->Encode(message, &frames[i]);
-    queue.Copy(frames[i].head());
+    Frame frame;
+    framing->Encode(message, &frame);
+    queue.Copy(frame.head());
     // One OnWriteCompleted is for one item.
-    if (bytes.release != nullptr && !frames[i].encoded && !outbound_.reports_writes()) {
+    if (bytes.release != nullptr && !frame.is_encoded() && !outbound_.reports_writes()) {
       queue.Share(bytes);
     } else {
-      queue.Copy(frames[i].BodyOf(message));
+      queue.Copy(frame.BodyOf(message));
       if (bytes.release != nullptr) copied.push_back(bytes);
     }
-    queue.Copy(frames[i].tail);
+    queue.Copy(frame.tail());
   }
   SendResult result{};
-  if (queue.items().empty() && queue.size() <= Outbound::kMostPacked) {
-    result = EnqueueCopy(queue.pieces().data(), queue.pieces().size());
+  if (queue.items().empty()) {
+    const std::string_view piece = queue.bytes();
+    result = EnqueueCopy(&piece, 1);
   } else {
     queue.Finish();
     result = EnqueueAll(queue.items());

@@ -97,7 +97,7 @@ void CobsFraming::Encode(std::string_view message, Frame* frame) const {
     more = takes_zero || !message.empty();
   }
   encoded += '\0';
-  frame->encoded = std::move(encoded);
+  frame->SetEncoded(std::move(encoded));
 }
 
 }  // namespace

@@ -35,6 +35,7 @@ class DelimiterFraming final : public Framing {
   // The next place, at `from` or later, where one could begin.
   [[nodiscard]] std::size_t NextBegin(std::string_view bytes, std::size_t from) const;
   [[nodiscard]] Match MatchAt(std::string_view bytes, std::size_t at) const;
+  [[nodiscard]] bool Joins(std::string_view message) const;
 
   const std::vector<std::string> delimiters_;
   const bool keep_;
@@ -110,6 +111,9 @@ Match DelimiterFraming::MatchAt(std::string_view bytes, std::size_t at) const {
 }
 
 Match DelimiterFraming::Find(std::string_view bytes, std::size_t from) const {
+  if (longest_ == 1 && delimiters_.size() == 1) {
+    return {bytes.find(delimiters_[0].front(), from), 1};
+  }
   for (std::size_t at = NextBegin(bytes, from); at != Match::kNowhere;
        at = NextBegin(bytes, at + 1)) {
     if (const Match match = MatchAt(bytes, at); match.at != Match::kNowhere) return match;
@@ -119,7 +123,6 @@ Match DelimiterFraming::Find(std::string_view bytes, std::size_t from) const {
 
 void DelimiterFraming::Encode(std::string_view message, Frame* frame) const {
   const std::string& delimiter = delimiters_[0];
-  std::string_view tail = delimiter;
   if (keep_) {
     // The message ends with a delimiter, which is sent with it.
     const Match match = Find(message, 0);
@@ -131,20 +134,26 @@ void DelimiterFraming::Encode(std::string_view message, Frame* frame) const {
         "with keep=True a message ends with a delimiter, and has no other one");
   }
   CheckMessageSize(message.size(), max_size_);
-  // Up to the border, and over it.
+  if (Find(message, 0).at != Match::kNowhere || (longest_ > 1 && Joins(message))) {
+    throw std::invalid_argument(
+        "a message must not contain a delimiter, nor make one with the bytes of those before and "
+        "behind it");
+  }
+  frame->SetTail(delimiter);
+}
+
+// True when a delimiter of several bytes lies on a border of the message.
+bool DelimiterFraming::Joins(std::string_view message) const {
+  const std::string& delimiter = delimiters_[0];
   const std::size_t near = std::min(message.size(), longest_ - 1);
   std::string border(message.substr(message.size() - near));
   border += delimiter;
-  const bool whole = Find(message, 0).at == Match::kNowhere && Find(border, 0).at == near;
+  if (Find(border, 0).at != near) return true;
   // A longer delimiter may begin with the one before this message, and end in it.
   std::string joined = delimiter;
   joined += message.substr(0, longest_);
   joined += delimiter;
-  if (!whole || MatchAt(joined, 0).size != delimiter.size()) {
-    throw std::invalid_argument("a message must not contain a delimiter, or make one with those "
-                                "before and behind it");
-  }
-  frame->tail = tail;
+  return MatchAt(joined, 0).size != delimiter.size();
 }
 
 }  // namespace

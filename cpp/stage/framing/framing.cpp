@@ -1,7 +1,5 @@
 #include "iocp/framing.h"
 
-#include <cstring>
-
 namespace iocp {
 
 std::string FrameFault::Describe() const {
@@ -23,9 +21,10 @@ std::string FrameFault::Describe() const {
   return "";
 }
 
-void Frame::SetHead(std::string_view bytes) {
-  head_size = bytes.size();
-  std::memcpy(head_bytes.data(), bytes.data(), bytes.size());
+FrameFault FrameCut::fault() const {
+  if (begin == 0) return {FrameFault::Kind::kMalformed, std::nullopt, 0};
+  const auto announced = size == 0 ? std::nullopt : std::optional<std::uint64_t>(size);
+  return {FrameFault::Kind::kTooLong, announced, begin};
 }
 
 }  // namespace iocp

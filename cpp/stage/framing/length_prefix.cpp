@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <cstring>
+#include <array>
 #include <limits>
 
 #include "iocp/framing.h"
@@ -21,7 +21,6 @@ class LengthPrefixFraming final : public Framing {
 
  private:
   [[nodiscard]] std::uint64_t ReadLength(const char* field) const;
-  [[nodiscard]] std::string LengthField(std::uint64_t length) const;
 
   const LengthPrefixOptions options_;
   const std::size_t size_;    // bytes of the length field
@@ -55,16 +54,6 @@ std::uint64_t LengthPrefixFraming::ReadLength(const char* field) const {
     value = value << 8U | static_cast<unsigned char>(field[at]);
   }
   return value;
-}
-
-std::string LengthPrefixFraming::LengthField(std::uint64_t length) const {
-  std::string field(size_, '\0');
-  for (std::size_t i = 0; i < size_; ++i) {
-    const std::size_t at = options_.little_endian ? i : size_ - 1 - i;
-    field[at] = static_cast<char>(length & 0xffU);
-    length >>= 8U;
-  }
-  return field;
 }
 
 FrameCut LengthPrefixFraming::Cut(std::string_view bytes) const {
@@ -121,7 +110,12 @@ void LengthPrefixFraming::Encode(std::string_view message, Frame* frame) const {
                                 " bytes cannot carry a message of " + std::to_string(size) +
                                 " bytes");
   }
-  frame->SetHead(LengthField(length));
+  std::array<char, 8> field;
+  for (std::size_t i = 0; i < size_; ++i) {
+    const std::size_t shift = 8 * (options_.little_endian ? i : size_ - 1 - i);
+    field[i] = static_cast<char>(length >> shift & 0xffU);
+  }
+  frame->SetHead({field.data(), size_});
 }
 
 }  // namespace

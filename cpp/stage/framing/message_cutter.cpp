@@ -76,8 +76,9 @@ MessageCutter::Cuts MessageCutter::Cut(const Buffer& bytes, std::size_t most, bo
 }
 
 // A fault behind messages is found again once they are done with.
-MessageCutter::Cuts MessageCutter::Checked(Cuts cuts) const {
+MessageCutter::Cuts MessageCutter::Checked(Cuts cuts) {
   cuts.fault = more_.kind == FrameCut::Kind::kFault && cuts.used == 0;
+  if (cuts.fault) fault_ = more_.fault();
   return cuts;
 }
 

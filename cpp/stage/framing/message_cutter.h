@@ -42,8 +42,8 @@ class MessageCutter {
   [[nodiscard]] bool inside() const { return kept() != 0; }
   [[nodiscard]] std::size_t kept() const { return text_.size() + parts_.size(); }
   // Why the last Cut has found no message, or what was set.
-  [[nodiscard]] const FrameFault& fault() const { return more_.fault; }
-  void set_fault(const FrameFault& fault) { more_.fault = fault; }
+  [[nodiscard]] const FrameFault& fault() const { return fault_; }
+  void set_fault(const FrameFault& fault) { fault_ = fault; }
   // Lets go of what is kept.
   void Drop();
 
@@ -51,7 +51,7 @@ class MessageCutter {
   FrameCut CutNext(std::string_view bytes, bool last);
   FrameCut CutText(std::string_view bytes, bool last, bool looked);
   FrameCut CutParts(std::string_view bytes);
-  [[nodiscard]] Cuts Checked(Cuts cuts) const;
+  Cuts Checked(Cuts cuts);
   // `frame`: where it begins; null: in `parts_`.
   void Add(const FrameCut& cut, const char* frame, const Buffer* source,
            std::vector<Message>* messages);
@@ -68,6 +68,7 @@ class MessageCutter {
   FrameCut announced_;        // what the framer has told about the message whose beginning is kept
   bool looked_ = false;       // true exactly when the framer was last asked about what is kept
   FrameCut more_;  // the last answer of the framer in Cut
+  FrameFault fault_;
 };
 
 }  // namespace iocp

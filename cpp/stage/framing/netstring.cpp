@@ -51,7 +51,7 @@ class NetstringFraming final : public Framing {
   void Encode(std::string_view message, Frame* frame) const override {
     CheckMessageSize(message.size(), max_size_);
     frame->SetHead(std::to_string(message.size()) + ':');
-    frame->tail = ",";
+    frame->SetTail(",");
   }
   [[nodiscard]] std::size_t most_waiting() const override { return kMostDigits + 1; }
 

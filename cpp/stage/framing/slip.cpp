@@ -82,7 +82,7 @@ class SlipFraming final : public Framing {
       }
     }
     encoded += kEnd;
-    frame->encoded = std::move(encoded);
+    frame->SetEncoded(std::move(encoded));
   }
   [[nodiscard]] std::size_t most_waiting() const override { return 2 * max_size_ + 1; }
 
