@@ -5,6 +5,9 @@
 // - one thread, edge-triggered epoll that is registered once per connection and never changed;
 // - one recv and one send per readiness; what is in flight is written in one piece, as a client
 //   that pipelines does;
+// - messages with a framing are ready-made too: they come back as they were sent, so it never has
+// to
+//   cut what it receives;
 // - every byte is checked, by one memcmp against a ready-made pattern; --check-every lets some
 //   receives be counted only, where to copy large messages would make the client the limit.
 //
@@ -29,6 +32,7 @@
 
 #include "load_measurement.h"
 #include "load_options.h"
+#include "load_pattern.h"
 
 namespace load {
 namespace {
@@ -48,7 +52,9 @@ class EchoRun {
  public:
   explicit EchoRun(const Options& options)
       : options_(options),
+        message_size_(options.message_size()),
         measurement_(options),
+        pattern_(options),
         received_(Pattern::kWindow),
         connections_(options.connections),
         sent_at_(options.connections * options.in_flight) {}
@@ -104,7 +110,7 @@ class EchoRun {
       Fail(kRunError, "cannot connect to port %d (connection %zu of %zu): %s",
            ntohs(options_.server.sin_port), id + 1, connections_.size(), text.c_str());
     }
-    connection.send_position = Pattern::Start(id);
+    connection.send_position = pattern_.Start(id);
     connection.receive_position = connection.send_position;
     Register(epoll_, connection.fd, id);
   }
@@ -121,8 +127,8 @@ class EchoRun {
       sent_at_[id * options_.in_flight + connection.next_issued] = now;
       if (++connection.next_issued == options_.in_flight) connection.next_issued = 0;
     }
-    connection.outstanding += count * options_.bytes;
-    connection.unsent += count * options_.bytes;
+    connection.outstanding += count * message_size_;
+    connection.unsent += count * message_size_;
     Flush(id);
   }
 
@@ -138,7 +144,7 @@ class EchoRun {
       }
       const auto count = static_cast<std::size_t>(sent);
       connection.unsent -= count;
-      connection.send_position = Pattern::Advance(connection.send_position, count);
+      connection.send_position = pattern_.Advance(connection.send_position, count);
     }
   }
 
@@ -175,10 +181,10 @@ class EchoRun {
         std::memcmp(received_.data(), pattern_.At(connection.receive_position), size) != 0) {
       Fail(kRunError, "connection %zu: the bytes that came back are not those sent", id);
     }
-    connection.receive_position = Pattern::Advance(connection.receive_position, size);
+    connection.receive_position = pattern_.Advance(connection.receive_position, size);
     connection.outstanding -= size;
     connection.partial += size;
-    if (connection.partial >= options_.bytes) Answered(id);
+    if (connection.partial >= message_size_) Answered(id);
     return size;
   }
 
@@ -187,7 +193,7 @@ class EchoRun {
     Connection& connection = connections_[id];
     const std::uint64_t now = Now();
     std::size_t count = 0;
-    for (; connection.partial >= options_.bytes; connection.partial -= options_.bytes, ++count) {
+    for (; connection.partial >= message_size_; connection.partial -= message_size_, ++count) {
       measurement_.Record(sent_at_[id * options_.in_flight + connection.next_answered], now);
       if (++connection.next_answered == options_.in_flight) connection.next_answered = 0;
     }
@@ -199,6 +205,7 @@ class EchoRun {
   }
 
   const Options& options_;
+  const std::size_t message_size_;
   Measurement measurement_;
   Pattern pattern_;
   std::vector<char> received_;
@@ -215,7 +222,9 @@ class ConnectRun {
  public:
   explicit ConnectRun(const Options& options)
       : options_(options),
+        message_size_(options.message_size()),
         measurement_(options),
+        pattern_(options),
         received_(Pattern::kWindow),
         slots_(options.connections) {}
 
@@ -251,7 +260,7 @@ class ConnectRun {
   void Open(std::size_t id) {
     Slot& slot = slots_[id];
     slot.started = Now();
-    slot.start = Pattern::Start(opened_);
+    slot.start = pattern_.Start(opened_);
     slot.sent = 0;
     slot.received = 0;
     slot.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -279,9 +288,9 @@ class ConnectRun {
 
   void Send(std::size_t id) {
     Slot& slot = slots_[id];
-    while (slot.sent < options_.bytes) {
-      const std::size_t size = std::min(options_.bytes - slot.sent, Pattern::kWindow);
-      const std::size_t position = Pattern::Advance(slot.start, slot.sent);
+    while (slot.sent < message_size_) {
+      const std::size_t size = std::min(message_size_ - slot.sent, Pattern::kWindow);
+      const std::size_t position = pattern_.Advance(slot.start, slot.sent);
       const ssize_t sent = send(slot.fd, pattern_.At(position), size, MSG_NOSIGNAL);
       if (sent < 0) {
         if (errno == EAGAIN || errno == ENOTCONN) return;
@@ -297,19 +306,19 @@ class ConnectRun {
       int error = 0;
       socklen_t size = sizeof error;
       getsockopt(slot.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-      Fail(kRunError, "a connection broke after %zu of %zu bytes: %s", slot.received,
-           options_.bytes, ErrorText(error).c_str());
+      Fail(kRunError, "a connection broke after %zu of %zu bytes: %s", slot.received, message_size_,
+           ErrorText(error).c_str());
     }
-    if (slot.sent < options_.bytes && (events & EPOLLOUT) != 0) Send(id);
+    if (slot.sent < message_size_ && (events & EPOLLOUT) != 0) Send(id);
     if ((events & EPOLLIN) != 0) {
       while (Receive(id)) {
       }
     }
-    if (slot.received == options_.bytes) {
+    if (slot.received == message_size_) {
       Finish(id);
     } else if ((events & (EPOLLRDHUP | EPOLLHUP)) != 0) {
       Fail(kRunError, "the server closed a connection after %zu of %zu bytes", slot.received,
-           options_.bytes);
+           message_size_);
     }
   }
 
@@ -326,12 +335,12 @@ class ConnectRun {
     if (size > slot.sent - slot.received) {
       Fail(kRunError, "more bytes came back than were sent");
     }
-    const std::size_t position = Pattern::Advance(slot.start, slot.received);
+    const std::size_t position = pattern_.Advance(slot.start, slot.received);
     if (std::memcmp(received_.data(), pattern_.At(position), size) != 0) {
       Fail(kRunError, "the bytes that came back are not those sent");
     }
     slot.received += size;
-    return size == received_.size() && slot.received < options_.bytes;
+    return size == received_.size() && slot.received < message_size_;
   }
 
   void Finish(std::size_t id) {
@@ -345,6 +354,7 @@ class ConnectRun {
   }
 
   const Options& options_;
+  const std::size_t message_size_;
   Measurement measurement_;
   Pattern pattern_;
   std::vector<char> received_;

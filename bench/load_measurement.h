@@ -1,5 +1,4 @@
-// The instruments of iocp_load: latencies, the bytes it expects, the server's process, and the
-// phases of a run.
+// The instruments of iocp_load: latencies, the server's process, and the phases of a run.
 #pragma once
 
 #include <unistd.h>
@@ -73,40 +72,6 @@ class Histogram {
   std::uint64_t max_ = 0;
 };
 
-// The bytes that a connection sends and must get back: pseudo-random, repeated every kPeriod bytes,
-// each connection starting somewhere else, so that bytes that are lost, doubled, swapped or another
-// connection's do not match. The period is prime: no message size is a multiple of it. It is short
-// so that the pattern stays in the cache; any piece up to kWindow bytes is contiguous in memory.
-class Pattern {
- public:
-  static constexpr std::size_t kPeriod = 16381;
-  static constexpr std::size_t kWindow = 256 * 1024;
-
-  Pattern() : bytes_(kPeriod + kWindow) {
-    std::uint64_t state = 0x9E3779B97F4A7C15U;
-    for (std::size_t i = 0; i < bytes_.size(); ++i) {
-      state ^= state << 13U;
-      state ^= state >> 7U;
-      state ^= state << 17U;
-      bytes_[i] = i < kPeriod ? static_cast<char>(state >> 32U) : bytes_[i - kPeriod];
-    }
-  }
-
-  static std::size_t Start(std::uint64_t connection) {
-    return static_cast<std::size_t>(connection * 7919 % kPeriod);
-  }
-
-  static std::size_t Advance(std::size_t position, std::size_t count) {
-    position += count;
-    return position < kPeriod ? position : position % kPeriod;
-  }
-
-  [[nodiscard]] const char* At(std::size_t position) const { return bytes_.data() + position; }
-
- private:
-  std::vector<char> bytes_;
-};
-
 // The measured server's CPU clock (all its threads, in nanoseconds) and memory.
 class ServerProcess {
  public:
@@ -174,15 +139,16 @@ class Measurement {
     const double seconds = Seconds(ended_ - started_);
     const auto requests = static_cast<double>(latencies_.total());
     std::printf(
-        "{\"mode\": \"%s\", \"connections\": %zu, \"bytes\": %zu, \"in_flight\": %zu, "
+        "{\"mode\": \"%s\", \"framing\": \"%s\", \"connections\": %zu, \"bytes\": %zu, "
+        "\"in_flight\": %zu, "
         "\"seconds\": %.6f, \"requests\": %" PRIu64
         ", \"requests_per_second\": %.1f, "
         "\"p50_us\": %.2f, \"p99_us\": %.2f, \"p999_us\": %.2f, \"max_us\": %.2f, "
         "\"load_cpu\": %.4f, \"server_cpu\": %.4f, \"server_cpu_us_per_request\": %.4f, "
         "\"server_rss_kib\": %" PRIu64 "}\n",
-        options_.connect_mode ? "connect" : "echo", options_.connections, options_.bytes,
-        options_.in_flight, seconds, latencies_.total(), requests / seconds, Quantile(0.5),
-        Quantile(0.99), Quantile(0.999), static_cast<double>(latencies_.max()) / 1e3,
+        options_.connect_mode ? "connect" : "echo", NameOf(options_.framing), options_.connections,
+        options_.bytes, options_.in_flight, seconds, latencies_.total(), requests / seconds,
+        Quantile(0.5), Quantile(0.99), Quantile(0.999), static_cast<double>(latencies_.max()) / 1e3,
         Seconds(own_cpu_) / seconds, Seconds(server_cpu_) / seconds,
         Seconds(server_cpu_) * 1e6 / std::max(requests, 1.0), resident_kib_);
   }

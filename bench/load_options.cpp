@@ -23,6 +23,8 @@ constexpr const char* kUsage =
     "  --port N            the server's port\n"
     "  --connections N     at once (64)\n"
     "  --bytes N           of a message (64)\n"
+    "  --framing NAME      length-prefix: 4 bytes before each message; lines: \"\\n\" behind it;\n"
+    "                      --bytes does not count them (none)\n"
     "  --in-flight N       messages per connection (1)\n"
     "  --check-every N     look at the bytes of one receive in N, count those of the others (1)\n"
     "  --connect           each connection lives for one message\n"
@@ -59,7 +61,22 @@ void ParseHost(const char* text, sockaddr_in& address) {
   }
 }
 
+constexpr std::array<Framing, 3> kFramings = {Framing::kNone, Framing::kLengthPrefix,
+                                              Framing::kLines};
+
+Framing ParseFraming(const char* text) {
+  for (const Framing framing : kFramings) {
+    if (std::strcmp(text, NameOf(framing)) == 0) return framing;
+  }
+  Fail(kUsageError, "--framing %s: none, length-prefix or lines is needed", text);
+}
+
 }  // namespace
+
+const char* NameOf(Framing framing) {
+  if (framing == Framing::kLengthPrefix) return "length-prefix";
+  return framing == Framing::kLines ? "lines" : "none";
+}
 
 void Fail(int exit_code, const char* format, ...) {
   std::fputs("iocp_load: ", stderr);
@@ -72,11 +89,12 @@ void Fail(int exit_code, const char* format, ...) {
 }
 
 Options ParseOptions(int argc, char** argv) {
-  static constexpr std::array<option, 13> kLongOptions = {{
+  static constexpr std::array<option, 14> kLongOptions = {{
       {"host", required_argument, nullptr, 'h'},
       {"port", required_argument, nullptr, 'p'},
       {"connections", required_argument, nullptr, 'c'},
       {"bytes", required_argument, nullptr, 'b'},
+      {"framing", required_argument, nullptr, 'm'},
       {"in-flight", required_argument, nullptr, 'f'},
       {"check-every", required_argument, nullptr, 'k'},
       {"connect", no_argument, nullptr, 'C'},
@@ -106,6 +124,9 @@ Options ParseOptions(int argc, char** argv) {
         break;
       case 'b':
         options.bytes = ParseNumber<std::size_t>(name, optarg, 1, 16'777'216);
+        break;
+      case 'm':
+        options.framing = ParseFraming(optarg);
         break;
       case 'f':
         options.in_flight = ParseNumber<std::size_t>(name, optarg, 1, 4096);

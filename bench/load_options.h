@@ -34,17 +34,36 @@ inline std::uint64_t Clock(clockid_t clock) {
 
 inline std::uint64_t Now() { return Clock(CLOCK_MONOTONIC); }
 
+// How messages are told apart on the wire.
+enum class Framing : std::uint8_t {
+  kNone,          // they are not
+  kLengthPrefix,  // behind their length, kLengthSize bytes, the highest first
+  kLines,         // before a "\n", which they do not contain
+};
+
+inline constexpr std::size_t kLengthSize = 4;
+
+// As the command line has it.
+const char* NameOf(Framing framing);
+
 struct Options {
   sockaddr_in server{};
   bool connect_mode = false;
   std::size_t connections = 64;
-  std::size_t bytes = 64;
+  std::size_t bytes = 64;  // of a message, without what the framing adds
+  Framing framing = Framing::kNone;
   std::size_t in_flight = 1;
   std::size_t check_every = 1;
   std::uint64_t duration = 2 * kSecond;
   std::uint64_t warm_up = kSecond / 2;
   int cpu = -1;
   pid_t server_pid = 0;
+
+  // The bytes of a message on the wire.
+  [[nodiscard]] std::size_t message_size() const {
+    if (framing == Framing::kLengthPrefix) return kLengthSize + bytes;
+    return framing == Framing::kLines ? bytes + 1 : bytes;
+  }
 };
 
 // Ends the process with the usage where it is wrong.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -18,6 +19,7 @@ from results import (
     Results,
     Row,
     compare,
+    is_framed,
     peer,
     relative,
     score,
@@ -56,7 +58,7 @@ def print_comparison(console: Console, before: Results, after: Results) -> None:
 
 
 def draw_chart(results: Results, path: Path) -> None:
-    """Grouped bars: every server against the raw loop, per workload."""
+    """Grouped bars: every server against the raw loop, per workload; messages below bytes."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -67,9 +69,29 @@ def draw_chart(results: Results, path: Path) -> None:
         for row in summarise(results)
         if row.server != RAW and (value := score(row)) is not None
     }
-    servers = [s for s in results.servers if any(s == key[1] for key in scores)]
-    workloads = [w for w in results.workloads if any(w == key[0] for key in scores)]
-    figure, axes = pyplot.subplots(figsize=(11, 4.6), layout="constrained")
+    with_scores = [w for w in results.workloads if any(w == key[0] for key in scores)]
+    halves = [[w for w in with_scores if is_framed(w) == framed] for framed in (False, True)]
+    parts = [half for half in halves if half] or [[]]
+    figure, places = pyplot.subplots(
+        len(parts), figsize=(11, 4.6 * len(parts)), layout="constrained", squeeze=False
+    )
+    for axes, workloads in zip(places.flat, parts, strict=True):
+        servers = [s for s in results.servers if any((w, s) in scores for w in workloads)]
+        _draw_bars(axes, workloads, servers, scores)
+    places.flat[0].set_title(
+        "TCP echo, one core: connections x bytes x messages in flight", fontsize=11
+    )
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _draw_bars(
+    axes: Any,
+    workloads: Sequence[str],
+    servers: Sequence[str],
+    scores: Mapping[tuple[str, str], float],
+) -> None:
+    """One group of bars for each workload."""
     width = 0.86 / max(len(servers), 1)
     for index, server in enumerate(servers):
         places, heights = [], []
@@ -85,13 +107,10 @@ def draw_chart(results: Results, path: Path) -> None:
         [f"{name}\n(CPU per connection)" if name == CONNECT else name for name in workloads],
     )
     axes.set_ylabel("rate, raw C epoll loop = 1")
-    axes.set_title("TCP echo, one core: connections x bytes x messages in flight", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.legend(ncols=1, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def _color(server: str, index: int) -> str:
@@ -100,8 +119,14 @@ def _color(server: str, index: int) -> str:
         "python/epoll": "#6fa8dc",
         "cpp/io_uring": "#2e7d32",
         "cpp/epoll": "#81c784",
+        "python/io_uring/on_messages": "#1f5fa8",
+        "python/epoll/on_messages": "#6fa8dc",
+        "python/io_uring/on_message": "#5e35b1",
+        "python/epoll/on_message": "#b39ddb",
         "uvloop": "#e08e0b",
         "asyncio": "#f6cf7a",
+        "streams": "#fbe7b8",
+        "twisted": "#c2185b",
     }
     return known.get(server, f"C{index % 10}")
 
@@ -122,7 +147,7 @@ def _load(row: Row) -> str:
 
 
 def _columns(peer: str) -> list[Column]:
-    """Return the columns of the tables of a run whose other event loop is `peer`."""
+    """Return the columns of a table whose Python servers are compared with `peer`."""
     return [
         Column("rate/s", lambda row: f"{row.requests_per_second:,.0f}"),
         Column("±", lambda row: f"{row.spread:.0%}"),
@@ -143,7 +168,7 @@ def _columns(peer: str) -> list[Column]:
     ]
 
 
-WIDTH = 132
+WIDTH = 140
 """The columns of the table that has all of them."""
 
 
@@ -156,11 +181,12 @@ def _table(workload: str, rows: Sequence[Row], results: Results, *, wide: bool) 
         unused.add(ONE_WORKER)
     if all(row.rate_to_before is None for row in rows):
         unused |= {BEFORE, CPU_BEFORE}
+    other = peer(results, workload)
     if all(row.rate_to_peer is None for row in rows):
-        unused.add(f"x {peer(results)}")
+        unused.add(f"x {other}")
     columns = [
         column
-        for column in _columns(peer(results))
+        for column in _columns(other)
         if (wide or column.always) and column.header not in unused
     ]
     table = _empty_table(title, [column.header for column in columns])

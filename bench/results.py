@@ -13,6 +13,10 @@ FORMAT = 1
 RAW = "raw"
 UVLOOP = "uvloop"
 ASYNCIO = "asyncio"
+STREAMS = "streams"
+TWISTED = "twisted"
+LENGTH_PREFIX = "length-prefix"
+LINES = "lines"
 CONNECT = "connect"
 SHA256 = "sha256"
 
@@ -88,7 +92,7 @@ class Row:
     rss_kib: float
     rate_to_raw: float | None
     rate_to_peer: float | None
-    """The other event loop for Python: see `peer`."""
+    """The other server in Python: see `peer`."""
     cpu_to_raw: float | None
     cpu_to_peer: float | None
     rate_to_one_worker: float | None
@@ -172,7 +176,7 @@ def summarise(results: Results) -> list[Row]:
     for sample in results.samples:
         by_row.setdefault((sample.workload, sample.server), []).append(sample)
     return [
-        _row(by_row, workload, server, peer(results))
+        _row(by_row, workload, server, peer(results, workload))
         for workload in results.workloads
         for server in results.servers
         if (workload, server) in by_row
@@ -190,8 +194,18 @@ def before(server: str) -> str:
     return f"before/{server}"
 
 
-def peer(results: Results) -> str:
-    """The server to compare Python servers with: uvloop, or asyncio if uvloop is missing."""
+def is_framed(workload: str) -> bool:
+    """Whether the server of the workload cuts messages from the stream."""
+    return workload.startswith((f"{LENGTH_PREFIX}/", f"{LINES}/"))
+
+
+def peer(results: Results, workload: str) -> str:
+    """The server to compare Python servers with: uvloop, or asyncio if uvloop is missing.
+
+    For lines it is `readline` of asyncio's streams, with which most programs read them.
+    """
+    if workload.startswith(f"{LINES}/") and STREAMS in results.servers:
+        return STREAMS
     return UVLOOP if UVLOOP in results.servers else ASYNCIO
 
 

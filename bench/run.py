@@ -52,7 +52,7 @@ def parse_numbers(text: str) -> list[int]:
 DESCRIBE_PYTHON = """
 import importlib.metadata, json, platform
 versions = {"python": platform.python_version()}
-for package in ("iocp-bind", "uvloop"):
+for package in ("iocp-bind", "uvloop", "twisted"):
     try:
         versions[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     output, log = Console(), Console(stderr=True)
     if not output.is_terminal:
-        output = Console(width=WIDTH)
+        output = Console(width=2 * WIDTH)
     interrupted = False
     try:
         if arguments.compare:

@@ -1,8 +1,10 @@
 // server_echo: an echo on iocp::Server with default options, as a user would write it.
 //
-//   server_echo [--backend NAME] [--workers N] [--hook echo|sha256] [--host ADDRESS] [--port N]
+//   server_echo [--backend NAME] [--workers N] [--hook echo|sha256|length-prefix|lines]
+//               [--host ADDRESS] [--port N]
 //   server_echo --list
 //
+// The hooks "length-prefix" and "lines" get messages, which the engine cuts from the stream.
 // Prints "listening PORT"; ends when its standard input does, on Linux at SIGTERM and SIGINT as
 // well. --list prints one line per back-end: its name, a tab, and nothing when it is available or
 // else why it is not.
@@ -11,6 +13,8 @@
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -40,15 +44,32 @@ class Echo final : public iocp::Handler {
   const bool hash_;
 };
 
+// Sends back all messages that are complete.
+class MessageEcho final : public iocp::Handler {
+ public:
+  void OnMessages(iocp::Connection& connection, std::span<iocp::Message> messages) override {
+    // Each worker keeps the memory of its list.
+    static thread_local std::vector<iocp::SharedBytes> replies;
+    replies.clear();
+    for (iocp::Message& message : messages) {
+      const std::string_view bytes = message.view();
+      replies.push_back({.data = bytes.data(), .size = bytes.size()});
+    }
+    connection.SendMessages(replies);
+  }
+
+  [[nodiscard]] unsigned WantedHooks() const override { return iocp::kHookMessages; }
+};
+
 struct CommandLine {
   iocp::Options options;
-  bool hash = false;
+  std::unique_ptr<iocp::Handler> handler = std::make_unique<Echo>(false);
 };
 
 [[noreturn]] void Usage() {
   std::fputs(
-      "usage: server_echo [--backend NAME] [--workers N] [--hook echo|sha256]\n"
-      "                   [--host ADDRESS] [--port N]\n"
+      "usage: server_echo [--backend NAME] [--workers N]\n"
+      "                   [--hook echo|sha256|length-prefix|lines] [--host ADDRESS] [--port N]\n"
       "       server_echo --list\n",
       stderr);
   std::exit(2);
@@ -59,6 +80,21 @@ int ParseInt(std::string_view text) {
   const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || stop != text.data() + text.size()) Usage();
   return value;
+}
+
+void ParseHook(std::string_view hook, CommandLine& line) {
+  if (hook == "echo" || hook == "sha256") {
+    line.handler = std::make_unique<Echo>(hook == "sha256");
+    return;
+  }
+  line.handler = std::make_unique<MessageEcho>();
+  if (hook == "length-prefix") {
+    line.options.framing = iocp::LengthPrefix();
+  } else if (hook == "lines") {
+    line.options.framing = iocp::Delimiter({"\n"});
+  } else {
+    Usage();
+  }
 }
 
 CommandLine ParseOptions(int argc, char** argv) {
@@ -74,8 +110,7 @@ CommandLine ParseOptions(int argc, char** argv) {
     } else if (name == "--workers") {
       options.workers = ParseInt(value);
     } else if (name == "--hook") {
-      line.hash = std::string_view(value) == "sha256";
-      if (!line.hash && std::string_view(value) != "echo") Usage();
+      ParseHook(value, line);
     } else if (name == "--host") {
       options.host = value;
     } else if (name == "--port") {
@@ -103,8 +138,7 @@ int main(int argc, char** argv) {
   const CommandLine line = ParseOptions(argc, argv);
 
   if (!bench::Prepare()) return 1;
-  Echo echo(line.hash);
-  iocp::Server server(echo);
+  iocp::Server server(*line.handler);
   const iocp::Status status = server.Start(line.options);
   if (!status.ok()) {
     std::fprintf(stderr, "server_echo: %s\n", status.message.c_str());

@@ -1,9 +1,10 @@
 """Echo on iocp_bind with default options, as the README shows it.
 
-python echo_iocp_bind.py [--backend NAME] [--workers N] [--hook NAME] [--host ADDRESS] [--port N]
-prints "listening PORT", ends at SIGTERM, on Windows when its standard input ends. With --list it
-prints one line per back-end: its name, a tab, and nothing when it is available or else why it is
-not.
+python echo_iocp_bind.py [--backend NAME] [--workers N] [--hook NAME] [--one-by-one]
+[--host ADDRESS] [--port N] prints "listening PORT", ends at SIGTERM, on Windows when its standard
+input ends. The hooks "length-prefix" and "lines" get lists of messages, with --one-by-one each
+message by itself. With --list it prints one line per back-end: its name, a tab, and nothing when it
+is available or else why it is not.
 """
 
 from __future__ import annotations
@@ -35,7 +36,24 @@ class HashingEcho(iocp_bind.Server):
         conn.send(data)
 
 
+class MessagesEcho(iocp_bind.Server):
+    """Messages go back to their client as they come: all that are complete at once."""
+
+    def on_messages(self, conn: iocp_bind.Connection, messages: list[bytes]) -> None:
+        """Send them back."""
+        conn.send_messages(messages)
+
+
+class MessageEcho(iocp_bind.Server):
+    """Messages go back to their client one by one."""
+
+    def on_message(self, conn: iocp_bind.Connection, message: bytes) -> None:
+        """Send it back."""
+        conn.send_message(message)
+
+
 HOOKS = {"echo": Echo, "sha256": HashingEcho}
+FRAMINGS = {"length-prefix": iocp_bind.LengthPrefix(4), "lines": iocp_bind.Delimiter(b"\n")}
 
 
 def end(_number: int, _frame: object) -> None:
@@ -48,7 +66,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--hook", choices=HOOKS, default="echo")
+    parser.add_argument("--hook", choices=[*HOOKS, *FRAMINGS], default="echo")
+    parser.add_argument("--one-by-one", action="store_true")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--list", action="store_true")
@@ -58,8 +77,19 @@ def main() -> None:
             print(name, "" if info.available else info.reason, sep="\t")
         return
     signal.signal(signal.SIGTERM, end)
-    with HOOKS[options.hook]() as server:
-        server.start(options.host, options.port, backend=options.backend, workers=options.workers)
+    framing = FRAMINGS.get(options.hook)
+    if framing is None:
+        kind = HOOKS[options.hook]
+    else:
+        kind = MessageEcho if options.one_by_one else MessagesEcho
+    with kind() as server:
+        server.start(
+            options.host,
+            options.port,
+            backend=options.backend,
+            workers=options.workers,
+            framing=framing,
+        )
         print("listening", server.address[1], flush=True)
         if sys.platform == "win32":
             sys.stdin.read()

@@ -1,4 +1,4 @@
-"""Echo on uvloop: the same Protocol as `echo_asyncio.py`.
+"""Echo on uvloop: the same Protocols as `echo_asyncio.py`.
 
 Exit code 77 (with the reason on stderr) when uvloop is not installed.
 """
