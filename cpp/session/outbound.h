@@ -102,6 +102,8 @@ class Outbound {
   std::size_t Gather(Piece* pieces) const {
     return stages_ == nullptr ? queue_.Gather(pieces) : stages_->Gather(pieces);
   }
+  // True exactly when a send may become a part of the one before it. Any thread.
+  [[nodiscard]] bool packs() const { return packs_; }
   // A send of `bytes` is in flight from now on.
   void BeginSend(std::size_t bytes, TimePoint now) {
     in_flight_ = true;

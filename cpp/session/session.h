@@ -145,6 +145,9 @@ class Session final : public Connection, public Socket, public TimerNode, public
   SendResult Admit(Accept accept);
   template <typename Accept>
   SendResult AdmitUnderLock(Accept accept) IOCP_REQUIRES(inbox_.mutex());
+  const Framing* FramingToSend(FramingPtr* held);
+  SendResult EnqueueFrames(const Framing& framing, const SharedBytes* messages, std::size_t count);
+  SendResult EnqueueAsOne(const Framing& framing, const SharedBytes* messages, std::size_t count);
   // Accepts all items of `items`, or none.
   SendResult EnqueueAll(SendQueue& items);
   void OfferInHook();

@@ -1,4 +1,7 @@
 // How a session gives messages to its hooks, and sends them.
+#include <algorithm>
+#include <initializer_list>
+#include <iterator>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -154,12 +157,11 @@ void Session::FailFrame(Owner& owner, const FrameFault& fault) {
 
 namespace {
 
-// The frames of messages, as one send or several: bytes that are copied, and those that are shared.
-// Destroys what was not sent.
+// The frames of messages, as items to send. Destroys what was not sent.
 class FrameQueue {
  public:
-  // `size`: about the bytes of all.
-  FrameQueue(SendMemory* memory, std::size_t size) : memory_(memory) { bytes_.reserve(size); }
+  // `size`: about the bytes of all that is copied.
+  FrameQueue(SendMemory* memory, std::size_t size) : memory_(memory), left_(size) {}
   FrameQueue(const FrameQueue&) = delete;
   FrameQueue& operator=(const FrameQueue&) = delete;
   ~FrameQueue() {
@@ -169,42 +171,71 @@ class FrameQueue {
     }
   }
 
-  void Copy(std::string_view bytes) { bytes_ += bytes; }
-  void Share(const SharedBytes& bytes) {
-    Finish();
-    Push(SendItem::Share(bytes, true, memory_));
+  // Behind what was copied before, where there is room.
+  void Copy(std::initializer_list<std::string_view> pieces) {
+    const std::size_t size = SendItem::TotalSize(pieces.begin(), pieces.size());
+    if (size == 0) return;
+    if (!items_.Pack(pieces.begin(), pieces.size(), size)) {
+      const std::size_t room = std::max(size, std::min(left_, kMostRoom));
+      Push(SendItem::Copy(pieces.begin(), pieces.size(), size, room, memory_));
+    }
+    left_ -= std::min(left_, size);
   }
-  // What was copied becomes an item.
-  void Finish() {
-    if (bytes_.empty()) return;
-    const std::string_view piece = bytes_;
-    Push(SendItem::Copy(&piece, 1, memory_));
-    bytes_.clear();
-  }
+  void Share(const SharedBytes& bytes) { Push(SendItem::Share(bytes, true, memory_)); }
 
-  // What was copied, and is no item yet.
-  [[nodiscard]] std::string_view bytes() const { return bytes_; }
   [[nodiscard]] SendQueue& items() { return items_; }
 
  private:
+  static constexpr std::size_t kMostRoom = std::size_t{1024} * 1024;  // of an item
+
   void Push(SendItem* item) {
     if (item == nullptr) throw std::bad_alloc();
     items_.Push(item);
   }
 
   SendMemory* const memory_;
-  std::string bytes_;
+  std::size_t left_;
   SendQueue items_;
 };
+
+std::string_view ViewOf(const SharedBytes& bytes) {
+  return {static_cast<const char*>(bytes.data), bytes.size};
+}
 
 }  // namespace
 
 SendResult Session::EnqueueMessages(const SharedBytes* messages, std::size_t count) {
-  const FramingPtr framing = this->framing();
+  FramingPtr held;
+  const Framing* const framing = FramingToSend(&held);
   if (framing == nullptr) {
     throw std::logic_error("the connection has no framing that could send a message");
   }
   if (!inbox_.open()) return SendResult::kClosed;
+  if (count == 1 && messages[0].release == nullptr) {
+    Frame frame;
+    framing->Encode(ViewOf(messages[0]), &frame);
+    const std::string_view pieces[] = {frame.head(), frame.BodyOf(ViewOf(messages[0])),
+                                       frame.tail()};
+    return EnqueueCopy(pieces, std::size(pieces));
+  }
+  return outbound_.packs() ? EnqueueFrames(*framing, messages, count)
+                           : EnqueueAsOne(*framing, messages, count);
+}
+
+// Null: there is none. `*held` keeps it, unless the calling thread is the owner's: then it is that
+// of the cutter, and no lock is needed.
+const Framing* Session::FramingToSend(FramingPtr* held) {
+  const Owner* const worker = Owner::Current();
+  if (worker != nullptr && ownership_.IsOf(*worker) && cutter_ != nullptr &&
+      !framing_changed_.load(std::memory_order_acquire)) {
+    return &cutter_->framing();
+  }
+  *held = framing();
+  return held->get();
+}
+
+SendResult Session::EnqueueFrames(const Framing& framing, const SharedBytes* messages,
+                                  std::size_t count) {
   std::size_t size = 0;
   for (std::size_t i = 0; i < count; ++i) {
     size += kMostAround + (messages[i].release == nullptr ? messages[i].size : 0);
@@ -212,30 +243,40 @@ SendResult Session::EnqueueMessages(const SharedBytes* messages, std::size_t cou
   FrameQueue queue(Owner::CurrentSendMemory(), size);
   std::vector<SharedBytes> copied;
   for (std::size_t i = 0; i < count; ++i) {
-    const SharedBytes& bytes = messages[i];
-    const std::string_view message(static_cast<const char*>(bytes.data), bytes.size);
+    const std::string_view message = ViewOf(messages[i]);
     Frame frame;
-    framing->Encode(message, &frame);
-    queue.Copy(frame.head());
-    // One OnWriteCompleted is for one item.
-    if (bytes.release != nullptr && !frame.is_encoded() && !outbound_.reports_writes()) {
-      queue.Share(bytes);
+    framing.Encode(message, &frame);
+    if (messages[i].release != nullptr && !frame.is_encoded()) {
+      queue.Copy({frame.head()});
+      queue.Share(messages[i]);
+      queue.Copy({frame.tail()});
     } else {
-      queue.Copy(frame.BodyOf(message));
-      if (bytes.release != nullptr) copied.push_back(bytes);
+      queue.Copy({frame.head(), frame.BodyOf(message), frame.tail()});
+      if (messages[i].release != nullptr) copied.push_back(messages[i]);
     }
-    queue.Copy(frame.tail());
   }
-  SendResult result{};
-  if (queue.items().empty()) {
-    const std::string_view piece = queue.bytes();
-    result = EnqueueCopy(&piece, 1);
-  } else {
-    queue.Finish();
-    result = EnqueueAll(queue.items());
-  }
+  const SendResult result = EnqueueAll(queue.items());
   if (result == SendResult::kAccepted) {
     for (const SharedBytes& bytes : copied) bytes.release(bytes.owner);
+  }
+  return result;
+}
+
+// Where sends are counted, or their ends reported, all of them are one.
+SendResult Session::EnqueueAsOne(const Framing& framing, const SharedBytes* messages,
+                                 std::size_t count) {
+  std::string bytes;
+  for (std::size_t i = 0; i < count; ++i) {
+    Frame frame;
+    framing.Encode(ViewOf(messages[i]), &frame);
+    bytes += frame.head();
+    bytes += frame.BodyOf(ViewOf(messages[i]));
+    bytes += frame.tail();
+  }
+  const std::string_view piece = bytes;
+  const SendResult result = EnqueueCopy(&piece, 1);
+  for (std::size_t i = 0; i < count && result == SendResult::kAccepted; ++i) {
+    if (messages[i].release != nullptr) messages[i].release(messages[i].owner);
   }
   return result;
 }

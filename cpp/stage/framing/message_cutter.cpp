@@ -8,7 +8,7 @@ namespace iocp {
 namespace {
 
 // A larger message is kept as it came, and not copied into one piece of memory meanwhile.
-constexpr std::size_t kLarge = 32 * 1024;
+constexpr std::size_t kLarge = 8 * 1024;
 // Of what follows the beginning of a message so many bytes are looked at first, if its length is
 // not known: the rest of a buffer may belong to others.
 constexpr std::size_t kFirstLook = 1024;

@@ -38,6 +38,7 @@ class MessageCutter {
   // What is kept, for another framing to cut.
   std::vector<Buffer> GiveBack();
 
+  [[nodiscard]] const Framing& framing() const { return *framing_; }
   // True exactly when the beginning of a message is kept.
   [[nodiscard]] bool inside() const { return kept() != 0; }
   [[nodiscard]] std::size_t kept() const { return text_.size() + parts_.size(); }

@@ -17,13 +17,19 @@ constexpr std::size_t kCopiedPart = 16 * 1024;
 }  // namespace
 
 void MessageParts::Append(Buffer bytes) {
+  // The last part may waste its block for a moment: most messages are complete with the next one,
+  // and then it was not copied in vain.
+  if (!parts_.empty() && parts_.back().received.size() != 0) {
+    Buffer& last = parts_.back().received;
+    last = BufferPool::Compact(std::move(last));
+  }
   if (bytes.size() < kSmall) {
     Append(bytes.view());
     return;
   }
   parts_.emplace_back();
   size_ += bytes.size();
-  parts_.back().received = BufferPool::Compact(std::move(bytes));
+  parts_.back().received = std::move(bytes);
 }
 
 void MessageParts::Append(std::string_view bytes) {

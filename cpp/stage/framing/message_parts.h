@@ -11,7 +11,7 @@
 namespace iocp {
 
 // Keeps receive buffers that are well filled, and copies of the others, so that it takes about the
-// memory of its bytes. All may throw std::bad_alloc.
+// memory of its bytes, and of one receive buffer. All may throw std::bad_alloc.
 class MessageParts {
  public:
   [[nodiscard]] std::size_t size() const { return size_; }
