@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <utility>
 
 namespace iocp {
 
@@ -48,11 +49,14 @@ TimerNode* TimerWheel::TakeDue() {
     const std::uint64_t span = std::uint64_t{1} << (kSlotBits * level);
     if (current_ % span != 0) continue;
     const std::uint64_t position = (current_ >> (kSlotBits * level)) % kSlots;
-    TimerNode* node = slots_[static_cast<std::size_t>(level * kSlots + position)];
+    // As a whole: to unlink each would look at its neighbours, too, when none is in the cache.
+    TimerNode* node =
+        std::exchange(slots_[static_cast<std::size_t>(level * kSlots + position)], nullptr);
+    occupied_[level] &= ~(std::uint64_t{1} << position);
     while (node != nullptr) {
       TimerNode* const next = node->next_;
-      Unlink(*node);
       if (node->tick_ <= current_) {
+        node->previous_ = nullptr;
         node->next_ = due;
         due = node;
       } else {

@@ -47,11 +47,12 @@ class Connection {
   // Copies several pieces and sends them as one: contiguous on the wire, one OnWriteCompleted.
   SendResult Send(const std::string_view* pieces, std::size_t count);
 
-  // Sends messages with this connection's framing, as one send: each as a peer with the same framing
-  // would receive it. Those with a `release` are taken over when the answer is kAccepted. They are
-  // sent without a copy; or they have been copied, and this function calls `release`: when the
-  // framing encodes messages, OnWriteCompleted is wanted or Options::max_pending_sends is set. Throws std::invalid_argument, with a sentence, when the framing cannot carry one
-  // of them, std::logic_error without a framing, and std::bad_alloc; nothing was queued then.
+  // Sends messages with this connection's framing, as one send: each as a peer with the same
+  // framing would receive it. Those with a `release` are taken over when the answer is kAccepted.
+  // They are sent without a copy; or they have been copied, and this function calls `release`: when
+  // the framing encodes messages, OnWriteCompleted is wanted or Options::max_pending_sends is set.
+  // Throws std::invalid_argument, with a sentence, when the framing cannot carry one of them,
+  // std::logic_error without a framing, and std::bad_alloc; nothing was queued then.
   SendResult SendMessages(std::span<const SharedBytes> messages);
   SendResult SendMessage(std::string_view message);
 

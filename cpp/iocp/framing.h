@@ -144,8 +144,8 @@ class Framing {
 
   // For a new connection. May throw std::bad_alloc.
   [[nodiscard]] virtual std::unique_ptr<Framer> MakeFramer() const = 0;
-  // How `message` is sent; `frame` is new. Throws std::invalid_argument, with a sentence, for one that a peer with
-  // this framing would not receive as it is; or std::bad_alloc.
+  // How `message` is sent; `frame` is new. Throws std::invalid_argument, with a sentence, for one
+  // that a peer with this framing would not receive as it is; or std::bad_alloc.
   virtual void Encode(std::string_view message, Frame* frame) const = 0;
   // The most bytes that wait for the rest of a frame whose length is not known. It bounds what a
   // peer can make grow, whatever the framer says: with more the message is too long.
@@ -163,9 +163,9 @@ inline constexpr std::size_t kDefaultMaxLine = 64 * 1024;
 
 // A length in front of each message. The options are those of Netty's LengthFieldBasedFrameDecoder.
 struct LengthPrefixOptions {
-  int size = 4;                    // bytes of the length: 1, 2, 3, 4 or 8
+  int size = 4;  // bytes of the length: 1, 2, 3, 4 or 8
   bool little_endian = false;
-  std::size_t offset = 0;          // bytes in front of the length, 0 to 1024
+  std::size_t offset = 0;  // bytes in front of the length, 0 to 1024
   // Added to the length, which then counts the bytes behind the length field. A length that counts
   // the whole frame needs -(offset + size).
   std::int64_t adjust = 0;

@@ -167,7 +167,8 @@ class Session final : public Connection, public Socket, public TimerNode, public
   [[nodiscard]] bool EstablishedDue() const;
   [[nodiscard]] bool EndOfStreamDue();
   [[nodiscard]] bool MayRead() { return Deliverable() && !Blocked(); }
-  // For bytes that go to OnReadCompleted for sure. Most of the bytes of large messages call no hook.
+  // For bytes that go to OnReadCompleted for sure. Most of the bytes of large messages call no
+  // hook.
   void EnterToRead(Owner& owner) {
     if (cutter_ == nullptr && owner.hooks().wants(kHookRead)) owner.hooks().Enter();
   }

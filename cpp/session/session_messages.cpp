@@ -92,8 +92,7 @@ bool Session::DeliverMessages(Owner& owner, Buffer& bytes, bool last) try {
   HookBatch& hooks = owner.hooks();
   const bool lists = hooks.wants(kHookMessages);
   std::vector<Message>& messages = owner.messages();
-  const MessageCutter::Cuts cuts =
-      cutter_->Cut(bytes, lists ? kMostInList : 1, last, &messages);
+  const MessageCutter::Cuts cuts = cutter_->Cut(bytes, lists ? kMostInList : 1, last, &messages);
   if (messages.empty()) {
     if (cuts.used != 0) {
       cutter_->Consume(bytes, cuts.used);
@@ -114,8 +113,7 @@ bool Session::DeliverMessages(Owner& owner, Buffer& bytes, bool last) try {
   cutter_->Decode(messages);
   owner.counters().messages.Add(messages.size());
   if (lists) {
-    hooks.Run(*this, kHookMessages,
-              [&](Handler& handler) { handler.OnMessages(*this, messages); });
+    hooks.Run(*this, kHookMessages, [&](Handler& handler) { handler.OnMessages(*this, messages); });
   } else {
     hooks.Run(*this, kHookMessage,
               [&](Handler& handler) { handler.OnMessage(*this, messages.front()); });

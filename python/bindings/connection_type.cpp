@@ -399,7 +399,8 @@ PyGetSetDef attributes[] = {
      "the client; while reading is paused it stands still.",
      &receive_timeout},
     {"framing", &GetFraming, &SetFraming,
-     "How what the client sends is cut into messages: a framing, or None for bytes as they come.\n\n"
+     "How what the client sends is cut into messages: a framing, or None for bytes as they "
+     "come.\n\n"
      "At first it is the server's. In a hook of the connection a new one cuts what is behind the\n"
      "message, the list of messages or the bytes that the hook got. On other threads it cuts all\n"
      "that no hook has been given. With None, on_read_completed is called.\n\n"

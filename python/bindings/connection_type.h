@@ -11,8 +11,9 @@ namespace iocp::python {
 inline constexpr Py_ssize_t kShareFrom = 16 * 1024;
 
 // The one Python object of `connection`: a new reference, or null with an error set. `in_hook` says
-// that a hook of this connection is running. `framing` is the framing of its server, or None. The object and the connection hold each other until
-// ReleaseConnection; after that the object is a dead handle that a user may keep. GIL.
+// that a hook of this connection is running. `framing` is the framing of its server, or None. The
+// object and the connection hold each other until ReleaseConnection; after that the object is a
+// dead handle that a user may keep. GIL.
 PyObject* WrapConnection(Connection& connection, bool in_hook, PyObject* framing);
 
 // After the connection's last hook: it lets go of its Python object. GIL.

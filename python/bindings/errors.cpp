@@ -142,7 +142,8 @@ void RegisterErrors(py::module_& module) {
   frame_error = NewException(
       module, "FrameError", PyExc_ConnectionError,
       "The client has sent what is no message of the connection's framing.\n\n"
-      "`limit` is the framing's max_size and `announced` the length of the message, if the message\n"
+      "`limit` is the framing's max_size and `announced` the length of the message, if the "
+      "message\n"
       "is too long; otherwise both are None. `announced` is also None if no length was announced.");
 #ifndef _WIN32
   ::pthread_atfork(nullptr, nullptr, [] {

@@ -33,8 +33,7 @@ Native NewDelimiter(const std::vector<py::bytes>& delimiters, bool keep, std::si
 
 FramingPtr FramingOf(const char* name, py::handle value) {
   if (value.is_none()) return nullptr;
-  const py::object native =
-      py::getattr(value, "_native", py::none());
+  const py::object native = py::getattr(value, "_native", py::none());
   if (!py::isinstance<Framing>(native)) {
     throw py::type_error(std::string(name) +
                          " must be None or a framing, such as iocp_bind.LengthPrefix(4), not " +

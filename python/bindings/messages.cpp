@@ -59,8 +59,9 @@ class Messages {
     PyErr_SetString(PyExc_ValueError, error.what());
     return false;
   } catch (const std::logic_error&) {
-    PyErr_SetString(PyExc_RuntimeError,
-                    "the connection has no framing: set conn.framing, or start the server with one");
+    PyErr_SetString(
+        PyExc_RuntimeError,
+        "the connection has no framing: set conn.framing, or start the server with one");
     return false;
   }
 

@@ -141,7 +141,8 @@ void PythonHandler::EndRun() {
 
 void PythonHandler::Call(const HookTable::Target& target, Connection& connection,
                          PyObject* argument, bool has_argument) {
-  const py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, true, framing()));
+  const py::object wrapped =
+      py::reinterpret_steal<py::object>(WrapConnection(connection, true, framing()));
   const py::object owned = py::reinterpret_steal<py::object>(argument);
   if (!wrapped || (has_argument && !owned)) throw PythonErrorSet{};
   // The first place is for the callee to use, as PY_VECTORCALL_ARGUMENTS_OFFSET promises.
@@ -226,8 +227,9 @@ EndOfStream PythonHandler::OnEndOfStream(Connection& connection) {
 }
 
 void PythonHandler::OnConnectionError(Connection& connection, Error error) {
-  PyObject* exception = error.kind == ErrorKind::kBadFrame ? MakeFrameError(connection.frame_fault())
-                                                           : MakeOSError(error);
+  PyObject* exception = error.kind == ErrorKind::kBadFrame
+                            ? MakeFrameError(connection.frame_fault())
+                            : MakeOSError(error);
   Call(hooks_->error, connection, exception, true);
 }
 
@@ -249,8 +251,9 @@ void PythonHandler::OnCallbackError(Connection* connection, CallKind kind,
 void PythonHandler::ReportError(Connection* connection, const char* name) {
   const py::object exception = TakeError();
   const py::object wrapped =
-      connection != nullptr ? py::reinterpret_steal<py::object>(WrapConnection(*connection, true, framing()))
-                            : py::none();
+      connection != nullptr
+          ? py::reinterpret_steal<py::object>(WrapConnection(*connection, true, framing()))
+          : py::none();
   const py::object text = py::reinterpret_steal<py::object>(PyUnicode_FromString(name));
   PyObject* result = nullptr;
   if (exception && wrapped && text) {

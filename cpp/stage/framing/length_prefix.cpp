@@ -123,7 +123,8 @@ void LengthPrefixFraming::Encode(std::string_view message, Frame* frame) const {
 FramingPtr LengthPrefix(const LengthPrefixOptions& options) {
   constexpr std::int64_t kMostAdjusted = std::int64_t{1} << 40U;
   CheckMaxSize(options.max_size);
-  if (const int size = options.size; size != 1 && size != 2 && size != 3 && size != 4 && size != 8) {
+  if (const int size = options.size;
+      size != 1 && size != 2 && size != 3 && size != 4 && size != 8) {
     throw std::invalid_argument("size must be 1, 2, 3, 4 or 8, not " + std::to_string(size));
   }
   CheckParameter("offset", options.offset, 0, 1024);

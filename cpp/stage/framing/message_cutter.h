@@ -68,7 +68,7 @@ class MessageCutter {
   std::size_t borrowed_ = 0;  // bytes at the end of text_ that are not consumed
   FrameCut announced_;        // what the framer has told about the message whose beginning is kept
   bool looked_ = false;       // true exactly when the framer was last asked about what is kept
-  FrameCut more_;  // the last answer of the framer in Cut
+  FrameCut more_;             // the last answer of the framer in Cut
   FrameFault fault_;
 };
 
