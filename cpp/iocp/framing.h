@@ -92,6 +92,8 @@ class Framer {
     static_cast<void>(trailer);
     return true;
   }
+  // True exactly when messages are to be decoded. Asked once, when the framer is new.
+  [[nodiscard]] virtual bool decodes() const { return false; }
   // Decodes a message that Cut has found, in place. Returns its size, at most `size`.
   virtual std::size_t Decode(char* data, std::size_t size) {
     static_cast<void>(data);
@@ -104,8 +106,9 @@ class Frame {
  public:
   static constexpr std::size_t kMostHead = 24;
 
-  // At most kMostHead bytes.
+  // Throws std::invalid_argument for more than kMostHead bytes.
   void SetHead(std::string_view bytes) {
+    if (bytes.size() > kMostHead) RefuseHead(bytes.size());
     head_size_ = bytes.size();
     std::copy(bytes.begin(), bytes.end(), head_.begin());
   }
@@ -125,6 +128,8 @@ class Frame {
   }
 
  private:
+  [[noreturn]] static void RefuseHead(std::size_t size);
+
   std::array<char, kMostHead> head_;
   std::size_t head_size_ = 0;
   std::string_view tail_;

@@ -54,9 +54,11 @@ void Session::TakeFraming() {
   timeouts_.EndMessage();
 }
 
-// Before anything is delivered, or after a hook.
+// Before anything is delivered. Once nothing is delivered any more the cutter stays: it knows what
+// was wrong.
 void Session::FollowFraming(Owner& owner) {
   if (!framing_changed_.load(std::memory_order_acquire)) return;
+  if (closing_.phase() > Phase::kFailing) return;
   try {
     TakeFraming();
   } catch (const std::bad_alloc&) {
@@ -76,7 +78,14 @@ void Session::DeferFirst(Owner& owner, Buffer& bytes) {
 // Gives `bytes` to the hooks, one after the other. What they do not take now is left in it.
 void Session::DeliverBytes(Owner& owner, Buffer& bytes) {
   while (bytes.size() != 0 && MayRead()) {
-    if (cutter_ == nullptr) {
+    // First, as it may have to wait for somebody who sets a framing.
+    EnterToRead(owner);
+    if (framing_changed_.load(std::memory_order_acquire)) {
+      // What is kept comes before these bytes: the new framing gets both in the order of the stream
+      // when DeliverPending gives it what waits.
+      if (cutter_ != nullptr && cutter_->inside()) return;
+      FollowFraming(owner);
+    } else if (cutter_ == nullptr) {
       NotifyRead(owner, bytes);
       // Gone before the next hook runs: unless the hook kept it, the block can be used again.
       bytes = Buffer();
@@ -96,11 +105,12 @@ bool Session::DeliverMessages(Owner& owner, Buffer& bytes, bool last) try {
   if (messages.empty()) {
     if (cuts.used != 0) {
       cutter_->Consume(bytes, cuts.used);
+      timeouts_.EndMessage();
     } else if (cuts.fault) {
       FailFrame(owner, cutter_->fault());
       return false;
     } else {
-      if (!cutter_->inside()) timeouts_.BeginMessage(owner.now());
+      timeouts_.BeginMessage(owner.now());
       cutter_->Keep(std::exchange(bytes, Buffer()));
     }
     return true;
@@ -120,7 +130,6 @@ bool Session::DeliverMessages(Owner& owner, Buffer& bytes, bool last) try {
   }
   cutter_->Consume(bytes, cuts.used);
   timeouts_.EndMessage();
-  FollowFraming(owner);
   return true;
 } catch (const std::bad_alloc&) {
   RunOutOfMemory(owner);
@@ -133,8 +142,9 @@ bool Session::EndMessages(Owner& owner) {
   Buffer none;
   while (cutter_ != nullptr && cutter_->inside()) {
     const std::size_t kept = cutter_->kept();
+    // Another framing looks at it in the next turn.
+    if (framing_changed_.load(std::memory_order_acquire)) return false;
     if (!MayRead() || !DeliverMessages(owner, none, true)) return false;
-    if (cutter_ == nullptr || inbound_.has_deferred()) return false;
     if (cutter_->kept() != kept) continue;
     FailFrame(owner, {FrameFault::Kind::kTruncated, std::nullopt, 0});
     return false;

@@ -48,8 +48,10 @@ class Timeouts {
     }
     blocked_at_ = blocked ? now : TimePoint::max();
   }
-  // The first byte of a message has come, and its last has not; or it has.
-  void BeginMessage(TimePoint now) { message_since_ = now; }
+  // A part of a message has come, and its last byte has not; or it has.
+  void BeginMessage(TimePoint now) {
+    if (!inside_message()) message_since_ = now;
+  }
   void EndMessage() { message_since_ = TimePoint::max(); }
   // True exactly when a change of what blocks reading has to be noted, although nothing else is
   // due.

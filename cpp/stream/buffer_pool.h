@@ -66,6 +66,10 @@ class BufferPool {
   // pool. Returns `buffer` itself when it uses half of its block or more, or when there is no
   // memory.
   static Buffer Compact(Buffer buffer) noexcept;
+  // The bytes of the block that are not the buffer's.
+  static std::size_t Unused(const Buffer& buffer) noexcept {
+    return buffer.block_ == nullptr ? 0 : buffer.block_->capacity() - buffer.size();
+  }
   // `size` bytes, which are not none, in a block of their own outside any pool; `*memory` is where
   // to write them. Empty when there is no memory.
   static Buffer Allocate(std::size_t size, char** memory) noexcept;

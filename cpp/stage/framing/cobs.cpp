@@ -30,10 +30,11 @@ class CobsFramer final : public Framer {
         return FrameCut::Message(end + 1, 0, end);
       }
       const std::string_view run = bytes.substr(looked_at_ + 1, code - 1);
-      if (std::memchr(run.data(), 0, run.size()) != nullptr) return FrameCut::Malformed();
+      const std::size_t good = std::min(run.find('\0'), run.size());
       // The zero of the run before counts now: there is none at the end.
-      const std::size_t decoded = decoded_ + (zero_ ? 1 : 0) + run.size();
+      const std::size_t decoded = decoded_ + (zero_ ? 1 : 0) + good;
       if (decoded > max_size_) return FrameCut::TooLong(max_size_, std::nullopt);
+      if (good < run.size()) return FrameCut::Malformed();
       if (run.size() < code - 1) break;
       decoded_ = decoded;
       zero_ = code != kLongest;
@@ -48,6 +49,7 @@ class CobsFramer final : public Framer {
     zero_ = false;
   }
 
+  [[nodiscard]] bool decodes() const override { return true; }
   std::size_t Decode(char* data, std::size_t size) override {
     char* to = data;
     for (const char *from = data, *const end = data + size; from != end;) {

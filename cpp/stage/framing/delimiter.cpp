@@ -8,13 +8,13 @@
 namespace iocp {
 namespace {
 
-// A place where a delimiter begins.
+// A place where a delimiter begins, or could begin.
 struct Match {
   static constexpr std::size_t kNowhere = std::string_view::npos;
 
   std::size_t at = kNowhere;
-  std::size_t size = 0;
-  bool may_grow = false;  // true exactly when more bytes could make a longer one of it
+  std::size_t size = 0;   // of the delimiter; 0: it is not complete
+  bool may_grow = false;  // true exactly when more bytes could complete one, or a longer one
 };
 
 class DelimiterFraming final : public Framing {
@@ -25,9 +25,9 @@ class DelimiterFraming final : public Framing {
   void Encode(std::string_view message, Frame* frame) const override;
   [[nodiscard]] std::size_t most_waiting() const override { return max_size_ + longest_; }
 
-  // The first match that begins at `from` or later.
-  [[nodiscard]] Match Find(std::string_view bytes, std::size_t from) const;
-  [[nodiscard]] std::size_t longest() const { return longest_; }
+  // The first match that begins at `from` or later. One that is not complete hides those behind
+  // it, unless no more bytes will follow (`last`).
+  [[nodiscard]] Match Find(std::string_view bytes, std::size_t from, bool last) const;
   [[nodiscard]] std::size_t max_size() const { return max_size_; }
   [[nodiscard]] bool keep() const { return keep_; }
 
@@ -35,7 +35,7 @@ class DelimiterFraming final : public Framing {
   // The next place, at `from` or later, where one could begin.
   [[nodiscard]] std::size_t NextBegin(std::string_view bytes, std::size_t from) const;
   [[nodiscard]] Match MatchAt(std::string_view bytes, std::size_t at) const;
-  [[nodiscard]] bool Joins(std::string_view message) const;
+  [[nodiscard]] bool Joins(std::string_view message, std::string_view tail) const;
 
   const std::vector<std::string> delimiters_;
   const bool keep_;
@@ -49,13 +49,10 @@ class DelimiterFramer final : public Framer {
   explicit DelimiterFramer(const DelimiterFraming& framing) : framing_(framing) {}
 
   FrameCut Cut(std::string_view bytes, bool last) override {
-    const Match match = framing_.Find(bytes, looked_at_);
-    if (match.at == Match::kNowhere || (match.may_grow && !last)) {
-      const std::size_t tail = framing_.longest() - 1;
-      looked_at_ = match.at != Match::kNowhere ? match.at
-                   : bytes.size() > tail       ? std::max(looked_at_, bytes.size() - tail)
-                                               : looked_at_;
+    const Match match = framing_.Find(bytes, looked_at_, last);
+    if (match.size == 0 || (match.may_grow && !last)) {
       // A delimiter could still begin here.
+      looked_at_ = std::min(match.at, bytes.size());
       if (looked_at_ <= framing_.max_size()) return FrameCut::More();
       return FrameCut::TooLong(framing_.max_size(), std::nullopt);
     }
@@ -96,11 +93,10 @@ std::size_t DelimiterFraming::NextBegin(std::string_view bytes, std::size_t from
 
 Match DelimiterFraming::MatchAt(std::string_view bytes, std::size_t at) const {
   const std::string_view rest = bytes.substr(at);
-  Match match;
+  Match match{at};
   std::size_t unfinished = 0;
   for (const std::string& delimiter : delimiters_) {
     if (rest.starts_with(delimiter)) {
-      match.at = at;
       match.size = std::max(match.size, delimiter.size());
     } else if (std::string_view(delimiter).starts_with(rest)) {
       unfinished = std::max(unfinished, delimiter.size());
@@ -110,50 +106,58 @@ Match DelimiterFraming::MatchAt(std::string_view bytes, std::size_t at) const {
   return match;
 }
 
-Match DelimiterFraming::Find(std::string_view bytes, std::size_t from) const {
+Match DelimiterFraming::Find(std::string_view bytes, std::size_t from, bool last) const {
   if (longest_ == 1 && delimiters_.size() == 1) {
-    return {bytes.find(delimiters_[0].front(), from), 1};
+    const std::size_t at = bytes.find(delimiters_[0].front(), from);
+    return {at, at == Match::kNowhere ? 0U : 1U};
   }
   for (std::size_t at = NextBegin(bytes, from); at != Match::kNowhere;
        at = NextBegin(bytes, at + 1)) {
-    if (const Match match = MatchAt(bytes, at); match.at != Match::kNowhere) return match;
+    const Match match = MatchAt(bytes, at);
+    if (match.size != 0 || (match.may_grow && !last)) return match;
   }
   return {};
 }
 
+// How the peer cuts it must not depend on what is sent next.
 void DelimiterFraming::Encode(std::string_view message, Frame* frame) const {
-  const std::string& delimiter = delimiters_[0];
+  const std::string& first = delimiters_[0];
+  std::size_t size = message.size();
   if (keep_) {
-    // The message ends with a delimiter, which is sent with it.
-    const Match match = Find(message, 0);
-    if (match.at != Match::kNowhere && match.at + match.size == message.size()) {
-      CheckMessageSize(match.at, max_size_);
-      return;
+    const Match end = Find(message, 0, false);
+    const bool whole = end.size != 0 && end.at + end.size == message.size();
+    if (!whole || (end.may_grow && message.substr(end.at) != first)) {
+      throw std::invalid_argument("with keep=True a message ends with a delimiter that is not the "
+                                  "beginning of a longer one, and has no other one");
     }
-    throw std::invalid_argument(
-        "with keep=True a message ends with a delimiter, and has no other one");
+    size = end.at;
+  } else if (Find(message, 0, true).size != 0) {
+    throw std::invalid_argument("a message must not contain a delimiter");
+  } else {
+    frame->SetTail(first);
   }
-  CheckMessageSize(message.size(), max_size_);
-  if (Find(message, 0).at != Match::kNowhere || (longest_ > 1 && Joins(message))) {
-    throw std::invalid_argument(
-        "a message must not contain a delimiter, nor make one with the bytes of those before and "
-        "behind it");
+  CheckMessageSize(size, max_size_);
+  if (longest_ > 1 && Joins(message, frame->tail())) {
+    throw std::invalid_argument("a message must not make a delimiter with the bytes of those "
+                                "before and behind it");
   }
-  frame->SetTail(delimiter);
 }
 
-// True when a delimiter of several bytes lies on a border of the message.
-bool DelimiterFraming::Joins(std::string_view message) const {
-  const std::string& delimiter = delimiters_[0];
-  const std::size_t near = std::min(message.size(), longest_ - 1);
-  std::string border(message.substr(message.size() - near));
-  border += delimiter;
-  if (Find(border, 0).at != near) return true;
+// True when a delimiter of several bytes lies, or could come to lie, on a border of the message.
+bool DelimiterFraming::Joins(std::string_view message, std::string_view tail) const {
+  const std::string& first = delimiters_[0];
+  if (!tail.empty()) {
+    const std::size_t near = std::min(message.size(), longest_ - 1);
+    std::string border(message.substr(message.size() - near));
+    border += tail;
+    if (Find(border, 0, false).at != near) return true;
+  }
   // A longer delimiter may begin with the one before this message, and end in it.
-  std::string joined = delimiter;
+  std::string joined = first;
   joined += message.substr(0, longest_);
-  joined += delimiter;
-  return MatchAt(joined, 0).size != delimiter.size();
+  joined += tail;
+  const Match before = MatchAt(joined, 0);
+  return before.size != first.size() || before.may_grow;
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "iocp/framing.h"
 
+#include <stdexcept>
+
 namespace iocp {
 
 std::string FrameFault::Describe() const {
@@ -25,6 +27,11 @@ FrameFault FrameCut::fault() const {
   if (begin == 0) return {FrameFault::Kind::kMalformed, std::nullopt, 0};
   const auto announced = size == 0 ? std::nullopt : std::optional<std::uint64_t>(size);
   return {FrameFault::Kind::kTooLong, announced, begin};
+}
+
+void Frame::RefuseHead(std::size_t size) {
+  throw std::invalid_argument("the head of a frame has at most " + std::to_string(kMostHead) +
+                              " bytes, not " + std::to_string(size));
 }
 
 }  // namespace iocp

@@ -13,8 +13,9 @@ constexpr std::size_t kLarge = 8 * 1024;
 // not known: the rest of a buffer may belong to others.
 constexpr std::size_t kFirstLook = 1024;
 // The memory for a message whose length is not known grows by at most so much ahead of its bytes,
-// or by a quarter of them.
-constexpr std::size_t kMostAhead = 64 * 1024;
+// or by that part of them.
+constexpr std::size_t kMostAhead = 32 * 1024;
+constexpr std::size_t kAheadPart = 16;
 // A connection that waits for its next message keeps no more memory than this for it.
 constexpr std::size_t kMostIdle = 1024;
 
@@ -27,19 +28,25 @@ std::size_t Used(const FrameCut& cut) {
 }  // namespace
 
 MessageCutter::MessageCutter(FramingPtr framing)
-    : framing_(std::move(framing)), framer_(framing_->MakeFramer()) {}
+    : framing_(std::move(framing)),
+      framer_(framing_->MakeFramer()),
+      decodes_(framer_->decodes()) {}
 
-// A framer that goes back or stands still would never come to an end.
+// A framer that goes back or stands still would never come to an end, and one that waits for no
+// known length could wait for ever.
 FrameCut MessageCutter::CutNext(std::string_view bytes, bool last) {
   FrameCut cut = framer_->Cut(bytes, last);
+  const bool inside = cut.begin <= cut.used && cut.size <= cut.used - cut.begin;
   switch (cut.kind) {
     case FrameCut::Kind::kMore:
-      if (cut.used != 0 && cut.used <= bytes.size()) return FrameCut::Malformed();
-      return cut;
+      if (cut.used == 0) {
+        if (bytes.size() <= framing_->most_waiting()) return FrameCut::More();
+        return FrameCut::TooLong(framing_->most_waiting(), std::nullopt);
+      }
+      return inside && cut.used > bytes.size() ? cut : FrameCut::Malformed();
     case FrameCut::Kind::kMessage:
     case FrameCut::Kind::kSkip:
-      if (cut.used == 0 || cut.used > bytes.size()) return FrameCut::Malformed();
-      if (cut.begin > cut.used || cut.size > cut.used - cut.begin) return FrameCut::Malformed();
+      if (cut.used == 0 || cut.used > bytes.size() || !inside) return FrameCut::Malformed();
       return cut;
     case FrameCut::Kind::kFault:
       return cut;
@@ -111,10 +118,6 @@ FrameCut MessageCutter::CutText(std::string_view bytes, bool last, bool looked) 
     borrowed_ += count;
     bytes.remove_prefix(count);
     cut = CutNext(text(), last && bytes.empty());
-    if (cut.kind == FrameCut::Kind::kMore && cut.used == 0 &&
-        text_.size() > framing_->most_waiting()) {
-      return FrameCut::TooLong(framing_->most_waiting(), std::nullopt);
-    }
   }
   return cut;
 }
@@ -132,8 +135,14 @@ FrameCut MessageCutter::CutParts(std::string_view bytes) {
 }
 
 void MessageCutter::Decode(std::vector<Message>& messages) {
+  if (!decodes_) return;
   for (Message& message : messages) {
-    if (message.data_ == nullptr) continue;
+    if (message.parts_ != nullptr) {
+      const Buffer& joined = parts_.Join(message.size_);
+      message.parts_ = nullptr;
+      message.data_ = joined.data();
+      message.source_ = &joined;
+    }
     // Received bytes belong to their connection, which has consumed them with this.
     message.size_ = framer_->Decode(const_cast<char*>(message.data_), message.size_);
   }
@@ -181,7 +190,7 @@ void MessageCutter::Drop() {
 void MessageCutter::AddText(std::string_view bytes) {
   const std::size_t size = text_.size() + bytes.size();
   if (size > text_.capacity()) {
-    const std::size_t ahead = std::max(std::min(size, kMostAhead), size / 4);
+    const std::size_t ahead = std::max(std::min(size, kMostAhead), size / kAheadPart);
     const std::size_t most = announced_.used != 0 ? announced_.used : framing_->most_waiting();
     text_.reserve(std::max(size, std::min(most, size + ahead)));
   }

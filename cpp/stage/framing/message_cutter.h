@@ -62,6 +62,7 @@ class MessageCutter {
 
   const FramingPtr framing_;
   const std::unique_ptr<Framer> framer_;
+  const bool decodes_;
   // What is kept: in `text_`, or, of a large message, in `parts_`.
   std::vector<char> text_;
   MessageParts parts_;

@@ -10,26 +10,41 @@
 namespace iocp {
 namespace {
 
-// Bytes of less are copied behind each other: a part of its own would take more memory than they.
-constexpr std::size_t kSmall = 4096;
+// Fewer bytes than these are copied behind each other, so that there are few parts.
+constexpr std::size_t kSmall = 16 * 1024;
 constexpr std::size_t kCopiedPart = 16 * 1024;
+// The memory of receive buffers that holds nothing of the message: of the last one, for a moment,
+// as most messages are complete with the next; and of all before it.
+constexpr std::size_t kMostUnusedInLast = 48 * 1024;
+constexpr std::size_t kMostUnused = 8 * 1024;
 
 }  // namespace
 
 void MessageParts::Append(Buffer bytes) {
-  // The last part may waste its block for a moment: most messages are complete with the next one,
-  // and then it was not copied in vain.
-  if (!parts_.empty() && parts_.back().received.size() != 0) {
-    Buffer& last = parts_.back().received;
-    last = BufferPool::Compact(std::move(last));
-  }
-  if (bytes.size() < kSmall) {
+  CompactLast();
+  const std::size_t unused = BufferPool::Unused(bytes);
+  if (bytes.size() < kSmall || unused > kMostUnusedInLast) {
     Append(bytes.view());
     return;
   }
+  // Nothing follows the copied bytes in their part any more.
+  if (!parts_.empty()) parts_.back().copied.shrink_to_fit();
   parts_.emplace_back();
   size_ += bytes.size();
+  unused_ += unused;
   parts_.back().received = std::move(bytes);
+}
+
+// It will not be the last one any more.
+void MessageParts::CompactLast() {
+  if (unused_ <= kMostUnused) return;
+  Buffer& last = parts_.back().received;
+  const std::size_t unused = BufferPool::Unused(last);
+  if (unused == 0) return;
+  Buffer copy = BufferPool::Copy(last.view());
+  if (copy.size() == 0) throw std::bad_alloc();
+  last = std::move(copy);
+  unused_ -= unused;
 }
 
 void MessageParts::Append(std::string_view bytes) {
@@ -82,6 +97,7 @@ void MessageParts::Clear() {
   parts_.clear();
   parts_.shrink_to_fit();
   size_ = 0;
+  unused_ = 0;
   tail_ = {};
   joined_ = Buffer();
 }

@@ -42,8 +42,11 @@ class MessageParts {
     }
   };
 
+  void CompactLast();
+
   std::vector<Part> parts_;
   std::size_t size_ = 0;
+  std::size_t unused_ = 0;  // bytes of the blocks of received parts that are not theirs
   std::string_view tail_;
   std::size_t begin_ = 0;
   Buffer joined_;

@@ -44,6 +44,7 @@ class SlipFramer final : public Framer {
     decoded_ = 0;
   }
 
+  [[nodiscard]] bool decodes() const override { return true; }
   std::size_t Decode(char* data, std::size_t size) override {
     char* to = data;
     for (const char *from = data, *const end = data + size; from != end; ++from) {
