@@ -28,9 +28,7 @@ std::size_t Used(const FrameCut& cut) {
 }  // namespace
 
 MessageCutter::MessageCutter(FramingPtr framing)
-    : framing_(std::move(framing)),
-      framer_(framing_->MakeFramer()),
-      decodes_(framer_->decodes()) {}
+    : framing_(std::move(framing)), framer_(framing_->MakeFramer()), decodes_(framer_->decodes()) {}
 
 // A framer that goes back or stands still would never come to an end, and one that waits for no
 // known length could wait for ever.
@@ -176,6 +174,7 @@ void MessageCutter::Keep(Buffer bytes) {
 
 std::vector<Buffer> MessageCutter::GiveBack() {
   DropBorrowed();
+  looked_ = false;
   parts_.Append(text());
   text_ = {};
   return parts_.Take();
@@ -183,6 +182,7 @@ std::vector<Buffer> MessageCutter::GiveBack() {
 
 void MessageCutter::Drop() {
   borrowed_ = 0;
+  looked_ = false;
   text_ = {};
   parts_.Clear();
 }

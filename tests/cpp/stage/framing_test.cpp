@@ -308,7 +308,8 @@ TEST(FramingTest, AMessageThatKeepsItsDelimiterEndsWithTheOnlyOneInIt) {
   const FramingPtr lines = Delimiter({"\r\n", "\n"}, true);
   EXPECT_EQ(Encoded(*lines, "a\n"), "a\n");
   EXPECT_EQ(Encoded(*lines, "\r\n"), "\r\n");
-  for (const char* bad : {"", "a", "a\nb", "a\n\n", "a\r"}) EXPECT_NE(RefusedMessage(lines, bad), "");
+  for (const char* bad : {"", "a", "a\nb", "a\n\n", "a\r"})
+    EXPECT_NE(RefusedMessage(lines, bad), "");
   const FramingPtr all = Delimiter({"\n", "\r", "\r\n"}, true);
   EXPECT_EQ(RefusedMessage(all, "\n"), "");
   EXPECT_NE(RefusedMessage(all, "a\r"), "") << "an empty line could be sent next";
@@ -318,9 +319,9 @@ TEST(FramingTest, AMessageThatKeepsItsDelimiterEndsWithTheOnlyOneInIt) {
 
 // Whatever is not refused arrives as it was sent, in any order.
 TEST(FramingTest, WhatDelimitersDoNotRefuseArrives) {
-  const std::vector<Messages> sets{{"a"},       {"aa"},        {"ab"},          {"a", "ab"},
-                                   {"a", "ba"}, {"b", "abc"},  {"ab", "abcd"},  {"a", "abab"},
-                                   {"aba"},     {"a", "aba"},  {"ab", "b", "a"}, {"abc", "b"},
+  const std::vector<Messages> sets{{"a"},       {"aa"},       {"ab"},           {"a", "ab"},
+                                   {"a", "ba"}, {"b", "abc"}, {"ab", "abcd"},   {"a", "abab"},
+                                   {"aba"},     {"a", "aba"}, {"ab", "b", "a"}, {"abc", "b"},
                                    {"ca", "ab"}};
   Messages words{""};
   for (std::size_t i = 0; words[i].size() < 4; ++i) {
@@ -391,8 +392,8 @@ TEST(FramingTest, NetstringsHaveNoLeadingZerosAndEndWithAComma) {
   const FramingPtr framing = Netstring(1000);
   EXPECT_EQ(Encoded(*framing, "hello world!"), "12:hello world!,");
   EXPECT_EQ(Cut(framing, "0:,12:hello world!,1:,,"), (Messages{"", "hello world!", ","}));
-  for (const char* bad : {"00:,", "01:a,", ":", ":,", "a", "-1:", "+1:a,", " 1:a,", "1 :a,", "1a:",
-                          "1:ab", "1:a;", "0:a", ","}) {
+  for (const char* bad : {"00:,", "01:a,", ":", ":,", "a", "-1:", "+1:a,", " 1:a,", "1 :a,",
+                          "1a:", "1:ab", "1:a;", "0:a", ","}) {
     EXPECT_EQ(KindOf(framing, bad), Kind::kMalformed) << bad;
   }
   EXPECT_EQ(KindOf(framing, "1001"), Kind::kTooLong) << "before the colon has come";
@@ -431,7 +432,11 @@ TEST(FramingTest, CobsVectors) {
     EXPECT_EQ(Encoded(*framing, message), encoded + "\0"s);
     EXPECT_EQ(Cut(framing, encoded + "\0"s), Messages{message});
   }
-  EXPECT_EQ(Cut(framing, "\0\0\x02" "a\0\0\0\x02" "b\0\0"s), (Messages{"a", "b"}));
+  EXPECT_EQ(Cut(framing,
+                "\0\0\x02"
+                "a\0\0\0\x02"
+                "b\0\0"s),
+            (Messages{"a", "b"}));
   EXPECT_EQ(Cut(framing, "\xff" + Bytes(1, 254) + "\x01\0"s), Messages{Bytes(1, 254)})
       << "an encoder may write the empty run";
 }

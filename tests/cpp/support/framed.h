@@ -66,14 +66,11 @@ class FramedReader {
     return all + " " + (failed() ? fault_.Describe() : "");
   }
   [[nodiscard]] MessageCutter& cutter() { return cutter_; }
-  // Calls of Cut so far.
-  [[nodiscard]] std::size_t cuts() const { return cuts_; }
 
  private:
   void Step(Buffer& bytes, bool last) {
     std::vector<Message> found;
     const MessageCutter::Cuts cuts = cutter_.Cut(bytes, most_, last, &found);
-    ++cuts_;
     if (found.empty() && cuts.fault) {
       fault_ = cutter_.fault();
     } else if (found.empty() && cuts.used == 0) {
@@ -87,7 +84,6 @@ class FramedReader {
 
   MessageCutter cutter_;
   const std::size_t most_;
-  std::size_t cuts_ = 0;
   std::vector<std::string> messages_;
   FrameFault fault_;
 };

@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,11 +26,14 @@ class RecordingHandler : public Handler {
   struct Record {
     Connection* connection = nullptr;  // no reference: good until its closing hook has run
     Address remote;
-    std::string received;
+    std::string received;  // without a framing
+    std::vector<std::string> messages;
+    std::vector<std::size_t> lists;  // how many messages each had
     std::vector<std::size_t> written;
     std::size_t writable = 0;  // how often it was reported
     bool ended = false;        // true exactly when the end of the peer's stream was reported
     Error error;
+    FrameFault fault;                   // with kBadFrame
     std::optional<CloseReason> closed;  // why, once the closing hook has begun
     bool in_hook = false;               // true exactly while a hook of it runs
   };
@@ -38,6 +42,8 @@ class RecordingHandler : public Handler {
   // Called in the hooks, after they were recorded and with no lock held.
   std::function<void(Connection&)> on_established;
   std::function<void(Connection&, Buffer&)> on_read;
+  std::function<void(Connection&, Message&)> on_message;
+  std::function<void(Connection&, std::span<Message>)> on_messages;
   std::function<void(Connection&, std::size_t)> on_write;
   std::function<void(Connection&)> on_writable;
   std::function<EndOfStream(Connection&)> on_end_of_stream;
@@ -77,6 +83,24 @@ class RecordingHandler : public Handler {
     EXPECT_GT(buffer.size(), 0U);
     if (on_read) on_read(connection, buffer);
   }
+  void OnMessage(Connection& connection, Message& message) override {
+    const Scope scope(*this, connection);
+    scope.Note([&](Record& record) {
+      EXPECT_FALSE(record.ended) << "a message behind the end of the stream";
+      record.messages.emplace_back(message.view());
+    });
+    if (on_message) on_message(connection, message);
+  }
+  void OnMessages(Connection& connection, std::span<Message> messages) override {
+    const Scope scope(*this, connection);
+    EXPECT_FALSE(messages.empty());
+    scope.Note([&](Record& record) {
+      EXPECT_FALSE(record.ended) << "messages behind the end of the stream";
+      for (Message& message : messages) record.messages.emplace_back(message.view());
+      record.lists.push_back(messages.size());
+    });
+    if (on_messages) on_messages(connection, messages);
+  }
   void OnWriteCompleted(Connection& connection, std::size_t bytes) override {
     const Scope scope(*this, connection);
     scope.Note([&](Record& record) { record.written.push_back(bytes); });
@@ -99,7 +123,11 @@ class RecordingHandler : public Handler {
   }
   void OnConnectionError(Connection& connection, Error error) override {
     const Scope scope(*this, connection);
-    scope.Note([&](Record& record) { record.error = error; });
+    scope.Note([&](Record& record) {
+      EXPECT_EQ(record.error.kind, ErrorKind::kNone) << "broken twice";
+      record.error = error;
+      record.fault = connection.frame_fault();
+    });
   }
   void OnConnectionClosing(Connection& connection, CloseReason reason) override {
     const Scope scope(*this, connection);
