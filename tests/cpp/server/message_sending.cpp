@@ -132,7 +132,7 @@ TEST_P(MessageTest, MessagesThatAreNotAcceptedStayTheCallers) {
 TEST_P(MessageTest, MessagesThatAreDroppedAreGivenBackOnce) {
   for (const FramingPtr& framing : {LengthPrefix(), Cobs(1 << 20U)}) {
     std::vector<OwnedPtr> all = Some();
-    for (int i = 0; i < 60; ++i) all.push_back(std::make_unique<Owned>(std::string(1 << 20, 'x')));
+    for (int i = 0; i < 24; ++i) all.push_back(std::make_unique<Owned>(std::string(1 << 20, 'x')));
     RecordingHandler handler;
     Server server(handler);
     ASSERT_TRUE(server.Start(With(framing)).ok());

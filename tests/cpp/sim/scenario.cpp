@@ -45,6 +45,8 @@ Scenario::Scenario(const Setup& setup)
 Scenario::~Scenario() {
   handler_.on_established = nullptr;
   handler_.on_read = nullptr;
+  handler_.on_message = nullptr;
+  handler_.on_messages = nullptr;
   handler_.on_writable = nullptr;
   handler_.on_end_of_stream = nullptr;
   handler_.on_closing = nullptr;
