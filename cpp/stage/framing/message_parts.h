@@ -10,8 +10,8 @@
 
 namespace iocp {
 
-// Keeps receive buffers that are well filled, and copies of the others, so that it takes about the
-// memory of its bytes, and of one receive buffer. All may throw std::bad_alloc.
+// Keeps receive buffers that are well filled, and copies of the others, so that it takes the
+// memory of its bytes and less than 64 KiB, or a hundredth of them. All may throw std::bad_alloc.
 class MessageParts {
  public:
   [[nodiscard]] std::size_t size() const { return size_; }

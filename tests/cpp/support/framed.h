@@ -21,7 +21,7 @@ inline std::string Encoded(const Framing& framing, std::string_view message) {
   framing.Encode(message, &frame);
   std::string wire(frame.head());
   wire += frame.BodyOf(message);
-  wire += frame.tail;
+  wire += frame.tail();
   return wire;
 }
 
