@@ -301,8 +301,9 @@ bool Session::Progress(Owner& owner) {
     Fail(owner, owner.broken());
     if (inbound_.ended()) ActOnEnd(owner);  // no completion follows that would make it look again
   }
-  // Completions from the inbox are delivered first.
-  if (closing_.phase() != Phase::kOpen || owner.arrivals().size() == arrived) {
+  // Completions from the inbox are delivered first, and what another framing makes of a message that
+  // is late.
+  if (closing_.phase() != Phase::kOpen || (owner.arrivals().size() == arrived && !FramingDue())) {
     CheckDeadlines(owner);
   }
   Flush(owner);
@@ -319,7 +320,7 @@ bool Session::Progress(Owner& owner) {
   return owner.arrivals().size() != arrived || !outbound_.ended().empty() || WritableDue() ||
          (outbound_.stages() != nullptr && EstablishedDue()) ||
          (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue()) ||
-         timers_.ready();
+         timers_.ready() || FramingDue();
 }
 
 void Session::TakeRequests(Owner& owner) {

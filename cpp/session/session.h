@@ -180,6 +180,11 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void CloseTimers(Owner& owner);
   void NotifyEstablished(Owner& owner);
   void NotifyRead(Owner& owner, Buffer& buffer);
+  // True exactly when another framing was set that is to cut what comes. Once nothing is delivered
+  // any more the cutter stays: it knows what was wrong.
+  [[nodiscard]] bool FramingDue() const {
+    return framing_changed_.load(std::memory_order_acquire) && closing_.phase() <= Phase::kFailing;
+  }
   void SetFirstFraming();
   void TakeFraming();
   void FollowFraming(Owner& owner);

@@ -54,11 +54,9 @@ void Session::TakeFraming() {
   timeouts_.EndMessage();
 }
 
-// Before anything is delivered. Once nothing is delivered any more the cutter stays: it knows what
-// was wrong.
+// Before anything is delivered.
 void Session::FollowFraming(Owner& owner) {
-  if (!framing_changed_.load(std::memory_order_acquire)) return;
-  if (closing_.phase() > Phase::kFailing) return;
+  if (!FramingDue()) return;
   try {
     TakeFraming();
   } catch (const std::bad_alloc&) {

@@ -61,7 +61,8 @@ MessageCutter::Cuts MessageCutter::Cut(const Buffer& bytes, std::size_t most, bo
   Cuts cuts;
   std::size_t at = 0;  // in `bytes`
   more_ = {};
-  if (const std::size_t before = kept(); before != 0) {
+  const std::size_t before = kept();
+  if (before != 0) {
     const bool large = !parts_.empty();
     more_ = large ? CutParts(bytes.view()) : CutText(bytes.view(), last, looked);
     cuts.used = Used(more_);
@@ -75,7 +76,8 @@ MessageCutter::Cuts MessageCutter::Cut(const Buffer& bytes, std::size_t most, bo
     if (Used(more_) == 0) break;
     Add(more_, frame, &bytes, messages);
     at += more_.used;
-    cuts.used += more_.used;
+    // A list ends with its last message, wherever the network has cut what is skipped behind it.
+    if (more_.kind == FrameCut::Kind::kMessage || messages->empty()) cuts.used = before + at;
   }
   return Checked(cuts);
 }
@@ -164,7 +166,7 @@ void MessageCutter::Keep(Buffer bytes) {
   announced_ = more_;
   if (announced_.used > kLarge) {
     parts_.Append(text());
-    text_ = {};
+    text_ = std::vector<char>();
     parts_.Append(std::move(bytes));
   } else {
     AddText(bytes.view());
@@ -176,14 +178,14 @@ std::vector<Buffer> MessageCutter::GiveBack() {
   DropBorrowed();
   looked_ = false;
   parts_.Append(text());
-  text_ = {};
+  text_ = std::vector<char>();
   return parts_.Take();
 }
 
 void MessageCutter::Drop() {
   borrowed_ = 0;
   looked_ = false;
-  text_ = {};
+  text_ = std::vector<char>();
   parts_.Clear();
 }
 

@@ -42,6 +42,8 @@ class MessageCutter {
   // True exactly when the beginning of a message is kept.
   [[nodiscard]] bool inside() const { return kept() != 0; }
   [[nodiscard]] std::size_t kept() const { return text_.size() + parts_.size(); }
+  // Bytes of memory that this takes. For tests.
+  [[nodiscard]] std::size_t memory() const { return text_.capacity() + parts_.memory(); }
   // Why the last Cut has found no message, or what was set.
   [[nodiscard]] const FrameFault& fault() const { return fault_; }
   void set_fault(const FrameFault& fault) { fault_ = fault; }

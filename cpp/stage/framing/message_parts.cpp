@@ -62,6 +62,14 @@ void MessageParts::Append(std::string_view bytes) {
   }
 }
 
+std::size_t MessageParts::memory() const {
+  std::size_t bytes = parts_.capacity() * sizeof(Part);
+  for (const Part& part : parts_) {
+    bytes += part.received.size() + BufferPool::Unused(part.received) + part.copied.capacity();
+  }
+  return bytes;
+}
+
 void MessageParts::CopyTo(std::size_t offset, std::size_t size, char* to) const {
   const auto copy = [&](std::string_view part) {
     if (offset >= part.size()) {

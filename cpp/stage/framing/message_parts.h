@@ -16,6 +16,8 @@ class MessageParts {
  public:
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] bool empty() const { return size_ == 0; }
+  // Bytes of memory that the parts take. For tests.
+  [[nodiscard]] std::size_t memory() const;
   void Append(Buffer bytes);
   void Append(std::string_view bytes);
   // From `offset` on, `size` bytes to `to`. What is behind the last part is in `tail_`.

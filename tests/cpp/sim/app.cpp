@@ -4,47 +4,11 @@
 #include <stdexcept>
 #include <utility>
 
+#include "app_scopes.h"
 #include "memory.h"
 #include "session/session.h"
 
 namespace iocp::sim {
-
-// From the beginning of a hook to its end: hooks of one connection never overlap.
-class App::HookScope {
- public:
-  HookScope(App& app, Known& known, const char* name, std::uint64_t detail)
-      : app_(app), known_(known) {
-    ++app.hooks_;
-    app.Check(!std::exchange(known.in_hook, true), "hooks of one connection overlap");
-    app.Check(app.batches_ > 0, "a hook outside a batch");
-    app.network_.Note(name, known.connection->remote_address().port, detail);
-  }
-  HookScope(const HookScope&) = delete;
-  HookScope& operator=(const HookScope&) = delete;
-  ~HookScope() {
-    app_.yield();
-    known_.in_hook = false;
-  }
-
- private:
-  const FailingMemory::Scope unarmed_{false};
-  App& app_;
-  Known& known_;
-};
-
-// Bytes lent to a send: they come back exactly once.
-struct App::Loan {
-  App* app;
-  std::string bytes;
-
-  static void Release(void* self) {
-    const FailingMemory::Scope unarmed(false);
-    auto* loan = static_cast<Loan*>(self);
-    loan->app->Check(loan->app->batches_ > 0, "shared bytes are given back outside a batch");
-    --loan->app->loans_;
-    delete loan;
-  }
-};
 
 App::Known& App::Of(Connection& connection) {
   auto& known = known_[connection.id()];
@@ -72,6 +36,9 @@ void App::OnConnectionEstablished(Connection& connection) {
   connection.user_data = &known;
   known.idle_timeout = engine->options().idle_timeout;
   known.receive_timeout = engine->options().receive_timeout;
+  if (!framings.empty()) {
+    known.messages = std::make_unique<MessagesOracle>(network_, *known.account, first_framing);
+  }
   known.silent_from = network_.now();  // it may have been accepted before, but nobody watched it
   living_.push_back(&known);
   ++established_;
@@ -87,7 +54,9 @@ void App::OnReadCompleted(Connection& connection, Buffer& buffer) {
   Check(!known.ended_here, "a read after close");
   Check(!known.paused, "a read while paused");
   Check(buffer.size() > 0, "a read of nothing");
-  Check(known.account->up.Is(known.account->delivered, buffer.view()), "received bytes are wrong");
+  Check(known.messages == nullptr || known.messages->framing() == nullptr,
+        "bytes, and the connection has a framing");
+  Check(known.account->UpIs(known.account->delivered, buffer.view()), "received bytes are wrong");
   known.account->delivered += buffer.size();
   Check(known.account->delivered <= known.account->client_sent, "more received than was sent");
   if (choices().Chance(0.1)) kept_.push_back(std::move(buffer));
@@ -130,6 +99,7 @@ EndOfStream App::OnEndOfStream(Connection& connection) {
   Check(!known.ended_here, "an end of the stream after close");
   Check(!known.paused, "an end of the stream while paused");
   Check(known.account->client_ended, "the stream of a peer that has not ended it");
+  if (known.messages) known.messages->SkipRest();
   Check(known.account->delivered == known.account->client_sent,
         "the stream has ended before all of it was delivered");
   // Towards the end of the run nobody would close it later.
@@ -150,6 +120,12 @@ void App::OnConnectionError(Connection& connection, Error error) {
             network_.reset_to_server.count(connection.remote_address().port) != 0,
         "broken by a reset that nobody has sent");
   known.errored = true;
+  known.error = error.kind;
+  if (error.kind == ErrorKind::kBadFrame) {
+    Check(known.messages != nullptr, "a bad frame without a framing");
+    if (known.messages == nullptr) return;
+    known.messages->CheckFault(connection.frame_fault(), connection.bytes_received());
+  }
   Act(known, true);
 }
 
@@ -161,6 +137,8 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
   Check(!connection.is_open(), "closing, and still open");
   timers_.OnEnded(connection.id());
   Check(known.errored || reason != CloseReason::kError, "closed by an error that was not reported");
+  Check((known.error == ErrorKind::kBadFrame) == (reason == CloseReason::kFrameError),
+        "closed by a bad frame that was not reported, or not closed by one that was");
   Check(connection.send_backlog() == 0, "closed, and there is a backlog");
   Check(!wants_writes || known.unwritten.empty() || known.unwritten.front() != 0,
         "an empty send was not completed, though all before it is with the system");
@@ -173,7 +151,8 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
   CheckTimeOut(known, reason);
   // A silent one may be taking it; behind stages it would lack the end of the stream.
   Check(network_.left_to_take.erase(connection.remote_address().port) == 0 ||
-            (reason == CloseReason::kReceiveTimeout && !staged),
+            ((reason == CloseReason::kReceiveTimeout || reason == CloseReason::kMessageTimeout) &&
+             !staged),
         "closed in order, and the client has not taken all");
   ++closed_[static_cast<std::size_t>(reason)];
   std::erase(living_, &known);
@@ -229,6 +208,10 @@ void App::Act(Known& known, bool in_hook) {
                         ? *living_[choices().Below(living_.size())]
                         : known;
     if (!target.connection) return;  // it has ended while another worker moved
+    if (target.messages != nullptr && choices().Chance(0.3)) {
+      ActOnMessages(target);
+      continue;
+    }
     Connection& connection = *target.connection;
     const std::uint64_t what = choices().Below(100);
     if (what < 62) {
@@ -369,13 +352,12 @@ void App::SendSome(Known& known, std::size_t size) {
   Connection& connection = *known.connection;
   LookForAFall(known);
   Account& account = *known.account;
-  const bool was_closed = known.closed;
-  const std::uint64_t sent_now = network_.sent_now;
+  const Attempt attempt{size, network_.sent_now, known.closed};
   std::string bytes = account.down.At(account.accepted, size);
   SendResult result{};
   // Known before it can be out.
   known.unwritten.push_back(size);
-  account.accepted += size;
+  account.Accept(bytes);
   try {
     const FailingMemory::Scope armed(true);
     switch (choices().Below(3)) {
@@ -412,32 +394,40 @@ void App::SendSome(Known& known, std::size_t size) {
         break;
     }
   } catch (...) {
-    known.unwritten.pop_back();
-    account.accepted -= size;
+    TakeBack(known, size);
     ++thrown_;
     throw;
   }
+  if (result == SendResult::kBacklogFull) ++refused_;
+  AfterSend(known, result, attempt);
+}
+
+void App::TakeBack(Known& known, std::size_t size) {
+  known.unwritten.pop_back();
+  known.account->TakeBack(size);
+}
+
+void App::AfterSend(Known& known, SendResult result, const Attempt& attempt) {
+  Connection& connection = *known.connection;
   network_.Note(result == SendResult::kAccepted ? "send" : "send refused",
-                connection.remote_address().port, size);
+                connection.remote_address().port, attempt.size);
   if (result == SendResult::kBacklogFull) CheckRefusal(connection);
   if (result != SendResult::kAccepted) {
     if (result == SendResult::kBacklogFull) {
-      ++refused_;
       NoteRise(known);
       // Below the low mark any byte that leaves is a fall, which shows only at times.
       known.may_have_fallen = true;
     }
-    known.unwritten.pop_back();
-    account.accepted -= size;
+    TakeBack(known, attempt.size);
     return;
   }
   if (Session::Of(connection).outbound().charge() > engine->options().write_high_water) {
     NoteRise(known);
-  } else if (network_.sent_now != sent_now) {
+  } else if (network_.sent_now != attempt.sent_now) {
     known.may_have_fallen = true;
   }
-  Check(!was_closed, "a send was accepted after closing");
-  CheckMemory(connection);
+  Check(!attempt.was_closed, "a send was accepted after closing");
+  CheckMemory(connection, attempt.extra);
 }
 
 void App::ActFromOutside() {
@@ -480,6 +470,7 @@ void App::ResumeAll() {
 
 void App::LetGo() {
   kept_.clear();
+  while (!kept_messages_.empty()) KeepMessage({}, {});
   dead_.clear();
   timers_.LetGo();
   for (auto& [id, known] : known_) known.connection = ConnectionPtr();

@@ -10,11 +10,15 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "engine/engine.h"
+#include "framing_model.h"
+#include "messages_oracle.h"
 #include "network.h"
 #include "pattern.h"
 #include "timers_oracle.h"
@@ -37,6 +41,31 @@ struct Account {
   std::uint64_t accepted = 0;  // bytes that Send has taken
   std::uint64_t delivered = 0;
   bool established = false;
+
+  // With a framing: all that the client sends, and what was accepted. Without one the patterns tell.
+  std::unique_ptr<const Script> script;
+  std::string accepted_bytes;
+
+  [[nodiscard]] std::string UpAt(std::uint64_t offset, std::size_t size) const {
+    return script ? script->bytes.substr(offset, size) : up.At(offset, size);
+  }
+  [[nodiscard]] bool UpIs(std::uint64_t offset, std::string_view bytes) const {
+    if (script == nullptr) return up.Is(offset, bytes);
+    return std::string_view(script->bytes).substr(offset, bytes.size()) == bytes;
+  }
+  [[nodiscard]] bool DownIs(std::uint64_t offset, std::string_view bytes) const {
+    if (script == nullptr) return down.Is(offset, bytes);
+    return std::string_view(accepted_bytes).substr(offset, bytes.size()) == bytes;
+  }
+  // A send takes `bytes`, or has not after all.
+  void Accept(std::string_view bytes) {
+    accepted += bytes.size();
+    if (script) accepted_bytes += bytes;
+  }
+  void TakeBack(std::size_t size) {
+    accepted -= size;
+    if (script) accepted_bytes.resize(accepted);
+  }
 };
 
 class App final : public Handler {
@@ -52,6 +81,9 @@ class App final : public Handler {
   bool staged = false;          // true exactly when connections have stages
   bool wants_writes = true;     // true exactly when it has an OnWriteCompleted
   bool wants_writable = true;   // true exactly when it has an OnConnectionWritable
+  bool lists = false;           // true exactly when it has OnMessages, and not OnMessage
+  FramingModels framings;       // that connections may have; none: they have none ever
+  const FramingModel* first_framing = nullptr;  // of a new connection
 
   // Oracle: while no worker has anything to do, no timer is late.
   void CheckTimers() { timers_.CheckNoneIsLate(engine->stopping()); }
@@ -63,6 +95,13 @@ class App final : public Handler {
   // Oracle: a connection is closed when its receive_timeout is over. Called whenever time is about
   // to pass. `at_rest`: true exactly when no worker has anything to do at this moment.
   void CheckSilence(bool at_rest);
+  // Oracles: nothing that is complete waits, but while reading is blocked, and the port is paused
+  // then. Called at a moment when no worker has anything to do.
+  void CheckMessages();
+  // What waits for the rest of a message takes about the memory of its bytes.
+  void CheckKept();
+  // What a client may send now, at most `size` bytes.
+  [[nodiscard]] std::string Sendable(const Account& account, std::size_t size) const;
   // One thing that a program may do to a connection, from outside of its hooks.
   void ActFromOutside();
   void ResumeAll();
@@ -72,6 +111,8 @@ class App final : public Handler {
   [[nodiscard]] std::uint64_t thrown() const { return thrown_; }
   [[nodiscard]] std::uint64_t established() const { return established_; }
   [[nodiscard]] std::uint64_t refused() const { return refused_; }
+  [[nodiscard]] std::uint64_t messages() const { return messages_; }
+  [[nodiscard]] std::uint64_t skipped() const { return skipped_; }
   // Bytes that all connections have accepted and the system has not taken, as each one says.
   [[nodiscard]] std::uint64_t SumOfBacklogs() const;
   [[nodiscard]] std::uint64_t closed(std::size_t reason) const { return closed_[reason]; }
@@ -82,6 +123,8 @@ class App final : public Handler {
 
   void OnConnectionEstablished(Connection& connection) override;
   void OnReadCompleted(Connection& connection, Buffer& buffer) override;
+  void OnMessage(Connection& connection, Message& message) override;
+  void OnMessages(Connection& connection, std::span<Message> messages) override;
   void OnWriteCompleted(Connection& connection, std::size_t size) override;
   void OnConnectionWritable(Connection& connection) override;
   EndOfStream OnEndOfStream(Connection& connection) override;
@@ -92,7 +135,9 @@ class App final : public Handler {
                        const std::exception_ptr& error) override;
   void OnConnectionReleased(Connection& connection) override;
   [[nodiscard]] unsigned WantedHooks() const override {
-    return kHookAll & ~(wants_writes ? 0U : static_cast<unsigned>(kHookWrite)) &
+    const unsigned messages = lists ? kHookMessages : kHookMessage;
+    return ((kHookAll & ~static_cast<unsigned>(kHookMessage)) | messages) &
+           ~(wants_writes ? 0U : static_cast<unsigned>(kHookWrite)) &
            ~(wants_writable ? 0U : static_cast<unsigned>(kHookWritable));
   }
   void OnBatchBegin() override;
@@ -125,9 +170,16 @@ class App final : public Handler {
     bool was_excused = false;           // as CheckSilence last found it
     TimePoint silent_from{};            // its silence counts from here, or from a later moment
     std::deque<std::size_t> unwritten;  // sends that were accepted and not completed, by size
+    std::unique_ptr<MessagesOracle> messages;  // null in a run without framings
+    ErrorKind error = ErrorKind::kNone;        // that was reported
   };
   class HookScope;
   struct Loan;
+  // Bytes of messages that are kept after their hook, and must not change.
+  struct KeptMessage {
+    Buffer buffer;
+    std::string bytes;
+  };
 
   Known& Of(Connection& connection);
   void CheckTimeOut(const Known& known, CloseReason reason);
@@ -136,11 +188,31 @@ class App final : public Handler {
   void Resume(Known& known);
   void Act(Known& known, bool in_hook);
   void SendSome(Known& known, std::size_t size);
+  // A send has been answered, that found `sent_now` calls of SendNow and the connection closed or
+  // not. `extra`: bytes of memory that it takes beside its last piece.
+  struct Attempt {
+    std::size_t size;
+    std::uint64_t sent_now;
+    bool was_closed;
+    std::size_t extra = 0;
+  };
+  void AfterSend(Known& known, SendResult result, const Attempt& attempt);
+  // The same for what must be taken back if it throws.
+  void TakeBack(Known& known, std::size_t size);
+  void ActOnMessages(Known& known);
+  void SendMessages(Known& known);
+  void BroadcastMessage();
+  void SwitchFraming(Known& known);
+  void SetFraming(Known& known, const FramingModel* framing);
+  void TakeMessages(Connection& connection, std::span<Message> messages);
+  void LookAt(Message& message, const std::string& expected);
+  void KeepMessage(Buffer&& buffer, const std::string& bytes);
+  [[nodiscard]] bool Congested(const Known& known) const;
   // Schedules a callback of a connection, or of the server when `known` is null; or cancels one.
   void ActOnTimers(Known* known);
   // A callback runs: of `known`, or of the server when it is null.
   void Called(Known* known);
-  void CheckMemory(Connection& connection);
+  void CheckMemory(Connection& connection, std::size_t extra);
   void CheckRefusal(Connection& connection);
   void LookForAFall(Known& known);
   void NoteRise(Known& known);
@@ -154,14 +226,20 @@ class App final : public Handler {
   std::vector<Known*> living_;            // not closed
   std::vector<ConnectionPtr> dead_;       // handles that are kept after the end
   std::vector<Buffer> kept_;
+  std::deque<KeptMessage> kept_messages_;
   TimersOracle timers_;
+  TimePoint looked_at_{};       // when CheckSilence was last called
   bool server_called_ = false;  // true exactly while a callback of the server runs
+  // True exactly while SendMessages runs, which may give back what it has copied.
+  bool sends_messages_ = false;
   std::size_t loans_ = 0;       // bytes lent to sends that did not come back
   int batches_ = 0;             // that are open: one for each worker in a hook
   std::uint64_t hooks_ = 0;
   std::uint64_t thrown_ = 0;
   std::uint64_t established_ = 0;
   std::uint64_t refused_ = 0;  // sends, because of a full backlog
+  std::uint64_t skipped_ = 0;  // the same of broadcasts
+  std::uint64_t messages_ = 0;
   std::uint64_t closed_[kCloseReasons]{};
   bool stop_requested_ = false;
 };

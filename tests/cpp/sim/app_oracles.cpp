@@ -43,6 +43,10 @@ void App::CheckTimeOut(const Known& known, CloseReason reason) {
       Check(!known.ended, "closed by receive_timeout, and it had ended its stream");
       return;
     }
+    case CloseReason::kMessageTimeout:
+      Check(known.messages != nullptr, "closed by message_timeout without a framing");
+      if (known.messages) known.messages->CheckTimeOut(end, options.message_timeout);
+      return;
     case CloseReason::kWriteTimeout:
       Check(!end.takes && end.at >= end.took_at + *options.write_timeout,
             "closed by write_timeout, and it takes bytes");
@@ -58,6 +62,9 @@ void App::CheckSilence(bool at_rest) {
   constexpr std::chrono::milliseconds kLateness{120};
   const Options& options = engine->options();
   const TimePoint now = network_.now();
+  // At the end of a jump something else may have excused the silence for a moment, in the one turn
+  // that there was: the next tick judges it.
+  const TimePoint judged = std::min(now, std::exchange(looked_at_, now) + kLateness);
   for (Known* known : living_) {
     if (!known->connection) continue;
     const Session& session = Session::Of(*known->connection);
@@ -65,14 +72,19 @@ void App::CheckSilence(bool at_rest) {
     // Below the low mark it is read from in any case.
     const bool held = known->paused || outbound.stages_full() ||
                       (options.flow_control && outbound.charge() > options.write_low_water);
+    const auto heard_at = network_.SilentSince(known->connection->remote_address().port);
+    if (known->messages && session.phase() == Phase::kOpen) {
+      known->messages->LookAtTime({known->connection->bytes_received(), known->paused,
+                                   held || !at_rest, !heard_at},
+                                  options.message_timeout);
+    }
     // Nobody has to act before the workers have had their turns.
     const bool excused = held || !at_rest;
     if (std::exchange(known->was_excused, excused) || excused) known->silent_from = now;
     if (!at_rest || !known->receive_timeout || session.phase() != Phase::kOpen) continue;
-    const auto heard_at = network_.SilentSince(known->connection->remote_address().port);
     if (!heard_at) continue;
     const TimePoint since = std::max(*heard_at, known->silent_from);
-    Check(now <= since + *known->receive_timeout + kLateness,
+    Check(judged <= since + *known->receive_timeout + kLateness,
           "silent for longer than receive_timeout, and not closed");
   }
 }
@@ -130,7 +142,7 @@ void App::CheckRefusal(Connection& connection) {
 // A queue takes memory up to a multiple of the limit, and the send that was accepted just below it.
 // A part of the one at the front may be out; the heap rounds up. Sends that wait for their
 // OnWriteCompleted take memory too.
-void App::CheckMemory(Connection& connection) {
+void App::CheckMemory(Connection& connection, std::size_t extra) {
   Session& session = Session::Of(connection);
   Inbox& inbox = session.inbox();
   const MutexLock lock(inbox.mutex());
@@ -146,7 +158,7 @@ void App::CheckMemory(Connection& connection) {
       taken += last;
     }
   }
-  const std::size_t most = kMostTimesLimit * engine->options().send_backlog_limit + first + last;
+  const std::size_t most = kMostTimesLimit * engine->options().send_backlog_limit + first + last + extra;
   Check(taken <= most + taken / 16, "a backlog takes more memory than its limit allows");
 }
 

@@ -57,6 +57,7 @@ class Simulation final : public FailingMemory::Source {
  private:
   static Network::Settings DrawNetwork(Choices& choices, const RunSettings& run);
   void DrawOptions();
+  void DrawFramings(Choices late);
   bool Start();
   void Chaos();
   void End();
@@ -152,6 +153,21 @@ void Simulation::DrawOptions() {
   app_.wants_writes = choices_.Chance(0.7);
   app_.wants_writable = choices_.Chance(0.7);
   network_.send_error = choices_.OneOf({ErrorKind::kOther, ErrorKind::kOutOfResources});
+  DrawFramings(choices_.SplitOff(32));
+}
+
+// A run without framings makes no choice because of those that others have.
+void Simulation::DrawFramings(Choices late) {
+  if (!late.Chance(0.5)) return;
+  for (std::size_t count = late.Between(1, 4); count > 0; --count) {
+    app_.framings.push_back(FramingModel::Draw(late));
+  }
+  app_.lists = late.Chance(0.5);
+  if (late.Chance(0.85)) {
+    app_.first_framing = app_.framings.front().get();
+    options_.framing = app_.first_framing->framing();
+  }
+  if (late.Chance(0.5)) options_.message_timeout = milliseconds(late.Size(5000));
 }
 
 // ---- The run.
@@ -317,7 +333,10 @@ TimePoint Simulation::NextMoment() {
 }
 
 void Simulation::LetTimePass() {
-  if (depth_ == 0 && !workers_->AnyRunnable()) app_.CheckTimers();
+  if (depth_ == 0 && !workers_->AnyRunnable()) {
+    app_.CheckTimers();
+    app_.CheckMessages();
+  }
   const TimePoint next = NextMoment();
   if (next != TimePoint::max()) Advance(next);
 }
@@ -346,6 +365,12 @@ void Simulation::Dial() {
   }
   client->account = &accounts_.try_emplace(port, port).first->second;
   client->to_send = choices_.Chance(0.2) ? 0 : choices_.Size(20'000);
+  if (!app_.framings.empty()) {
+    const std::size_t size = choices_.Chance(0.05) ? choices_.Size(300'000) : client->to_send;
+    client->account->script = std::make_unique<const Script>(
+        Script::Draw(choices_, app_.framings, app_.first_framing, size));
+    client->to_send = client->account->script->bytes.size();
+  }
   client->reads = choices_.OneOf({0.0, 0.3, 0.9});
   client->ends = choices_.OneOf({0.0, 0.02, 0.2});
   client->closes = choices_.OneOf({0.0, 0.0, 0.05});
@@ -360,7 +385,7 @@ void Simulation::MoveClient(Client& client) {
   Account& account = *client.account;
   if (!account.client_ended && account.client_sent < client.to_send) {
     const std::size_t size = choices_.Size(client.to_send - account.client_sent);
-    account.client_sent += client.peer->Send(account.up.At(account.client_sent, size));
+    account.client_sent += client.peer->Send(app_.Sendable(account, size));
   }
   if (choices_.Chance(client.reads)) Read(client, choices_.Size(65'536));
   if (client.done) return;
@@ -398,7 +423,7 @@ void Simulation::Break(Client& client) {
 void Simulation::Read(Client& client, std::size_t most) {
   Account& account = *client.account;
   const std::string bytes = client.peer->Receive(most);
-  network_.Check(account.down.Is(account.client_received, bytes), "a client receives wrong bytes");
+  network_.Check(account.DownIs(account.client_received, bytes), "a client receives wrong bytes");
   account.client_received += bytes.size();
   network_.Check(account.client_received <= account.accepted,
                  "a client receives more than was sent");
@@ -424,7 +449,7 @@ bool Simulation::Finish(Client& client) {
   const std::size_t waiting = client.Waiting();
   if (!account.client_ended && account.client_sent < client.to_send) {
     const std::string bytes =
-        account.up.At(account.client_sent, client.to_send - account.client_sent);
+        account.UpAt(account.client_sent, client.to_send - account.client_sent);
     account.client_sent += client.peer->Send(bytes);
   }
   Read(client, 1'000'000);
@@ -470,12 +495,15 @@ void Simulation::CheckCounters(bool at_the_end) {
           "more sockets than max_connections");
   }
   check(stats.sends_refused == app_.refused(), "counter: sends_refused");
+  check(stats.broadcasts_skipped == app_.skipped(), "counter: broadcasts_skipped");
+  check(stats.messages == app_.messages(), "counter: messages");
   check(stats.send_backlog == app_.SumOfBacklogs(), "gauge: send_backlog");
   check(stats.hook_calls == app_.hooks(), "counter: hook_calls");
   check(stats.hook_errors == app_.thrown(), "counter: hook_errors");
   check(stats.bytes_received <= reported.received_bytes, "counter: bytes_received");
   check(stats.bytes_sent <= reported.sent_bytes, "counter: bytes_sent");
   app_.CheckQueues();
+  app_.CheckKept();
   if (!at_the_end) return;
   check(stats.connections == 0, "a connection was left");
   check(stats.bytes_sent == reported.sent_bytes, "counter: bytes_sent, at the end");
