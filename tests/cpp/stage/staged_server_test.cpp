@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "port/loopback.h"
 #include "support/backends.h"
+#include "support/framed.h"
 #include "support/handlers.h"
 #include "support/scrambler.h"
 
@@ -181,6 +182,38 @@ TEST_P(StagedServerTest, WhatBreaksAStageIsReportedBehindTheDataBeforeIt) {
     EXPECT_EQ(record.error.code, poison ? Scrambling::kPoisoned : Scrambling::kTruncated);
     EXPECT_TRUE(IsPrefix(record.received, data));
   }
+}
+
+TEST_P(StagedServerTest, MessagesAreCutFromWhatTheStagesPassOn) {
+  handler_.on_established = [](Connection& connection) { connection.SetFraming(LengthPrefix()); };
+  handler_.on_message = [](Connection& connection, Message& message) {
+    EXPECT_EQ(connection.SendMessage(message.view()), SendResult::kAccepted);
+  };
+  std::vector<std::string> messages{Pattern(100'000, 1), ""};
+  for (std::uint32_t i = 0; i < 50; ++i) messages.push_back(Pattern(i * 37 % 500, i));
+  const std::string wire = AllEncoded(*LengthPrefix(), messages);
+  ScrambledClient client = Connect();
+  ASSERT_TRUE(client.Run(wire, [&] { return client.sent == wire.size(); }));
+  client.peer->EndStream();
+  ASSERT_TRUE(client.Run(wire, [&] { return client.ended(); }));
+  EXPECT_TRUE(client.top->ended_in_order());
+  EXPECT_TRUE(IsSame(client.received, wire));
+  const RecordingHandler::Record record = Only();
+  EXPECT_TRUE(record.messages == messages);
+  EXPECT_EQ(record.closed, CloseReason::kPeerClosed);
+}
+
+TEST_P(StagedServerTest, AStreamOfAStageThatEndsInsideAMessageIsAFault) {
+  handler_.on_established = [](Connection& connection) { connection.SetFraming(Netstring()); };
+  ScrambledClient client = Connect();
+  const std::string wire = "1:a,5:hell";
+  ASSERT_TRUE(client.Run(wire, [&] { return client.sent == wire.size(); }));
+  client.peer->EndStream();
+  ASSERT_TRUE(client.Run(wire, [&] { return client.ended(); }));
+  const RecordingHandler::Record record = Only();
+  EXPECT_EQ(record.messages, std::vector<std::string>{"a"});
+  EXPECT_EQ(record.fault.kind, FrameFault::Kind::kTruncated);
+  EXPECT_EQ(record.closed, CloseReason::kFrameError);
 }
 
 std::vector<Param> Params() {
