@@ -166,8 +166,7 @@ namespace {
 // The frames of messages, as items to send. Destroys what was not sent.
 class FrameQueue {
  public:
-  // `size`: about the bytes of all that is copied.
-  FrameQueue(SendMemory* memory, std::size_t size) : memory_(memory), left_(size) {}
+  explicit FrameQueue(SendMemory* memory) : memory_(memory) {}
   FrameQueue(const FrameQueue&) = delete;
   FrameQueue& operator=(const FrameQueue&) = delete;
   ~FrameQueue() {
@@ -177,6 +176,8 @@ class FrameQueue {
     }
   }
 
+  // About so many bytes are copied before the next that are shared.
+  void Expect(std::size_t size) { left_ = size; }
   // Behind what was copied before, where there is room.
   void Copy(std::initializer_list<std::string_view> pieces) {
     const std::size_t size = SendItem::TotalSize(pieces.begin(), pieces.size());
@@ -200,7 +201,7 @@ class FrameQueue {
   }
 
   SendMemory* const memory_;
-  std::size_t left_;
+  std::size_t left_ = 0;
   SendQueue items_;
 };
 
@@ -242,11 +243,18 @@ const Framing* Session::FramingToSend(FramingPtr* held) {
 
 SendResult Session::EnqueueFrames(const Framing& framing, const SharedBytes* messages,
                                   std::size_t count) {
-  std::size_t size = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    size += kMostAround + (messages[i].release == nullptr ? messages[i].size : 0);
-  }
-  FrameQueue queue(Owner::CurrentSendMemory(), size);
+  // Of the messages from the `i`th on, up to one that is shared, whose head is copied.
+  const auto bytes_from = [&](std::size_t i) {
+    std::size_t size = 0;
+    for (; i < count; ++i) {
+      size += kMostAround;
+      if (messages[i].release != nullptr) break;
+      size += messages[i].size;
+    }
+    return size;
+  };
+  FrameQueue queue(Owner::CurrentSendMemory());
+  queue.Expect(bytes_from(0));
   std::vector<SharedBytes> copied;
   for (std::size_t i = 0; i < count; ++i) {
     const std::string_view message = ViewOf(messages[i]);
@@ -255,6 +263,7 @@ SendResult Session::EnqueueFrames(const Framing& framing, const SharedBytes* mes
     if (messages[i].release != nullptr && !frame.is_encoded()) {
       queue.Copy({frame.head()});
       queue.Share(messages[i]);
+      queue.Expect(bytes_from(i + 1));
       queue.Copy({frame.tail()});
     } else {
       queue.Copy({frame.head(), frame.BodyOf(message), frame.tail()});
