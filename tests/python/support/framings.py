@@ -211,13 +211,12 @@ def _(framing: iocp_bind.Cobs, message: bytes) -> bytes:
     encoded = bytearray()
     # Each part had a zero behind it, but for the last.
     for part in message.split(b"\0"):
-        rest = part
-        while len(rest) >= 254:
-            encoded += b"\xff" + rest[:254]
-            rest = rest[254:]
-        # After a full run nothing follows at the end of the message.
-        encoded += bytes([len(rest) + 1]) + rest
-    if part and not rest:
+        full = len(part) // 254 * 254
+        for at in range(0, full, 254):
+            encoded += b"\xff" + part[at : at + 254]
+        encoded += bytes([len(part) - full + 1]) + part[full:]
+    # After a full run nothing follows at the end of the message.
+    if part and full == len(part):
         del encoded[-1]
     return bytes(encoded) + b"\0"
 
