@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -206,7 +205,6 @@ def test_what_is_sent_is_what_a_peer_gets(name: str, kind: str) -> None:
         pytest.skip(iocp_bind.backends()[name].reason)
     with _Sender() as server:
         server.start(port=0, backend=name)
-        gate = threading.Lock()
 
         @given(st.data())
         def run(data: st.DataObject) -> None:
@@ -218,8 +216,8 @@ def test_what_is_sent_is_what_a_peer_gets(name: str, kind: str) -> None:
             messages = data.draw(
                 st.lists(st.one_of(text, frames, st.binary(max_size=30)), max_size=6)
             )
-            with gate, open_client(server) as client:
-                server.events.clear()
+            server.events.clear()
+            with open_client(server) as client:
                 conn = server.wait_connection()
                 conn.framing = framing
                 accepted = []
