@@ -154,7 +154,9 @@ def test_on_read_completed_switches_behind_its_bytes(serve: Serve, connect: Conn
     client = connect(server)
     conn = server.wait_connection()
     Feeder(client, conn).feed(b"raw\nraw\n", b"line\nrest\n", b"a\n", b"b\n", b"c")
-    server.wait_for(lambda: server.hooks_of(conn)[1:] == ["read", "message", "read", "message", "read"])
+    server.wait_for(
+        lambda: server.hooks_of(conn)[1:] == ["read", "message", "read", "message", "read"]
+    )
     values = [event.value for event in server.of_connection(conn)][1:]
     assert values == [b"raw\nraw\n", b"line", b"rest\n", b"a", b"b\n"]
     # The "c" is the beginning of a line.

@@ -239,11 +239,11 @@ REPRS = {
 def test_a_framing_is_a_value(text: str) -> None:
     framing = REPRS[text]
     assert repr(framing) == text
-    again = eval(text, vars(iocp_bind))  # noqa: S307  it is the text above
+    again = eval(text, vars(iocp_bind))
     for same in (again, copy.copy(framing), copy.deepcopy(framing)):
         assert same == framing
         assert hash(same) == hash(framing)
-    assert pickle.loads(pickle.dumps(framing)) == framing  # noqa: S301
+    assert pickle.loads(pickle.dumps(framing)) == framing
     assert [other for other in REPRS.values() if other == framing] == [framing]
     field = text.partition("(")[2].partition("=")[0]
     with pytest.raises(FrozenInstanceError):

@@ -56,7 +56,12 @@ def test_the_framing_of_the_object(serve: Serve, connect: Connect) -> None:
 
 def test_the_framing_of_start_wins(serve: Serve, connect: Connect) -> None:
     server = OnClass(lambda conn, messages: conn.send_message(messages[0]))
-    for framing, text in [(FixedSize(2), b"ab"), (None, b""), (LengthPrefix(1), b"\2ab"), (..., b"a\n")]:
+    for framing, text in [
+        (FixedSize(2), b"ab"),
+        (None, b""),
+        (LengthPrefix(1), b"\2ab"),
+        (..., b"a\n"),
+    ]:
         server.events.clear()
         serve(server, framing=framing)
         client = connect(server)

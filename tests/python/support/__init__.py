@@ -33,7 +33,6 @@ from support.messages import (
     Feeder,
     Lists,
     Messages,
-    NoReads,
     NoWrites,
 )
 from support.servers import Echo, Event, Logs, Recorder, S, Serve, echo_back
@@ -69,7 +68,6 @@ __all__ = [
     "Lists",
     "Logs",
     "Messages",
-    "NoReads",
     "NoWrites",
     "Recorder",
     "S",

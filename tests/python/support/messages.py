@@ -57,12 +57,6 @@ class NoWrites(iocp_bind.Server):
     on_write_completed = iocp_bind.Server.on_write_completed
 
 
-class NoReads(iocp_bind.Server):
-    """In front of a `Recorder`: one that takes no bytes without a framing."""
-
-    on_read_completed = iocp_bind.Server.on_read_completed
-
-
 class Feeder:
     """Sends pieces to a connection, each when the one before has come: none are put together."""
 
@@ -71,12 +65,15 @@ class Feeder:
         self._client = client
         self._conn = conn
         self._sent = conn.bytes_received
+        self.was_reset = False  # true exactly when a send has found that out
 
     def feed(self, *pieces: bytes) -> None:
         """Send them. A connection that has ended gets no more."""
         for piece in pieces:
-            with contextlib.suppress(ConnectionError):
+            try:
                 self._client.sendall(piece)
+            except ConnectionError:
+                self.was_reset = True
             self._sent += len(piece)
             wait_until(self._came, "the bytes coming", pause=0.0002)
 
