@@ -85,9 +85,7 @@ def test_messages_that_come_in_time(serve: Serve, connect: Connect, kind: type[M
 
 
 @KINDS
-def test_between_messages_no_time_runs(
-    serve: Serve, connect: Connect, kind: type[Messages]
-) -> None:
+def test_it_rests_between_messages(serve: Serve, connect: Connect, kind: type[Messages]) -> None:
     """Nor without a framing."""
     server = serve(kind(), framing=LINES, message_timeout=1.0)
     between, raw, inside = (connect(server) for _ in range(3))
