@@ -16,6 +16,7 @@ from support import (
     Serve,
     ServerChild,
     full_load,
+    linux_only,
     need_descriptors,
     open_client,
     resident_bytes,
@@ -219,6 +220,7 @@ def test_nothing_can_be_sent_after_a_fault(serve: Serve, connect: Connect) -> No
 # ---- Attackers: memory grows with the bytes that came.
 
 
+@linux_only
 @pytest.mark.parametrize(
     ("framing", "header"),
     [
@@ -278,6 +280,7 @@ JUST_BELOW: dict[str, bytes] = {
 }
 
 
+@linux_only
 @pytest.mark.parametrize("piece", [1400, LIMIT * 2])
 @pytest.mark.parametrize("mode", JUST_BELOW)
 @pytest.mark.parametrize("count", [100, full_load(2000)])

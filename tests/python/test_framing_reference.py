@@ -52,7 +52,7 @@ LENGTHS = st.builds(
 # Delimiters that overlap, and begin with each other.
 DELIMITERS = st.builds(
     lambda delimiters, keep, max_size: Delimiter(*delimiters, keep=keep, max_size=max_size),
-    st.lists(st.text("ab;", min_size=1, max_size=5).map(str.encode), min_size=1, max_size=4),
+    st.lists(st.text("ab;", min_size=1, max_size=3).map(str.encode), min_size=1, max_size=4),
     st.booleans(),
     MAX_SIZES,
 )
@@ -96,6 +96,8 @@ def _programs(draw: st.DrawFn, framings: st.SearchStrategy[Framing]) -> tuple[An
     parts = draw(st.lists(st.one_of(frame, frame, frame, noise), max_size=6))
     stream = b"".join(parts)
     cuts = draw(st.sets(st.integers(0, len(stream)), max_size=8))
+    if draw(st.booleans()):
+        cuts = set(range(len(stream)))
     edges = [0, *sorted(cuts), len(stream)]
     pieces = [stream[a:b] for a, b in itertools.pairwise(edges) if a != b]
     return framing, stream, pieces
@@ -189,6 +191,25 @@ def test_random_streams(name: str, kind: str) -> None:
                 _compare(framing, expected, _run(server, framing, pieces))
 
         run()
+
+
+# Delimiters that begin in others, and so are found late.
+NESTED: list[tuple[Framing, list[bytes]]] = [
+    (Delimiter(b";", b"a;;"), [b"a;", b";"]),
+    (Delimiter(b"\n", b"\r\n\r\n"), [b"x\r\n", b"\r\n", b"y\r\n", b"z\n"]),
+    (Delimiter(b"a", b"ab", b"abab"), [b"aba", b"ab", b"aba"]),
+    (Delimiter(b"ab", b"b", keep=True, max_size=1), [b"xa", b"b", b"a", b"b", b"xxb"]),
+]
+
+
+@pytest.mark.parametrize("name", backends_of_this_system())
+def test_nested_delimiters(name: str) -> None:
+    if not iocp_bind.backends()[name].available:
+        pytest.skip(iocp_bind.backends()[name].reason)
+    with _subjects(name) as servers:
+        for framing, pieces in NESTED:
+            for server in servers:
+                _compare(framing, cut(framing, b"".join(pieces)), _run(server, framing, pieces))
 
 
 # ---- What is sent is received.
