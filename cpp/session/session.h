@@ -188,7 +188,6 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void SetFirstFraming();
   void TakeFraming();
   void FollowFraming(Owner& owner);
-  [[nodiscard]] bool FramingDue() const;
   void DeliverBytes(Owner& owner, Buffer& bytes);
   bool DeliverMessages(Owner& owner, Buffer& bytes, bool last);
   bool EndMessages(Owner& owner);

@@ -73,12 +73,6 @@ void Session::DeferFirst(Owner& owner, Buffer& bytes) {
   }
 }
 
-// True when somebody has set a framing that has not been taken: the hook of a write, say, which no
-// bytes follow. What is kept may be messages for it.
-bool Session::FramingDue() const {
-  return framing_changed_.load(std::memory_order_relaxed) && closing_.phase() <= Phase::kFailing;
-}
-
 // Gives `bytes` to the hooks, one after the other. What they do not take now is left in it.
 void Session::DeliverBytes(Owner& owner, Buffer& bytes) {
   while (bytes.size() != 0 && MayRead()) {
