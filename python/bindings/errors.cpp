@@ -19,9 +19,11 @@ PyObject* frame_error = nullptr;
 std::atomic<int> running_servers{0};
 std::atomic<bool> forked_while_running{false};
 
-PyObject* NewException(py::module_& module, const char* name, PyObject* base, const char* doc) {
+// `attributes`: of the class; null: it has none.
+PyObject* NewException(py::module_& module, const char* name, PyObject* base, const char* doc,
+                       PyObject* attributes = nullptr) {
   const std::string qualified = std::string("iocp_bind.") + name;
-  PyObject* type = PyErr_NewExceptionWithDoc(qualified.c_str(), doc, base, nullptr);
+  PyObject* type = PyErr_NewExceptionWithDoc(qualified.c_str(), doc, base, attributes);
   if (type == nullptr) throw py::error_already_set();
   module.attr(name) = py::handle(type);
   return type;  // for the life of the process
@@ -139,12 +141,17 @@ void RegisterErrors(py::module_& module) {
   send_backlog_full = NewException(module, "SendBacklogFull", PyExc_RuntimeError,
                                    "The connection's backlog is at send_backlog_limit or "
                                    "max_pending_sends; nothing was queued.");
+  // One that a user makes has the attributes too.
+  py::dict none;
+  none["announced"] = py::none();
+  none["limit"] = py::none();
   frame_error = NewException(
       module, "FrameError", PyExc_ConnectionError,
       "The client has sent what is no message of the connection's framing.\n\n"
       "`limit` is the framing's max_size and `announced` the length of the message, if the "
       "message\n"
-      "is too long; otherwise both are None. `announced` is also None if no length was announced.");
+      "is too long; otherwise both are None. `announced` is also None if no length was announced.",
+      none.ptr());
 #ifndef _WIN32
   ::pthread_atfork(nullptr, nullptr, [] {
     if (running_servers.load() > 0) forked_while_running.store(true);

@@ -19,7 +19,8 @@ class FrameError(ConnectionError):
     limit: int | None
 
 @final
-class NativeFraming: ...
+class NativeFraming:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
 
 @final
 class TimerHandle:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from iocp_bind import _core
 from iocp_bind._broadcast import broadcast
+from iocp_bind._framing import Framing
 from iocp_bind._hook_checks import (
     check_message_hooks,
     overridden_hooks,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self, TypeVarTuple, Unpack
 
     from iocp_bind._core import Connection, TimerHandle
-    from iocp_bind._framing import Framing
     from iocp_bind._start_options import StartOptions
 
     _Args = TypeVarTuple("_Args")
@@ -238,7 +238,7 @@ class Server(Hooks[Data]):
         refuse_hidden_methods(self, Server)
         refuse_unknown_hooks(self, Server)
         hooks: dict[str, object] = dict(overridden_hooks(self, Server))
-        check_message_hooks(self, hooks, framed=options["framing"] is not None)
+        check_message_hooks(self, hooks, framed=isinstance(options["framing"], Framing))
         hooks["on_hook_error"] = self.on_hook_error
         hooks["warn"] = logger.warning
         stopped = Stopped()

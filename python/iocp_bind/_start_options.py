@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
+    from types import EllipsisType
+
     from iocp_bind._framing import Framing
 
 
@@ -27,7 +29,7 @@ class StartOptions(TypedDict, total=False):
     write_high_water: int
     write_low_water: int
     flow_control: bool
-    framing: Framing | None
+    framing: Framing | EllipsisType | None
     established_on: Literal["connect", "first_data"]
     first_data_timeout: float | None
     idle_timeout: float | None

@@ -85,7 +85,7 @@ class Stats:
     pending_accepts: int
     """Accept operations that the system has now. Gauge."""
     sends_refused: int
-    """Calls of `Connection.send` and `writelines` that raised `SendBacklogFull`. Counter."""
+    """Calls of `Connection.send` and its like that raised `SendBacklogFull`. Counter."""
     broadcasts_skipped: int
     """Connections that were left out of a broadcast because their backlog was full. Counter."""
     send_backlog: int

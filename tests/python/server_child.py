@@ -80,11 +80,35 @@ class NotifiedLines(Lines):
         pass
 
 
+class LengthFrames(iocp_bind.Server):
+    """Sends back each message of up to 64 KiB."""
+
+    framing: iocp_bind.Framing = iocp_bind.LengthPrefix(max_size=65_536)
+
+    def on_messages(self, conn: Connection, messages: list[bytes]) -> None:
+        conn.send_messages(messages)
+
+
+class LineFrames(LengthFrames):
+    """The same with lines."""
+
+    framing = iocp_bind.Delimiter(b"\n", max_size=65_536)
+
+
+class CobsFrames(LengthFrames):
+    """The same with messages that are encoded."""
+
+    framing = iocp_bind.Cobs(65_536)
+
+
 MODES: dict[str, type[iocp_bind.Server]] = {
     "echo": Echo,
     "counting": Counting,
     "lines": Lines,
     "notified lines": NotifiedLines,
+    "length frames": LengthFrames,
+    "line frames": LineFrames,
+    "cobs frames": CobsFrames,
 }
 
 

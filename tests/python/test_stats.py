@@ -34,6 +34,7 @@ COUNTERS = {
     "closed": dict,
     "connections": int,
     "reads": int,
+    "messages": int,
     "writes": int,
     "bytes_received": int,
     "bytes_sent": int,

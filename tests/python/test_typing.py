@@ -64,10 +64,40 @@ class Mine(iocp_bind.Server):
         print(reason is CloseReason.PEER_CLOSED)
 
 
-class Views(iocp_bind.Server):
+class Views(iocp_bind.Server[memoryview]):
+    framing = iocp_bind.LengthPrefix(2, "little", offset=0, adjust=-2, strip=None, max_size=100)
+
     def on_read_completed(self, conn: Connection, data: memoryview) -> None:
         conn.send(data)
 
+    def on_message(self, conn: Connection, message: memoryview) -> None:
+        ok: bool = conn.send_message(message)
+        reveal_type(conn.framing)
+
+
+class Lines(iocp_bind.Server):
+    framing = iocp_bind.Delimiter(b"\\r\\n", b"\\n", keep=False)
+
+    def on_messages(self, conn: Connection, messages: list[bytes]) -> None:
+        conn.send_messages(messages)
+        conn.send_messages(message.upper() for message in messages)
+        conn.framing = None
+        conn.framing = iocp_bind.VarintPrefix()
+
+    def on_connection_error(self, conn: Connection, error: OSError) -> None:
+        if isinstance(error, iocp_bind.FrameError):
+            reveal_type(error.announced)
+
+
+Lines().start(framing=iocp_bind.Netstring(), message_timeout=1.5)
+Lines().run(framing=None)
+reveal_type(Lines().broadcast_message(b"x", None, to=[], on_full="close"))
+base = iocp_bind.Server()
+data, views = b"", memoryview(b"")
+for each in base.connections():
+    base.on_message(each, data)
+    base.on_messages(each, [data])
+    Views().on_messages(each, [views])
 
 with Mine() as server:
     reveal_type(server)
@@ -96,6 +126,52 @@ for conn in server.connections():
 server.on_read_complete
 """
 
+# What each hook gets, and what it does not: an override that takes something else is an error.
+OVERRIDES = """
+import iocp_bind
+from iocp_bind import Connection, Server
+
+
+class Bytes(Server):
+    def on_read_completed(self, conn: Connection, data: bytes) -> None: ...
+    def on_message(self, conn: Connection, message: bytes) -> None: ...
+    def on_messages(self, conn: Connection, messages: list[bytes]) -> None: ...
+
+
+class Views(Server[memoryview]):
+    def on_read_completed(self, conn: Connection, data: memoryview) -> None: ...
+    def on_message(self, conn: Connection, message: memoryview) -> None: ...
+    def on_messages(self, conn: Connection, messages: list[memoryview]) -> None: ...
+
+
+class Wrong(Server):
+    framing = b"x"  # error
+    def on_read_completed(self, conn: Connection, data: memoryview) -> None: ...  # error
+    def on_message(self, conn: Connection, message: str) -> None: ...  # error
+    def on_messages(self, conn: Connection, messages: list[memoryview]) -> None: ...  # error
+
+
+class WrongViews(Server[memoryview]):
+    def on_read_completed(self, conn: Connection, data: bytes) -> None: ...  # error
+    def on_message(self, conn: Connection, message: bytes) -> None: ...  # error
+    def on_messages(self, conn: Connection, messages: bytes) -> None: ...  # error
+
+
+class Text(Server[str]): ...  # error
+
+
+conn: Connection
+conn.framing = b"x"  # error
+conn.send_message("x")  # error
+conn.send_messages(["x"])  # error
+Bytes().start(framing=b"x")  # error
+Bytes().run(framing=iocp_bind.FixedSize)  # error
+iocp_bind.LengthPrefix(4, "middle")  # error
+iocp_bind.LengthPrefix(4, "big", 0)  # error
+iocp_bind.Delimiter("x")  # error
+Bytes().broadcast_message("x")  # error
+"""
+
 
 @needs_mypy
 def test_a_user_sees_the_right_types(tmp_path: Path) -> None:
@@ -108,6 +184,9 @@ def test_a_user_sees_the_right_types(tmp_path: Path) -> None:
     assert short == [
         "int",
         "bool",
+        "iocp_bind._framing.Framing | None",
+        "int | None",
+        "int",
         "user.Mine",
         "tuple[str, int]",
         "list[iocp_bind._core.Connection]",
@@ -126,11 +205,31 @@ def test_the_mistakes_of_a_user_are_found(tmp_path: Path) -> None:
     assert lines == {5, 6, 7, 8, 10, 11, 12, 13}, done.stdout
 
 
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_a_hook_is_typed_exactly(tmp_path: Path, checker: str) -> None:
+    if importlib.util.find_spec(checker) is None:
+        pytest.skip(f"{checker} is not installed")
+    program = tmp_path / "overrides.py"
+    program.write_text(OVERRIDES)
+    if checker == "mypy":
+        done = _mypy(tmp_path, str(program))
+    else:
+        command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(program)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=110, check=False, cwd=tmp_path
+        )
+    found = re.findall(r"overrides\.py:(\d+)(?::\d+)?(?: -|:) error", done.stdout)
+    lines = OVERRIDES.split("\n")
+    expected = {n for n, line in enumerate(lines, 1) if line.endswith("# error")}
+    assert {int(number) for number in found} == expected, done.stdout
+
+
 @needs_mypy
 def test_the_stub_matches_the_module(tmp_path: Path) -> None:
     """stubtest compares _core.pyi with the module itself."""
     allowed = tmp_path / "allowed"
-    allowed.write_text("iocp_bind._core.Core\n")  # only for its metaclass, which is pybind11's
+    # Only for their metaclass, which is pybind11's.
+    allowed.write_text("iocp_bind._core.Core\niocp_bind._core.NativeFraming\n")
     command = [sys.executable, "-m", "mypy.stubtest", "iocp_bind._core"]
     command += ["--ignore-disjoint-bases", f"--allowlist={allowed}"]
     done = subprocess.run(
@@ -149,11 +248,20 @@ def test_what_is_public_is_what_the_design_names() -> None:
         "BackendInfo",
         "BackendUnavailable",
         "CloseReason",
+        "Cobs",
         "Connection",
+        "Delimiter",
+        "FixedSize",
+        "FrameError",
+        "Framing",
+        "LengthPrefix",
+        "Netstring",
         "SendBacklogFull",
         "Server",
+        "Slip",
         "Stats",
         "TimerHandle",
+        "VarintPrefix",
         "__version__",
         "backends",
     }
@@ -168,6 +276,8 @@ def test_what_is_public_is_what_the_design_names() -> None:
         "SHUTDOWN",
         "HOOK_ERROR",
         "RECEIVE_TIMEOUT",
+        "FRAME_ERROR",
+        "MESSAGE_TIMEOUT",
     ]
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", iocp_bind.__version__)
 

@@ -28,6 +28,13 @@ from support.clients import (
     saw_reset,
     server_socket_of,
 )
+from support.messages import (
+    EachMessage,
+    Feeder,
+    Lists,
+    Messages,
+    NoWrites,
+)
 from support.servers import Echo, Event, Logs, Recorder, S, Serve, echo_back
 from support.system import (
     ON_LINUX,
@@ -53,10 +60,15 @@ __all__ = [
     "Address",
     "Child",
     "Connect",
+    "EachMessage",
     "Echo",
     "Event",
+    "Feeder",
     "Finished",
+    "Lists",
     "Logs",
+    "Messages",
+    "NoWrites",
     "Recorder",
     "S",
     "Serve",

@@ -12,7 +12,7 @@ import iocp_bind
 from iocp_bind import CloseReason, Connection
 from support.waiting import DEADLINE
 
-S = TypeVar("S", bound=iocp_bind.Server)
+S = TypeVar("S", bound="iocp_bind.Server[Any]")
 
 
 class Serve(Protocol):

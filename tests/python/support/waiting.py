@@ -32,11 +32,13 @@ def in_threads(count: int, function: Callable[[int], object]) -> None:
         raise errors[0]
 
 
-def wait_until(predicate: Callable[[], object], what: str, deadline: float = DEADLINE) -> None:
-    """Poll for what no hook announces."""
+def wait_until(
+    predicate: Callable[[], object], what: str, deadline: float = DEADLINE, pause: float = 0.005
+) -> None:
+    """Poll for what no hook announces, every `pause` seconds."""
     end = time.monotonic() + deadline
-    pause = threading.Event()
+    never = threading.Event()
     while not predicate():
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {deadline} s")
-        pause.wait(0.005)
+        never.wait(pause)
