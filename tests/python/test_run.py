@@ -387,7 +387,7 @@ def test_repr_of_a_server_that_was_not_initialised() -> None:
 def test_run_takes_the_options_of_start() -> None:
     """A type checker sees them too."""
     names = vars(typing) | vars(iocp_bind) | vars(sys.modules["types"])
-    hints = typing.get_type_hints(StartOptions, names)
+    hints = typing.get_type_hints(StartOptions, names, names)
     start = typing.get_type_hints(iocp_bind.Server.start, names)
     del start["host"], start["port"], start["return"]
     assert hints == start
