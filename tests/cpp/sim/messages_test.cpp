@@ -124,9 +124,13 @@ TEST_P(MessagesTest, ASwitchFromElsewhereCutsTheBeginningThatIsKept) {
   for (const std::size_t size : {std::size_t{6}, std::size_t{50'000}}) {
     Scenario scenario(Setup(LengthPrefix()));
     const auto client = scenario.Connect();
-    const std::string frame = "\0\1\0\0"s + std::string(size, 'x');
-    client->Send(frame);
-    scenario.PassTime(milliseconds(20));
+    std::string frame = "\0\1\0\0"s;
+    while (frame.size() < size) frame += std::to_string(frame.size()) + ",";
+    if (frame.size() % 2 != 0) frame += ",";
+    for (std::size_t i = 0; i < frame.size(); i += 20'000) {
+      client->Send(frame.substr(i, 20'000));
+      scenario.PassTime(milliseconds(20));
+    }
     Connection& connection = scenario.ConnectionOf(client);
     EXPECT_EQ(CutterOf(connection).kept(), frame.size());
     connection.SetFraming(FixedSize(frame.size() / 2));
