@@ -301,8 +301,8 @@ bool Session::Progress(Owner& owner) {
     Fail(owner, owner.broken());
     if (inbound_.ended()) ActOnEnd(owner);  // no completion follows that would make it look again
   }
-  // Completions from the inbox are delivered first, and what another framing makes of a message that
-  // is late.
+  // Completions from the inbox are delivered first, and what another framing makes of a message
+  // that is late.
   if (closing_.phase() != Phase::kOpen || (owner.arrivals().size() == arrived && !FramingDue())) {
     CheckDeadlines(owner);
   }

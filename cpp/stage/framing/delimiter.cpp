@@ -127,8 +127,9 @@ void DelimiterFraming::Encode(std::string_view message, Frame* frame) const {
     const Match end = Find(message, 0, false);
     const bool whole = end.size != 0 && end.at + end.size == message.size();
     if (!whole || (end.may_grow && message.substr(end.at) != first)) {
-      throw std::invalid_argument("with keep=True a message ends with a delimiter that is not the "
-                                  "beginning of a longer one, and has no other one");
+      throw std::invalid_argument(
+          "with keep=True a message ends with a delimiter that is not the "
+          "beginning of a longer one, and has no other one");
     }
     size = end.at;
   } else if (Find(message, 0, true).size != 0) {
@@ -138,8 +139,9 @@ void DelimiterFraming::Encode(std::string_view message, Frame* frame) const {
   }
   CheckMessageSize(size, max_size_);
   if (longest_ > 1 && Joins(message, frame->tail())) {
-    throw std::invalid_argument("a message must not make a delimiter with the bytes of those "
-                                "before and behind it");
+    throw std::invalid_argument(
+        "a message must not make a delimiter with the bytes of those "
+        "before and behind it");
   }
 }
 

@@ -42,7 +42,8 @@ struct Account {
   std::uint64_t delivered = 0;
   bool established = false;
 
-  // With a framing: all that the client sends, and what was accepted. Without one the patterns tell.
+  // With a framing: all that the client sends, and what was accepted. Without one the patterns
+  // tell.
   std::unique_ptr<const Script> script;
   std::string accepted_bytes;
 
@@ -232,8 +233,8 @@ class App final : public Handler {
   bool server_called_ = false;  // true exactly while a callback of the server runs
   // True exactly while SendMessages runs, which may give back what it has copied.
   bool sends_messages_ = false;
-  std::size_t loans_ = 0;       // bytes lent to sends that did not come back
-  int batches_ = 0;             // that are open: one for each worker in a hook
+  std::size_t loans_ = 0;  // bytes lent to sends that did not come back
+  int batches_ = 0;        // that are open: one for each worker in a hook
   std::uint64_t hooks_ = 0;
   std::uint64_t thrown_ = 0;
   std::uint64_t established_ = 0;

@@ -161,8 +161,10 @@ void App::SendMessages(Known& known) {
   std::string frames;
   bool carries = true;
   for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t size = choices().Chance(0.1) ? 0 : choices().Size(choices().Chance(0.05) ? 50'000 : 1500);
-    std::string message = framing != nullptr ? framing->DrawMessage(choices(), size) : DrawBytes(choices(), size);
+    const std::size_t size =
+        choices().Chance(0.1) ? 0 : choices().Size(choices().Chance(0.05) ? 50'000 : 1500);
+    std::string message =
+        framing != nullptr ? framing->DrawMessage(choices(), size) : DrawBytes(choices(), size);
     const auto frame = framing != nullptr ? framing->FrameOf(message) : std::nullopt;
     carries = carries && frame;
     frames += frame.value_or("");
@@ -218,7 +220,8 @@ void App::SendMessages(Known& known) {
 // To some or all, one by one, so that it is known who has accepted it.
 void App::BroadcastMessage() {
   const std::size_t size = choices().Size(choices().Chance(0.1) ? 20'000 : 300);
-  const std::string message = framings[choices().Below(framings.size())]->DrawMessage(choices(), size);
+  const std::string message =
+      framings[choices().Below(framings.size())]->DrawMessage(choices(), size);
   MessageBroadcast broadcast(message);
   const std::vector<Known*> all = living_;
   for (Known* const known : all) {
@@ -249,9 +252,10 @@ void App::BroadcastMessage() {
     Check(accepted + to.size() == (was_open && framing != nullptr ? 1U : 0U),
           "a broadcast is neither sent nor skipped");
     skipped_ += to.size();
-    AfterSend(*known, accepted != 0 ? SendResult::kAccepted
-                      : to.empty()  ? SendResult::kClosed
-                                    : SendResult::kBacklogFull,
+    AfterSend(*known,
+              accepted != 0 ? SendResult::kAccepted
+              : to.empty()  ? SendResult::kClosed
+                            : SendResult::kBacklogFull,
               attempt);
   }
 }
@@ -304,8 +308,7 @@ void App::CheckKept() {
     if (cutter == nullptr) continue;
     Check(cutter->memory() <= cutter->kept() + kMostBeside,
           "what is kept of a message takes more memory than its bytes");
-    Check(cutter->kept() <= known->connection->bytes_received(),
-          "more is kept than was received");
+    Check(cutter->kept() <= known->connection->bytes_received(), "more is kept than was received");
   }
 }
 

@@ -74,9 +74,9 @@ void App::CheckSilence(bool at_rest) {
                       (options.flow_control && outbound.charge() > options.write_low_water);
     const auto heard_at = network_.SilentSince(known->connection->remote_address().port);
     if (known->messages && session.phase() == Phase::kOpen) {
-      known->messages->LookAtTime({known->connection->bytes_received(), known->paused,
-                                   held || !at_rest, !heard_at},
-                                  options.message_timeout);
+      known->messages->LookAtTime(
+          {known->connection->bytes_received(), known->paused, held || !at_rest, !heard_at},
+          options.message_timeout);
     }
     // Nobody has to act before the workers have had their turns.
     const bool excused = held || !at_rest;
@@ -158,7 +158,8 @@ void App::CheckMemory(Connection& connection, std::size_t extra) {
       taken += last;
     }
   }
-  const std::size_t most = kMostTimesLimit * engine->options().send_backlog_limit + first + last + extra;
+  const std::size_t most =
+      kMostTimesLimit * engine->options().send_backlog_limit + first + last + extra;
   Check(taken <= most + taken / 16, "a backlog takes more memory than its limit allows");
 }
 

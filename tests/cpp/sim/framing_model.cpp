@@ -110,8 +110,7 @@ class LengthModel final : public FramingModel {
 
 class DelimiterModel final : public FramingModel {
  public:
-  explicit DelimiterModel(Choices& choices)
-      : keep_(choices.Chance(0.3)) {
+  explicit DelimiterModel(Choices& choices) : keep_(choices.Chance(0.3)) {
     max_size_ = DrawMaxSize(choices);
     const std::size_t count = choices.Between(1, 3);
     for (std::size_t i = 0; i < count; ++i) {
@@ -199,7 +198,8 @@ class DelimiterModel final : public FramingModel {
 
 class FixedModel final : public FramingModel {
  public:
-  explicit FixedModel(Choices& choices) : size_(choices.OneOf<std::size_t>({1, 2, 7, 100, 1000, 40'000})) {
+  explicit FixedModel(Choices& choices)
+      : size_(choices.OneOf<std::size_t>({1, 2, 7, 100, 1000, 40'000})) {
     max_size_ = size_;
     framing_ = FixedSize(size_);
   }
@@ -433,7 +433,8 @@ Script Script::Draw(Choices& choices, const FramingModels& models, const Framing
     const std::size_t begin = script.bytes.size();
     const std::size_t end = choices.Chance(0.6) ? size : begin + choices.Size(size - begin + 1);
     while (script.bytes.size() < end) {
-      const std::size_t more = choices.Chance(0.1) ? 0 : choices.Size(choices.Chance(0.05) ? 100'000 : 2000);
+      const std::size_t more =
+          choices.Chance(0.1) ? 0 : choices.Size(choices.Chance(0.05) ? 100'000 : 2000);
       script.bytes += framing != nullptr ? framing->DrawFrame(choices, more)
                                          : DrawBytes(choices, choices.Size(2000));
       if (choices.Chance(0.01)) script.bytes += DrawBytes(choices, choices.Size(300));
@@ -443,7 +444,8 @@ Script Script::Draw(Choices& choices, const FramingModels& models, const Framing
   } while (script.bytes.size() < size);
   // Some end inside a message.
   if (choices.Chance(0.2)) {
-    script.bytes.resize(script.bytes.size() - choices.Below(std::min<std::size_t>(script.bytes.size(), 20) + 1));
+    script.bytes.resize(script.bytes.size() -
+                        choices.Below(std::min<std::size_t>(script.bytes.size(), 20) + 1));
     for (Part& part : script.parts) part.end = std::min(part.end, script.bytes.size());
   }
   return script;

@@ -22,8 +22,8 @@ class FramingModel {
   struct Cut {
     enum class Kind : std::uint8_t { kMore, kMessage, kSkip, kFault };
     Kind kind = Kind::kMore;
-    std::size_t used = 0;  // kMessage, kSkip
-    std::string message;   // kMessage: as the hook gets it
+    std::size_t used = 0;                              // kMessage, kSkip
+    std::string message;                               // kMessage: as the hook gets it
     FrameFault::Kind fault = FrameFault::Kind::kNone;  // kFault
     std::optional<std::uint64_t> announced;            // kFault
 
@@ -68,11 +68,11 @@ using FramingModels = std::vector<std::unique_ptr<FramingModel>>;
 // Bytes of which some letters are frequent, so that delimiters and escapes are among them.
 std::string DrawBytes(Choices& choices, std::size_t size);
 
-// All that a client sends: parts, each with a framing of its own, which the server is to set when it
-// has had the part before.
+// All that a client sends: parts, each with a framing of its own, which the server is to set when
+// it has had the part before.
 struct Script {
   struct Part {
-    std::size_t end;                      // in `bytes`
+    std::size_t end;                        // in `bytes`
     const FramingModel* framing = nullptr;  // null: bytes as they are
   };
   std::string bytes;

@@ -73,8 +73,8 @@ class MessagesOracle {
   TimePoint looked_at_;
   bool paused_ = false;
   bool excused_ = false;
-  Duration most_{};      // how long it was inside and not paused
-  Duration least_{};     // the part of it in which the time had to be judged
+  Duration most_{};   // how long it was inside and not paused
+  Duration least_{};  // the part of it in which the time had to be judged
   std::uint64_t received_ = 0;
   TimePoint quiet_from_;  // when something last came, was at hand, or nobody had to judge
 };

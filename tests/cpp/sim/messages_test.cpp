@@ -36,9 +36,7 @@ Scenario::Setup With(const FramingPtr& framing, bool lists) {
   return setup;
 }
 
-const MessageCutter& CutterOf(Connection& connection) {
-  return *Session::Of(connection).cutter();
-}
+const MessageCutter& CutterOf(Connection& connection) { return *Session::Of(connection).cutter(); }
 
 class MessagesTest : public ScenarioTest, public ::testing::WithParamInterface<bool> {
  protected:
@@ -205,12 +203,9 @@ TEST_P(MessagesTest, OneByteATickGrowsTheMemoryByThatByte) {
   const std::string some(3000, 'x');
   const std::string much(30'000, 'x');
   const std::vector<Kind> kinds = {
-      {LengthPrefix(), "\0\0\x75\x30"s + much, much},
-      {Lines(), much + "\n", much},
-      {FixedSize(much.size()), much, much},
-      {Netstring(), "30000:" + much + ",", much},
-      {VarintPrefix(), "\xB8\x17" + some, some},
-      {Slip(), "\xC0" + some + "\xC0", some},
+      {LengthPrefix(), "\0\0\x75\x30"s + much, much}, {Lines(), much + "\n", much},
+      {FixedSize(much.size()), much, much},           {Netstring(), "30000:" + much + ",", much},
+      {VarintPrefix(), "\xB8\x17" + some, some},      {Slip(), "\xC0" + some + "\xC0", some},
   };
   for (const Kind& kind : kinds) {
     Scenario scenario(Setup(kind.framing));
@@ -270,8 +265,8 @@ TEST_F(ScenarioTest, ManySharedMessagesTakeNoRoomForOneAnother) {
   std::vector<SharedBytes> messages;
   for (int i = 0; i < 100; ++i) {
     messages.push_back({bytes.data(), bytes.size()});
-    messages.push_back({bytes.data(), bytes.size(),
-                        [](void* count) { ++*static_cast<int*>(count); }, &released});
+    messages.push_back(
+        {bytes.data(), bytes.size(), [](void* count) { ++*static_cast<int*>(count); }, &released});
   }
   Connection& connection = scenario.ConnectionOf(client);
   EXPECT_EQ(connection.SendMessages(messages), SendResult::kAccepted);
