@@ -211,7 +211,7 @@ def test_the_end_of_the_stream_decides_about_a_delimiter(serve: Serve, connect: 
     client = connect(server)
     conn = server.wait_connection()
     Feeder(client, conn).feed(b"one\rtwo\r")
-    assert server.messages_of(conn) == [b"one"]
+    assert server.wait_messages(conn, 1) == [b"one"]
     client.close()
     assert server.wait_closed(conn) is CloseReason.PEER_CLOSED
     assert server.messages_of(conn) == [b"one", b"two"]

@@ -68,7 +68,7 @@ CANNOT: dict[str, tuple[Framing, bytes, bytes, str]] = {
     "kept-and-empty": (LengthPrefix(1, strip=0), b"", b"\0", "with strip=0 a message has its"),
     "contains": (Delimiter(b"\n"), b"one\ntwo", b"one", "must not contain a delimiter"),
     "contains-another": (Delimiter(b"\n", b";"), b"one;two", b"one", "must not contain a delim"),
-    "makes-one": (Delimiter(b"\n", b"\r\n"), b"one\r", b"one\r ", "make one with the"),
+    "makes-one": (Delimiter(b"\n", b"\r\n"), b"one\r", b"one\r ", "must not make a delimiter with"),
     "line-too-long": (Delimiter(b"\n", max_size=4), b"12345", b"1234", f"{A_LONG_MESSAGE}4"),
     "lacks-its-end": (Delimiter(b";", keep=True), b"one", b"one;", "with keep=True a message"),
     "two-ends": (Delimiter(b";", keep=True), b"a;b;", b"a;", "with keep=True a message ends"),
