@@ -86,7 +86,7 @@ SendResult Connection::SendMessage(std::string_view message) {
 }
 
 void Connection::SetFraming(FramingPtr framing) {
-  Session::Of(*this).SetFraming(std::move(framing));
+  Session::Of(*this).SwitchFraming(std::move(framing));
 }
 FramingPtr Connection::framing() const {
   return const_cast<Session&>(Session::Of(*this)).framing();

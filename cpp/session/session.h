@@ -65,7 +65,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // Throws as Connection::SendMessages does.
   SendResult EnqueueMessages(const SharedBytes* messages, std::size_t count);
   [[nodiscard]] FramingPtr framing();
-  void SetFraming(FramingPtr framing);
+  void SwitchFraming(FramingPtr framing);
   void RequestClose(CloseReason why);
   void RequestAbort(CloseReason why);
   void SetUserPaused(bool paused);
@@ -234,7 +234,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // Null without a framing, and until the first one has been looked at.
   std::unique_ptr<MessageCutter> cutter_;
   FramingPtr framing_ IOCP_GUARDED_BY(inbox_.mutex());
-  // True exactly when SetFraming was called and the owner has not looked at it since.
+  // True exactly when SwitchFraming was called and the owner has not looked at it since.
   std::atomic<bool> framing_changed_{false};
 };
 

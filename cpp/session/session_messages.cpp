@@ -25,7 +25,7 @@ FramingPtr Session::framing() {
   return framing_;
 }
 
-void Session::SetFraming(FramingPtr framing) {
+void Session::SwitchFraming(FramingPtr framing) {
   const MutexLock lock(inbox_.mutex());
   framing_.swap(framing);
   framing_changed_.store(true, std::memory_order_release);
