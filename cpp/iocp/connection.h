@@ -54,7 +54,8 @@ class Connection {
   // Throws std::invalid_argument, with a sentence, when the framing cannot carry one of them,
   // std::logic_error without a framing, and std::bad_alloc; nothing was queued then.
   SendResult SendMessages(std::span<const SharedBytes> messages);
-  SendResult SendMessage(std::string_view message);
+  // One message, which is copied. Windows has a macro SendMessage.
+  SendResult SendAsMessage(std::string_view message);
 
   // How what is received is cut into messages; null: it is not, and goes to OnReadCompleted as it
   // comes. At first it is Options::framing. In a hook of this connection the new one cuts what is

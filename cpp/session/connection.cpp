@@ -80,7 +80,7 @@ SendResult Connection::SendMessages(std::span<const SharedBytes> messages) {
   return Counted(session, session.EnqueueMessages(messages.data(), messages.size()));
 }
 
-SendResult Connection::SendMessage(std::string_view message) {
+SendResult Connection::SendAsMessage(std::string_view message) {
   const SharedBytes copied{message.data(), message.size()};
   return SendMessages({&copied, 1});
 }

@@ -52,7 +52,7 @@ class MessageTest : public ::testing::TestWithParam<MessageParam> {
   // Answers all messages of a call at once.
   void Echo() {
     handler_.on_message = [](Connection& connection, Message& message) {
-      EXPECT_NE(connection.SendMessage(message.view()), SendResult::kBacklogFull);
+      EXPECT_NE(connection.SendAsMessage(message.view()), SendResult::kBacklogFull);
     };
     handler_.on_messages = [](Connection& connection, std::span<Message> messages) {
       std::vector<SharedBytes> all;

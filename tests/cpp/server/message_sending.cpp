@@ -117,14 +117,14 @@ TEST_P(MessageTest, MessagesThatAreNotAcceptedStayTheCallers) {
   for (const FramingPtr& framing : {LengthPrefix(), Cobs(1 << 20U)}) {
     connection->SetFraming(framing);
     EXPECT_EQ(connection->SendMessages(SharedOf(all)), SendResult::kBacklogFull);
-    EXPECT_EQ(connection->SendMessage("x"), SendResult::kBacklogFull);
+    EXPECT_EQ(connection->SendAsMessage("x"), SendResult::kBacklogFull);
     nothing_is_released();
   }
   EXPECT_EQ(server_.stats().sends_refused, 4U);
   connection->Abort();
   ASSERT_TRUE(WaitForClosed());
   EXPECT_EQ(connection->SendMessages(SharedOf(all)), SendResult::kClosed);
-  EXPECT_EQ(connection->SendMessage("x"), SendResult::kClosed);
+  EXPECT_EQ(connection->SendAsMessage("x"), SendResult::kClosed);
   server_.Shutdown(Duration::zero());
   nothing_is_released();
 }
@@ -156,7 +156,7 @@ TEST_P(MessageTest, ManyMessagesAreOneSend) {
   for (const std::string& message : messages) all.push_back({message.data(), message.size()});
   EXPECT_EQ(connection->SendMessages(all), SendResult::kAccepted);
   EXPECT_EQ(connection->SendMessages({}), SendResult::kAccepted);
-  EXPECT_EQ(connection->SendMessage("one"), SendResult::kAccepted);
+  EXPECT_EQ(connection->SendAsMessage("one"), SendResult::kAccepted);
   const std::string wire = AllEncoded(*Netstring(), messages) + "3:one,";
   EXPECT_EQ(client.Receive(wire.size()), wire);
   ASSERT_TRUE(
@@ -180,7 +180,7 @@ TEST_P(MessageTest, MessagesOfSeveralThreadsAreWholeAndInTheOrderOfEach) {
     for (std::size_t i = 0; i < kMessages; ++i) bytes += message(t, i).size() + 4;
     threads.emplace_back([&, t] {
       for (std::size_t i = 0; i < kMessages; ++i) {
-        EXPECT_EQ(connection->SendMessage(message(t, i)), SendResult::kAccepted);
+        EXPECT_EQ(connection->SendAsMessage(message(t, i)), SendResult::kAccepted);
       }
     });
   }

@@ -184,7 +184,7 @@ TEST_P(MessageTest, WithoutAFramingBytesComeAsTheyAreAndWithOneAgainAsMessages) 
   });
   handler_.on_read = [](Connection& connection, Buffer& buffer) {
     EXPECT_EQ(connection.framing(), nullptr);
-    EXPECT_THROW(connection.SendMessage("x"), std::logic_error);
+    EXPECT_THROW(connection.SendAsMessage("x"), std::logic_error);
     if (buffer.view().ends_with('!')) connection.SetFraming(Netstring());
   };
   Start(With(Delimiter({"\n"})));
@@ -407,7 +407,7 @@ TEST_P(MessageTest, AStreamThatEndsInsideAMessageIsAFault) {
 
 TEST_P(MessageTest, TheEndOfTheStreamCompletesAMessage) {
   handler_.on_end_of_stream = [](Connection& connection) {
-    EXPECT_EQ(connection.SendMessage("bye"), SendResult::kAccepted);
+    EXPECT_EQ(connection.SendAsMessage("bye"), SendResult::kAccepted);
     return EndOfStream::kClose;
   };
   Start(With(Delimiter({"\r", "\r\n"})));

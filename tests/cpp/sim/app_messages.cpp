@@ -195,7 +195,7 @@ void App::SendMessages(Known& known) {
   sends_messages_ = true;
   try {
     const FailingMemory::Scope armed(true);
-    result = count == 1 ? connection.SendMessage(copied[0]) : connection.SendMessages(messages);
+    result = count == 1 ? connection.SendAsMessage(copied[0]) : connection.SendMessages(messages);
   } catch (const std::invalid_argument&) {
     Check(framing != nullptr && !carries, "a message is refused that the framing can carry");
     return take_back();

@@ -304,7 +304,7 @@ TEST_P(MessagesTest, WithoutMemoryAConnectionEndsAndNothingIsLost) {
       kept.push_back(message.Share());
       std::string copy(message.size(), '\0');
       message.CopyTo(copy.data());
-      connection.SendMessage(copy);
+      connection.SendAsMessage(copy);
       connection.SendMessages(std::vector<SharedBytes>{{"x", 1}, {copy.data(), copy.size()}});
       if (copy == "b") connection.SetFraming(Lines());
     };

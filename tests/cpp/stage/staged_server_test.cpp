@@ -187,7 +187,7 @@ TEST_P(StagedServerTest, WhatBreaksAStageIsReportedBehindTheDataBeforeIt) {
 TEST_P(StagedServerTest, MessagesAreCutFromWhatTheStagesPassOn) {
   handler_.on_established = [](Connection& connection) { connection.SetFraming(LengthPrefix()); };
   handler_.on_message = [](Connection& connection, Message& message) {
-    EXPECT_EQ(connection.SendMessage(message.view()), SendResult::kAccepted);
+    EXPECT_EQ(connection.SendAsMessage(message.view()), SendResult::kAccepted);
   };
   std::vector<std::string> messages{Pattern(100'000, 1), ""};
   for (std::uint32_t i = 0; i < 50; ++i) messages.push_back(Pattern(i * 37 % 500, i));
