@@ -89,8 +89,8 @@ void CobsFraming::Encode(std::string_view message, Frame* frame) const {
   std::string encoded;
   encoded.reserve(message.size() + message.size() / (kLongest - 1) + 2);
   for (bool more = true; more;) {
-    const std::size_t zero = std::min(message.find('\0'), message.size());
-    const std::size_t run = std::min(zero, kLongest - 1);
+    const std::string_view ahead = message.substr(0, kLongest - 1);
+    const std::size_t run = std::min(ahead.find('\0'), ahead.size());
     encoded += static_cast<char>(run + 1);
     encoded += message.substr(0, run);
     // No zero follows the longest run; a run behind it is needed only for what is left.

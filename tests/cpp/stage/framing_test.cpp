@@ -451,6 +451,13 @@ TEST(FramingTest, CobsRefusesWhatIsBrokenOrTooLong) {
   EXPECT_NE(RefusedMessage(Cobs(3), "abcd"), "");
 }
 
+// If the rest were looked through for each run this would take minutes.
+TEST(FramingTest, CobsLooksOnceAtALargeMessage) {
+  const std::string message(std::size_t{32} << 20U, 'x');
+  EXPECT_EQ(Encoded(*Cobs(message.size()), message).size(),
+            message.size() + message.size() / 254 + 2);
+}
+
 TEST(FramingTest, SlipVectors) {
   const std::vector<std::pair<std::string, std::string>> vectors{
       {"a", "a"},
