@@ -94,7 +94,8 @@ class Framer {
   }
   // True exactly when messages are to be decoded. Asked once, when the framer is new.
   [[nodiscard]] virtual bool decodes() const { return false; }
-  // Decodes a message that Cut has found, in place. Returns its size, at most `size`.
+  // Decodes a message that Cut has found, in place, where decodes() is true. Returns its size, at
+  // most `size`.
   virtual std::size_t Decode(char* data, std::size_t size) {
     static_cast<void>(data);
     return size;

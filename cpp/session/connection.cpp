@@ -100,6 +100,8 @@ void Connection::Close() { Session::Of(*this).RequestClose(CloseReason::kLocalCl
 void Connection::Abort() { Abort(CloseReason::kLocalAbort); }
 void Connection::Abort(CloseReason reason) { Session::Of(*this).RequestAbort(reason); }
 void Connection::PauseReading() { Session::Of(*this).SetUserPaused(true); }
+void Connection::ResumeReading() { Session::Of(*this).SetUserPaused(false); }
+
 TimerHandle Connection::CallSoon(Callback callback) {
   return Session::Of(*this).Schedule(CallKind::kSoon, {}, {}, std::move(callback));
 }
@@ -110,7 +112,6 @@ TimerHandle Connection::CallEvery(Duration interval, Callback callback) {
   interval = std::max(interval, Duration(1));
   return Session::Of(*this).Schedule(CallKind::kEvery, interval, interval, std::move(callback));
 }
-void Connection::ResumeReading() { Session::Of(*this).SetUserPaused(false); }
 
 namespace {
 

@@ -1,5 +1,6 @@
 #include "messages.h"
 
+#include <new>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -75,8 +76,10 @@ class Messages {
 
 }  // namespace
 
-PyObject* MakeMessage(Message& message, bool zero_copy) {
+PyObject* MakeMessage(Message& message, bool zero_copy) try {
   return zero_copy ? MakeReceiveView(message.Share()) : MakeBytes(message);
+} catch (const std::bad_alloc&) {
+  return PyErr_NoMemory();
 }
 
 PyObject* MakeMessages(std::span<Message> messages, bool zero_copy) {
@@ -84,12 +87,7 @@ PyObject* MakeMessages(std::span<Message> messages, bool zero_copy) {
   if (list == nullptr) return nullptr;
   Py_ssize_t index = 0;
   for (Message& message : messages) {
-    PyObject* item = nullptr;
-    try {
-      item = MakeMessage(message, zero_copy);
-    } catch (const std::bad_alloc&) {
-      PyErr_NoMemory();
-    }
+    PyObject* item = MakeMessage(message, zero_copy);
     if (item == nullptr) {
       Py_DECREF(list);
       return nullptr;
