@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import Feeder, Messages, Recorder, backends_of_this_system, open_client
+from support import Feeder, Messages, Recorder, open_client
 from support.framings import Cut, cut, encode, stripped
 
 import iocp_bind
@@ -175,11 +175,8 @@ def _compare(framing: Framing, expected: Cut, found: tuple[list[bytes], Any]) ->
 
 
 @pytest.mark.parametrize("kind", FRAMINGS)
-@pytest.mark.parametrize("name", backends_of_this_system())
-def test_random_streams(name: str, kind: str) -> None:
-    if not iocp_bind.backends()[name].available:
-        pytest.skip(iocp_bind.backends()[name].reason)
-    with _subjects(name) as servers:
+def test_random_streams(backend: str, kind: str) -> None:
+    with _subjects(backend) as servers:
 
         @given(_programs(FRAMINGS[kind]))
         def run(program: tuple[Framing, bytes, list[bytes]]) -> None:
@@ -202,11 +199,8 @@ NESTED: list[tuple[Framing, list[bytes]]] = [
 ]
 
 
-@pytest.mark.parametrize("name", backends_of_this_system())
-def test_nested_delimiters(name: str) -> None:
-    if not iocp_bind.backends()[name].available:
-        pytest.skip(iocp_bind.backends()[name].reason)
-    with _subjects(name) as servers:
+def test_nested_delimiters(backend: str) -> None:
+    with _subjects(backend) as servers:
         for framing, pieces in NESTED:
             for server in servers:
                 _compare(framing, cut(framing, b"".join(pieces)), _run(server, framing, pieces))
@@ -220,13 +214,10 @@ class _Sender(Recorder):
 
 
 @pytest.mark.parametrize("kind", FRAMINGS)
-@pytest.mark.parametrize("name", backends_of_this_system())
-def test_what_is_sent_is_what_a_peer_gets(name: Any, kind: str) -> None:
+def test_what_is_sent_is_what_a_peer_gets(backend: Any, kind: str) -> None:
     """A peer with the same framing gets each message that is accepted, and nothing else."""
-    if not iocp_bind.backends()[name].available:
-        pytest.skip(iocp_bind.backends()[name].reason)
     with _Sender() as server:
-        server.start(port=0, backend=name)
+        server.start(port=0, backend=backend)
 
         @given(st.data())
         def run(data: st.DataObject) -> None:
