@@ -5,8 +5,7 @@
 // - one thread, edge-triggered epoll that is registered once per connection and never changed;
 // - one recv and one send per readiness; what is in flight is written in one piece, as a client
 //   that pipelines does;
-// - messages with a framing are ready-made too: they come back as they were sent, so it never has
-// to
+// - messages with a framing are ready-made too, and come back as they were sent: it never has to
 //   cut what it receives;
 // - every byte is checked, by one memcmp against a ready-made pattern; --check-every lets some
 //   receives be counted only, where to copy large messages would make the client the limit.

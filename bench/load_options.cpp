@@ -71,6 +71,51 @@ Framing ParseFraming(const char* text) {
   Fail(kUsageError, "--framing %s: none, length-prefix or lines is needed", text);
 }
 
+// The option that getopt_long has found, with its value in `optarg`.
+void SetOption(int which, const char* name, Options& options) {
+  switch (which) {
+    case 'h':
+      ParseHost(optarg, options.server);
+      break;
+    case 'p':
+      options.server.sin_port = htons(ParseNumber<std::uint16_t>(name, optarg, 1, 65535));
+      break;
+    case 'c':
+      options.connections = ParseNumber<std::size_t>(name, optarg, 1, 100'000);
+      break;
+    case 'b':
+      options.bytes = ParseNumber<std::size_t>(name, optarg, 1, 16'777'216);
+      break;
+    case 'm':
+      options.framing = ParseFraming(optarg);
+      break;
+    case 'f':
+      options.in_flight = ParseNumber<std::size_t>(name, optarg, 1, 4096);
+      break;
+    case 'k':
+      options.check_every = ParseNumber<std::size_t>(name, optarg, 1, 1024);
+      break;
+    case 'C':
+      options.connect_mode = true;
+      break;
+    case 's':
+      options.duration = ParseSeconds(name, optarg, 0.01);
+      break;
+    case 'w':
+      options.warm_up = ParseSeconds(name, optarg, 0.0);
+      break;
+    case 'u':
+      options.cpu = ParseNumber(name, optarg, 0, CPU_SETSIZE - 1);
+      break;
+    case 'P':
+      options.server_pid = ParseNumber<pid_t>(name, optarg, 1, 1 << 30);
+      break;
+    default:
+      std::fputs(kUsage, stderr);
+      std::exit(kUsageError);
+  }
+}
+
 }  // namespace
 
 const char* NameOf(Framing framing) {
@@ -112,47 +157,7 @@ Options ParseOptions(int argc, char** argv) {
   int index = 0;
   while ((which = getopt_long(argc, argv, "", kLongOptions.data(), &index)) != -1) {
     const char* name = which == '?' ? "" : kLongOptions[static_cast<std::size_t>(index)].name;
-    switch (which) {
-      case 'h':
-        ParseHost(optarg, options.server);
-        break;
-      case 'p':
-        options.server.sin_port = htons(ParseNumber<std::uint16_t>(name, optarg, 1, 65535));
-        break;
-      case 'c':
-        options.connections = ParseNumber<std::size_t>(name, optarg, 1, 100'000);
-        break;
-      case 'b':
-        options.bytes = ParseNumber<std::size_t>(name, optarg, 1, 16'777'216);
-        break;
-      case 'm':
-        options.framing = ParseFraming(optarg);
-        break;
-      case 'f':
-        options.in_flight = ParseNumber<std::size_t>(name, optarg, 1, 4096);
-        break;
-      case 'k':
-        options.check_every = ParseNumber<std::size_t>(name, optarg, 1, 1024);
-        break;
-      case 'C':
-        options.connect_mode = true;
-        break;
-      case 's':
-        options.duration = ParseSeconds(name, optarg, 0.01);
-        break;
-      case 'w':
-        options.warm_up = ParseSeconds(name, optarg, 0.0);
-        break;
-      case 'u':
-        options.cpu = ParseNumber(name, optarg, 0, CPU_SETSIZE - 1);
-        break;
-      case 'P':
-        options.server_pid = ParseNumber<pid_t>(name, optarg, 1, 1 << 30);
-        break;
-      default:
-        std::fputs(kUsage, stderr);
-        std::exit(kUsageError);
-    }
+    SetOption(which, name, options);
   }
   if (optind != argc) Fail(kUsageError, "unexpected argument: %s", argv[optind]);
   if (options.server.sin_port == 0) Fail(kUsageError, "--port is needed");

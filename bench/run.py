@@ -243,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     output, log = Console(), Console(stderr=True)
     if not output.is_terminal:
+        # A file has room for all columns, however long the names of the servers are.
         output = Console(width=2 * WIDTH)
     interrupted = False
     try:

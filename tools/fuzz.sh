@@ -21,7 +21,7 @@ build=build/fuzz
 crashes=$build/crashes
 mkdir -p "$crashes"
 
-# What is fuzzed from here on.
+# Each chooses the fuzzer for everything that follows.
 simulation() {
   committed=tests/cpp/sim/corpus
   fuzz=$build/tests/cpp/sim/fuzz

@@ -49,7 +49,8 @@ TimerNode* TimerWheel::TakeDue() {
     const std::uint64_t span = std::uint64_t{1} << (kSlotBits * level);
     if (current_ % span != 0) continue;
     const std::uint64_t position = (current_ >> (kSlotBits * level)) % kSlots;
-    // As a whole: to unlink each would look at its neighbours, too, when none is in the cache.
+    // The slot is taken as a whole: unlinking each node would touch its neighbours, of which none
+    // is in the cache.
     TimerNode* node =
         std::exchange(slots_[static_cast<std::size_t>(level * kSlots + position)], nullptr);
     occupied_[level] &= ~(std::uint64_t{1} << position);

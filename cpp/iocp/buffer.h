@@ -74,7 +74,8 @@ class Buffer {
 
 // Bytes to send that the caller owns: sent from where they are, without a copy. `release(owner)`
 // is called exactly once when the system no longer needs them, sent or not, on a worker thread,
-// between OnBatchBegin and OnBatchEnd. It must not throw.
+// between OnBatchBegin and OnBatchEnd. Connection::SendMessages may call it on the sending thread
+// instead. It must not throw.
 struct SharedBytes {
   const void* data = nullptr;
   std::size_t size = 0;

@@ -17,7 +17,7 @@ enum class CloseReason : std::uint8_t {
   kShutdown,          // Shutdown closed it
   kHookError,         // an exception left a hook
   kReceiveTimeout,    // Options::receive_timeout, or the connection's own
-  kFrameError,        // what the peer has sent is no message; OnConnectionError reported it
+  kFrameError,        // the peer sent bytes that are no message; OnConnectionError reported it
   kMessageTimeout,    // Options::message_timeout
 };
 inline constexpr std::size_t kCloseReasons = 12;

@@ -57,10 +57,10 @@ class Connection {
   // One message, which is copied. Windows has a macro SendMessage.
   SendResult SendAsMessage(std::string_view message);
 
-  // How what is received is cut into messages; null: it is not, and goes to OnReadCompleted as it
-  // comes. At first it is Options::framing. In a hook of this connection the new one cuts what is
-  // behind the bytes, the message or the list that the hook got. Elsewhere it cuts all that no hook
-  // has been given.
+  // The rule that cuts received bytes into messages; null: none, and OnReadCompleted gets the bytes
+  // as they come. At first it is Options::framing. In a hook of this connection the new one cuts
+  // what is behind the bytes, the message or the list that the hook got. Elsewhere it cuts all that
+  // no hook has been given.
   void SetFraming(FramingPtr framing);
   [[nodiscard]] FramingPtr framing() const;
   // Why the error that OnConnectionError reports is kBadFrame. In hooks of this connection only.
@@ -77,11 +77,11 @@ class Connection {
   // Abort with a reason of its own for OnConnectionClosing.
   void Abort(CloseReason reason);
 
-  // After PauseReading returns in a hook of this connection, OnReadCompleted is not called until
-  // ResumeReading. The end of stream waits with the data before it. A connection that breaks does
-  // not: it is closed at once, and what had been received and not delivered is dropped. Windows
-  // does not report that before ResumeReading while nothing is being sent; elsewhere this may
-  // happen once the peer has ended its stream.
+  // After PauseReading returns in a hook of this connection, neither OnReadCompleted nor OnMessage
+  // nor OnMessages is called until ResumeReading. The end of stream waits with the data before it. A
+  // connection that breaks does not: it is closed at once, and what had been received and not
+  // delivered is dropped. Windows does not report that before ResumeReading while nothing is being
+  // sent; elsewhere this may happen once the peer has ended its stream.
   void PauseReading();
   void ResumeReading();
 

@@ -15,7 +15,7 @@
 
 namespace iocp {
 
-// Why what a peer has sent is no message.
+// Why the bytes of a peer are not a message.
 struct FrameFault {
   enum class Kind : std::uint8_t {
     kNone,
@@ -24,7 +24,7 @@ struct FrameFault {
     kTruncated,  // the stream has ended inside a message
   };
   Kind kind = Kind::kNone;
-  // kTooLong: bytes of the message that was announced; none: no length was.
+  // kTooLong: the announced length of the message, if one was announced.
   std::optional<std::uint64_t> announced;
   // kTooLong: the most bytes that a message may have.
   std::uint64_t limit = 0;
@@ -33,7 +33,7 @@ struct FrameFault {
   [[nodiscard]] std::string Describe() const;
 };
 
-// What a framer has found at the front of a stream.
+// The answer of a framer about the front of a stream.
 struct FrameCut {
   enum class Kind : std::uint8_t {
     kMore,     // the message is not complete
@@ -84,8 +84,8 @@ class Framer {
   // given it is called again with just so many bytes, or, for a large message, not at all: see
   // EndsWell. `last`: true exactly when no more bytes will follow.
   virtual FrameCut Cut(std::string_view bytes, bool last) = 0;
-  // The next bytes begin where a message does, perhaps one that was looked at before: forget how
-  // far.
+  // The next call of Cut gets bytes from the beginning of a message, perhaps one that was looked at
+  // before: forget what was remembered.
   virtual void Reset() {}
   // Whether `trailer`, the bytes behind a large message in its frame, is right.
   virtual bool EndsWell(std::string_view trailer) {

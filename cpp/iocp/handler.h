@@ -49,9 +49,9 @@ class Handler {
 
   virtual void OnConnectionEstablished(Connection&) {}
   virtual void OnReadCompleted(Connection&, Buffer&) {}
-  // What a connection with a framing has received: one message, or, when kHookMessages is wanted,
-  // all that are complete, in order, at least one. A connection without a framing has
-  // OnReadCompleted instead. The list holds what one receive has completed, at most 4096 messages.
+  // A connection with a framing has received one message; or, when kHookMessages is wanted, all
+  // messages that one receive has completed, in order: 1 to 4096. A connection without one has
+  // OnReadCompleted instead.
   virtual void OnMessage(Connection&, Message&) {}
   virtual void OnMessages(Connection&, std::span<Message>) {}
   // Once for each accepted Send, with its length, when its last byte is with the system.
@@ -63,7 +63,7 @@ class Handler {
   // closed or aborted the connection. A send that was refused counts as a backlog above the high
   // mark. Options::flow_control does not matter.
   virtual void OnConnectionWritable(Connection&) {}
-  // The peer has finished sending, and OnReadCompleted has had all of it. Called at most once, and
+  // The peer has finished sending, and the hooks have had all of it. Called at most once, and
   // not when the connection was closed or broke before. kClose sends what is queued by now and
   // closes the connection, with CloseReason::kPeerClosed; so does an exception, unless OnHookError
   // aborts. kKeepOpen leaves the connection open for sending until somebody closes it. If the peer

@@ -87,8 +87,8 @@ struct Options {
   // does not apply once the peer has ended its stream. This and idle_timeout may differ for a
   // connection: see Connection::SetReceiveTimeout.
   std::optional<Duration> receive_timeout;
-  // The first byte of a message has come so long ago, and its last one has not. The time stands
-  // still as that of receive_timeout does.
+  // How long a message may take, from its first byte to its last. The time stands still when that
+  // of receive_timeout does.
   std::optional<Duration> message_timeout;
   // Something was sent and the peer has taken no byte of it for this long. A peer that has taken a
   // part, and then no more, is closed after at most twice the time, by this and by idle_timeout.

@@ -234,7 +234,8 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // Null without a framing, and until the first one has been looked at.
   std::unique_ptr<MessageCutter> cutter_;
   FramingPtr framing_ IOCP_GUARDED_BY(inbox_.mutex());
-  // True exactly when SwitchFraming was called and the owner has not looked at it since.
+  // True exactly when framing_ was set, by SwitchFraming or SetFirstFraming, and the owner has not
+  // looked at it since.
   std::atomic<bool> framing_changed_{false};
 };
 

@@ -11,7 +11,7 @@
 namespace iocp {
 namespace {
 
-// Of most frames, the bytes around the message.
+// The bytes around the message in most frames.
 constexpr std::size_t kMostAround = 8;
 // The most messages in one list.
 constexpr std::size_t kMostInList = 4096;
@@ -29,7 +29,7 @@ void Session::SwitchFraming(FramingPtr framing) {
   const MutexLock lock(inbox_.mutex());
   framing_.swap(framing);
   framing_changed_.store(true, std::memory_order_release);
-  // What waits for the rest of a message may be one for the new framing.
+  // Bytes that wait for the rest of a message may be a whole one for the new framing.
   if (!inbox_.finished()) Wake();
 }
 
@@ -64,7 +64,7 @@ void Session::FollowFraming(Owner& owner) {
   }
 }
 
-// What hooks did not take.
+// Defers bytes that hooks did not take.
 void Session::DeferFirst(Owner& owner, Buffer& bytes) {
   try {
     inbound_.DeferFirst(std::move(bytes));
@@ -73,14 +73,14 @@ void Session::DeferFirst(Owner& owner, Buffer& bytes) {
   }
 }
 
-// Gives `bytes` to the hooks, one after the other. What they do not take now is left in it.
+// Gives `bytes` to the hooks, one after the other. Bytes that they do not take now are left in it.
 void Session::DeliverBytes(Owner& owner, Buffer& bytes) {
   while (bytes.size() != 0 && MayRead()) {
     // First, as it may have to wait for somebody who sets a framing.
     EnterToRead(owner);
     if (framing_changed_.load(std::memory_order_acquire)) {
-      // What is kept comes before these bytes: the new framing gets both in the order of the stream
-      // when DeliverPending gives it what waits.
+      // The kept bytes come before these: the new framing gets both in the order of the stream when
+      // DeliverPending gives it what waits.
       if (cutter_ != nullptr && cutter_->inside()) return;
       FollowFraming(owner);
     } else if (cutter_ == nullptr) {
@@ -134,8 +134,8 @@ bool Session::DeliverMessages(Owner& owner, Buffer& bytes, bool last) try {
   return false;
 }
 
-// The stream has ended in order. True when it has not done so inside a message, and hooks have had
-// all before.
+// The stream has ended in order. True when it ended between two messages and the hooks have had all
+// of them.
 bool Session::EndMessages(Owner& owner) {
   Buffer none;
   while (cutter_ != nullptr && cutter_->inside()) {
@@ -243,7 +243,7 @@ const Framing* Session::FramingToSend(FramingPtr* held) {
 
 SendResult Session::EnqueueFrames(const Framing& framing, const SharedBytes* messages,
                                   std::size_t count) {
-  // Of the messages from the `i`th on, up to one that is shared, whose head is copied.
+  // The size of the messages from the `i`th on, up to one that is shared, whose head is copied.
   const auto bytes_from = [&](std::size_t i) {
     std::size_t size = 0;
     for (; i < count; ++i) {

@@ -326,13 +326,14 @@ PyMethodDef methods[] = {
      "times."},
     {"pause_reading", &Call<&Connection::PauseReading>, METH_NOARGS,
      "pause_reading($self, /)\n--\n\n"
-     "Stop calling on_read_completed until resume_reading(); this slows the peer down.\n\n"
+     "Stop calling on_read_completed, on_message and on_messages until resume_reading(); this\n"
+     "slows the peer down.\n\n"
      "The end of the stream waits with the data before it. A connection that breaks is closed at\n"
      "once: on_connection_error and on_connection_closing are called, and data that was received\n"
      "and not delivered is dropped. Windows notices that only after resume_reading() while\n"
      "nothing is being sent; elsewhere this may happen once the peer has ended its stream. Data\n"
-     "that the peer sends during the pause does not count for idle_timeout. The time of\n"
-     "receive_timeout stands still."},
+     "that the peer sends during the pause does not count for idle_timeout. The times of\n"
+     "receive_timeout and message_timeout stand still."},
     {"resume_reading", &Call<&Connection::ResumeReading>, METH_NOARGS,
      "resume_reading($self, /)\n--\n\n"
      "Undo pause_reading(); data that came in the meantime is delivered."},

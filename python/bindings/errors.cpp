@@ -147,7 +147,7 @@ void RegisterErrors(py::module_& module) {
   none["limit"] = py::none();
   frame_error = NewException(
       module, "FrameError", PyExc_ConnectionError,
-      "The client has sent what is no message of the connection's framing.\n\n"
+      "The client sent bytes that are no message of the connection's framing.\n\n"
       "`limit` is the framing's max_size and `announced` the length of the message, if the "
       "message\n"
       "is too long; otherwise both are None. `announced` is also None if no length was announced.",

@@ -29,7 +29,7 @@ def _check_bool(name: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class Framing:
-    """What all framings have in common. Immutable; any number of servers and threads share one.
+    """The base of all framings. Immutable; any number of servers and threads share one.
 
     Use one of the subclasses. In all of them `max_size` is the most bytes that a message may
     have as the hook gets it, up to 1 TiB. A client that announces or sends more is closed with

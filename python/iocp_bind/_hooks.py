@@ -85,7 +85,7 @@ class Hooks(Generic[Data]):
         """
 
     def on_end_of_stream(self, conn: Connection) -> None:
-        """Report that the client has finished sending; `on_read_completed` has had all of it.
+        """Report that the client has finished sending; the hooks have had all of it.
 
         Override it to answer after that: the connection then stays open for sending until
         `conn.close()` is called, in this hook or later, on any thread. If the client goes away

@@ -170,8 +170,8 @@ class Server(Hooks[Data]):
             max_accepts: the most accepts posted (Windows), or taken in one turn (Linux).
             initial_reads: reads posted for a new connection, and after one was filled; one at
                 other times (Windows). 0 waits with a read that has no buffer.
-            buffer_size: bytes of a receive buffer, and so the most that one hook gets. The
-                default is 64 KiB; 16 KiB on Windows, where an idle connection has up to
+            buffer_size: bytes of a receive buffer, and so the most that one `on_read_completed`
+                gets. The default is 64 KiB; 16 KiB on Windows, where an idle connection has up to
                 `initial_reads` of them.
             max_free_buffers: receive buffers kept for reuse.
             max_free_contexts: connection objects kept for reuse.

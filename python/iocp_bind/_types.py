@@ -32,7 +32,7 @@ class CloseReason(enum.IntEnum):
     RECEIVE_TIMEOUT = 9
     """Nothing was received for `receive_timeout`, whatever was sent."""
     FRAME_ERROR = 10
-    """What the client sent is no message; `Server.on_connection_error` reported it."""
+    """The client sent bytes that are no message; `Server.on_connection_error` reported it."""
     MESSAGE_TIMEOUT = 11
     """A message was not complete within `message_timeout`."""
 

@@ -135,7 +135,7 @@ def test_a_fault(
     server = serve(kind(lambda conn, messages: conn.send(b"lost")), framing=framing)
     client = connect(server)
     conn = server.wait_connection()
-    # What follows is never looked at.
+    # Bytes behind the fault are never looked at.
     pieces = [stream + b"more"] if at_once else [stream[i : i + 1] for i in range(len(stream))]
     feeder = Feeder(client, conn)
     feeder.feed(*pieces)

@@ -1,4 +1,4 @@
-"""What a framing finds in random streams, cut at random places, against a plain reference."""
+"""The messages of random streams, cut at random places, against a plain reference."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _frames(draw: st.DrawFn, framing: Framing) -> bytes:
     """A frame as the framing wants it, or nearly so."""
     body = draw(st.binary(max_size=20))
     if isinstance(framing, LengthPrefix):
-        # What follows the length field, if it is told the truth.
+        # The bytes behind the length field; sometimes the field is wrong.
         length = len(body) - framing.adjust + draw(st.sampled_from([0, 0, 0, 0, 1, -1, 1 << 60]))
         field = (length % (1 << 8 * framing.size)).to_bytes(framing.size, framing.byteorder)
         return draw(st.binary(min_size=framing.offset, max_size=framing.offset)) + field + body

@@ -13,7 +13,7 @@ from iocp_bind import CloseReason, Cobs, Connection, Delimiter, FixedSize, Frami
 
 KINDS = pytest.mark.parametrize("kind", [EachMessage, Lists])
 LINES = Delimiter(b"\n")
-# How long a test keeps a connection from its end, where a second is the deadline.
+# How long a hook keeps its worker busy: longer than message_timeout.
 KEPT = 1.5
 
 
@@ -135,7 +135,7 @@ def test_it_stands_still_while_reading_is_paused(serve: Serve, connect: Connect)
 
 
 def test_another_framing_begins_anew(serve: Serve, connect: Connect) -> None:
-    """What was a part of a message is a message for it, and nothing is left."""
+    """The part of a message is whole messages for it, and nothing is left."""
     server = serve(EachMessage(), framing=LINES, message_timeout=1.0)
     client, other = connect(server), connect(server)
     by_address = {e.conn.remote_address: e.conn for e in server.wait_count("established", 2)}

@@ -325,7 +325,7 @@ def test_references_come_back(
         assert conn.send_messages([message, message])
     recv_exact(client, 9 * len(encode(framing, message)))
     wait_until(back, "the references to what was sent")
-    # What is refused, for each reason.
+    # Refused messages, for each reason.
     conn.framing = small
     with pytest.raises(ValueError, match="cannot carry"):
         conn.send_messages([message])
@@ -335,7 +335,7 @@ def test_references_come_back(
     with pytest.raises(RuntimeError):
         conn.send_message(message)
     assert back()
-    # What is dropped with its connection.
+    # Messages that are dropped with their connection.
     conn.framing = framing
     for _ in range(300):
         assert conn.send_messages([message, message])

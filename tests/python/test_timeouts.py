@@ -222,8 +222,10 @@ def test_a_pause_does_not_stop_the_clock_of_a_silent_client(serve: Serve, connec
 
 
 def test_a_client_that_only_listens_is_silent(serve: Serve, connect: Connect) -> None:
-    """One of two clients speaks, and one is spoken to: its time is up before that of a client that
-    came before the last word to it."""
+    """One client speaks, one is only spoken to.
+
+    The second is closed first, before a third one that connected before the last byte was sent to it.
+    """
     server = serve(Recorder(), receive_timeout=1.0, workers=1)
     speaking, listening = connect(server), connect(server)
     conns = {e.conn.remote_address: e.conn for e in server.wait_count("established", 2)}

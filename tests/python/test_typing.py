@@ -126,7 +126,7 @@ for conn in server.connections():
 server.on_read_complete
 """
 
-# What each hook gets, and what it does not: an override that takes something else is an error.
+# The types that each hook gets: an override that takes another one is an error.
 OVERRIDES = """
 import iocp_bind
 from iocp_bind import Connection, Server

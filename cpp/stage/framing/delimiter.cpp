@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "iocp/framing.h"
 #include "stage/framing/parameters.h"

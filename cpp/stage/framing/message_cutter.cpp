@@ -9,8 +9,8 @@ namespace {
 
 // A larger message is kept as it came, and not copied into one piece of memory meanwhile.
 constexpr std::size_t kLarge = 8 * 1024;
-// Of what follows the beginning of a message so many bytes are looked at first, if its length is
-// not known: the rest of a buffer may belong to others.
+// If the length of a message is not known, so many bytes behind its beginning are looked at first:
+// the rest of a buffer may belong to others.
 constexpr std::size_t kFirstLook = 1024;
 // The memory for a message whose length is not known grows by at most so much ahead of its bytes,
 // or by that part of them.

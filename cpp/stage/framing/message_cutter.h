@@ -35,7 +35,7 @@ class MessageCutter {
   void Consume(Buffer& bytes, std::size_t used);
   // Keeps the beginning of a message, after a Cut of `bytes` that has found none.
   void Keep(Buffer bytes);
-  // What is kept, for another framing to cut.
+  // Gives up the kept bytes, for another framing to cut.
   std::vector<Buffer> GiveBack();
 
   [[nodiscard]] const Framing& framing() const { return *framing_; }
@@ -65,11 +65,11 @@ class MessageCutter {
   const FramingPtr framing_;
   const std::unique_ptr<Framer> framer_;
   const bool decodes_;
-  // What is kept: in `text_`, or, of a large message, in `parts_`.
+  // The kept bytes: in `text_`, or in `parts_` if the message is large.
   std::vector<char> text_;
   MessageParts parts_;
   std::size_t borrowed_ = 0;  // bytes at the end of text_ that are not consumed
-  FrameCut announced_;        // what the framer has told about the message whose beginning is kept
+  FrameCut announced_;  // the framer's announcement for the message whose beginning is kept
   bool looked_ = false;       // true exactly when the framer was last asked about what is kept
   FrameCut more_;             // the last answer of the framer in Cut
   FrameFault fault_;

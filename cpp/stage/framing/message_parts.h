@@ -11,7 +11,8 @@
 namespace iocp {
 
 // Keeps receive buffers that are well filled, and copies of the others, so that it takes the
-// memory of its bytes and less than 64 KiB, or a hundredth of them. All may throw std::bad_alloc.
+// memory of its bytes, and at most 64 KiB and a sixty-fourth of them more. All may throw
+// std::bad_alloc.
 class MessageParts {
  public:
   [[nodiscard]] std::size_t size() const { return size_; }
@@ -20,7 +21,7 @@ class MessageParts {
   [[nodiscard]] std::size_t memory() const;
   void Append(Buffer bytes);
   void Append(std::string_view bytes);
-  // From `offset` on, `size` bytes to `to`. What is behind the last part is in `tail_`.
+  // Copies `size` bytes from `offset` on to `to`. The bytes behind the last part are in `tail_`.
   void CopyTo(std::size_t offset, std::size_t size, char* to) const;
   // The parts, one after the other, as buffers. Empty afterwards.
   std::vector<Buffer> Take();

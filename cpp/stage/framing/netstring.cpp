@@ -4,7 +4,7 @@
 namespace iocp {
 namespace {
 
-constexpr std::size_t kMostDigits = 19;  // more could overflow 64 bits
+constexpr std::size_t kMostDigits = 13;  // of kLargestMessage
 
 class NetstringFramer final : public Framer {
  public:
@@ -16,9 +16,7 @@ class NetstringFramer final : public Framer {
       const char c = bytes[i];
       if (c == ':' && i != 0) return Found(bytes, i + 1, length);
       // A length has no leading zero, but for 0 itself.
-      if (c < '0' || c > '9' || i == kMostDigits || (i != 0 && bytes[0] == '0')) {
-        return FrameCut::Malformed();
-      }
+      if (c < '0' || c > '9' || (i != 0 && bytes[0] == '0')) return FrameCut::Malformed();
       length = length * 10 + static_cast<std::uint64_t>(c - '0');
       if (length > max_size_) {
         // The rest of the digits may not have come.
@@ -53,7 +51,7 @@ class NetstringFraming final : public Framing {
     frame->SetHead(std::to_string(message.size()) + ':');
     frame->SetTail(",");
   }
-  [[nodiscard]] std::size_t most_waiting() const override { return kMostDigits + 1; }
+  [[nodiscard]] std::size_t most_waiting() const override { return kMostDigits; }
 
  private:
   const std::size_t max_size_;

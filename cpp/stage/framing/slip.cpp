@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 
 #include "iocp/framing.h"
 #include "stage/framing/parameters.h"

@@ -28,7 +28,7 @@ using Kind = FrameFault::Kind;
 class OneMessageTest : public MessageTest {};
 class MessageListTest : public MessageTest {};
 
-// Of all sizes: small ones, empty ones, one that needs several receives.
+// Messages of all sizes: small ones, empty ones, one that needs several receives.
 Messages Mixed(unsigned seed) {
   Messages messages{Pattern(1, seed), "", Pattern(200'000, seed + 1)};
   for (unsigned i = 0; i < 300; ++i) messages.push_back(Pattern(i * i % 997, seed + i));
@@ -138,7 +138,7 @@ TEST_P(MessageTest, SharedMessagesMayBeKeptAndSentElsewhere) {
 
 // ---- Another framing.
 
-// Lines, each of which tells how many bytes follow it.
+// Lines, each of which says how many bytes follow it.
 TEST_P(OneMessageTest, TheNextMessageIsCutByTheFramingThatAHookHasSet) {
   const FramingPtr lines = Delimiter({"\r\n"});
   handler_.on_message = [&](Connection& connection, Message& message) {

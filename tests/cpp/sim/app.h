@@ -99,9 +99,9 @@ class App final : public Handler {
   // Oracles: nothing that is complete waits, but while reading is blocked, and the port is paused
   // then. Called at a moment when no worker has anything to do.
   void CheckMessages();
-  // What waits for the rest of a message takes about the memory of its bytes.
+  // Oracle: bytes that wait for the rest of a message take about their own memory.
   void CheckKept();
-  // What a client may send now, at most `size` bytes.
+  // The bytes that a client may send now, at most `size` of them.
   [[nodiscard]] std::string Sendable(const Account& account, std::size_t size) const;
   // One thing that a program may do to a connection, from outside of its hooks.
   void ActFromOutside();
@@ -189,8 +189,8 @@ class App final : public Handler {
   void Resume(Known& known);
   void Act(Known& known, bool in_hook);
   void SendSome(Known& known, std::size_t size);
-  // A send has been answered, that found `sent_now` calls of SendNow and the connection closed or
-  // not. `extra`: bytes of memory that it takes beside its last piece.
+  // Noted before a send is tried: its size, the calls of SendNow so far, whether the connection was
+  // closed. `extra`: memory beside its last piece.
   struct Attempt {
     std::size_t size;
     std::uint64_t sent_now;

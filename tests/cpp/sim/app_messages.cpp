@@ -15,7 +15,7 @@
 namespace iocp::sim {
 namespace {
 
-// What a connection may keep beside its bytes.
+// The memory that a connection may take beside its bytes.
 constexpr std::size_t kMostBeside = 64 * 1024;
 // The memory of a send beside its bytes.
 constexpr std::size_t kMostRecord = 256;

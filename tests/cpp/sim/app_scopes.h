@@ -1,4 +1,4 @@
-// What the hooks of the simulation's handler share.
+// Scopes that the hooks of the simulation's handler share.
 #pragma once
 
 #include <string>

@@ -18,7 +18,7 @@ namespace iocp::sim {
 
 class FramingModel {
  public:
-  // What is at the front of a stream.
+  // The answer about the front of a stream.
   struct Cut {
     enum class Kind : std::uint8_t { kMore, kMessage, kSkip, kFault };
     Kind kind = Kind::kMore;

@@ -121,7 +121,7 @@ TEST_F(MessageOrderTest, EachMessageHasTheWholeTime) {
   }
 }
 
-// What was kept for a longer delimiter is the beginning of the next message.
+// Bytes that were kept for a longer delimiter are the beginning of the next message.
 TEST_F(MessageOrderTest, AMessageThatBeganBehindAnotherIsDueToo) {
   for (const Scenario::Setup& setup : Timed(Growing())) {
     Scenario scenario(setup);
@@ -361,7 +361,7 @@ TEST_F(MessageOrderTest, WhatIsKeptAtTheEndOfTheStreamIsDeliveredInOrder) {
   }
 }
 
-TEST_F(MessageOrderTest, AFaultIsToldThoughSomebodySetsAFramingBehindIt) {
+TEST_F(MessageOrderTest, AFaultIsReportedThoughSomebodySetsAFramingBehindIt) {
   for (const Scenario::Setup& setup : Setups(Netstring())) {
     Scenario scenario(setup);
     const auto client = scenario.Connect();
@@ -382,7 +382,7 @@ TEST_F(MessageOrderTest, AFaultIsToldThoughSomebodySetsAFramingBehindIt) {
   }
 }
 
-// What is behind the fault is not looked at, what was to be sent is dropped.
+// Bytes behind the fault are not looked at.
 TEST_F(MessageOrderTest, AFaultBehindAPauseIsFoundWhenReadingIsResumed) {
   for (const Scenario::Setup& setup : Setups(Netstring())) {
     Scenario scenario(setup);

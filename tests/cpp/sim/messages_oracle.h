@@ -1,4 +1,4 @@
-// What the simulation knows of the messages of one connection, and checks: each one by the plain
+// The simulation's knowledge of the messages of one connection. It checks each message by the plain
 // reference, the faults, and the time that a message may take.
 #pragma once
 
@@ -51,7 +51,7 @@ class MessagesOracle {
     bool at_hand;            // true exactly when something is there to receive
   };
   void LookAtTime(const Moment& moment, const std::optional<Duration>& timeout);
-  // It was closed by message_timeout, as `end` tells.
+  // It was closed by message_timeout, as `end` says.
   void CheckTimeOut(const Network::GivenUp& end, const std::optional<Duration>& timeout) const;
 
  private:

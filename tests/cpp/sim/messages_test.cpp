@@ -22,9 +22,9 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using Messages = std::vector<std::string>;
 
-// What a connection may keep beside the bytes of a message.
+// The memory that a connection may take beside the bytes of a message.
 constexpr std::size_t kMostBeside = 64 * 1024;
-// What it keeps between two messages.
+// The memory that it may keep between two messages.
 constexpr std::size_t kMostIdle = 1024;
 
 FramingPtr Lines() { return Delimiter({"\n"}); }

@@ -139,7 +139,8 @@ std::string AnyMessage(Choices& choices, const Subject& subject) {
   return message;
 }
 
-// Of messages as they are sent, of what means something to the framing, and of any bytes.
+// Made of messages as they are sent, of fragments that mean something to the framing, and of any
+// bytes.
 struct Stream {
   std::string bytes;
   // The messages, as long as there was nothing else.
@@ -194,7 +195,7 @@ bool Same(const FrameFault& one, const FrameFault& other) {
   return one.kind == other.kind && one.announced == other.announced && one.limit == other.limit;
 }
 
-// What a reader makes of it that is given another framing of the same kind now and then.
+// Cuts `bytes` with a reader that is given another framing of the same kind now and then.
 void Read(Choices& choices, const Subject& subject, std::string_view bytes,
           std::vector<std::string>* messages, FrameFault* fault) {
   const std::size_t most = choices.OneOf<std::size_t>({FramedReader::kAll, 1, 2});

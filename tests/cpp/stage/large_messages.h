@@ -86,7 +86,7 @@ inline std::vector<Large> LargeOnes() {
           {Slip(), 60'000}};
 }
 
-// What a hook gets of a message of `size` bytes, and its frame.
+// A message as the hook gets it, and its frame.
 inline std::pair<std::string, std::string> MessageAndFrame(const Large& large) {
   std::string message = Numbers(large.size);
   std::replace(message.begin(), message.end(), '\r', ' ');

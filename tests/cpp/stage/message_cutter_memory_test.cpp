@@ -142,7 +142,7 @@ TEST(MessageCutterMemoryTest, ReceiveBuffersOfAnySizeMakeNoDifference) {
   }
 }
 
-// What describes its parts is a small part of a very large one.
+// The records of its parts are small beside a very large message.
 TEST(MessageCutterMemoryTest, AVeryLargeMessageTakesLittleMore) {
   LengthPrefixOptions options;
   options.max_size = 64 * kMiB;

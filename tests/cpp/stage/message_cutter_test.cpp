@@ -1,4 +1,5 @@
-// What cuts a connection's stream: wherever it was received in parts, and whatever the framer does.
+// The cutter of a connection's stream: wherever it was received in parts, and whatever the framer
+// does.
 #include "stage/framing/message_cutter.h"
 
 #include <gtest/gtest.h>
