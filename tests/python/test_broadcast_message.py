@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 import pytest
-from support import Connect, EachMessage, Messages, NoWrites, Serve, recv_exact, saw_reset
+from support import Connect, EachMessage, Messages, Quiet, Serve, recv_exact, saw_reset
 from support.framings import encode
 
 from iocp_bind import (
@@ -24,10 +24,6 @@ from iocp_bind import (
 LINES = Delimiter(b"\n")
 # More than the systems between a server and a client that does not read hold.
 MUCH = bytes(24 << 20)
-
-
-class Quiet(NoWrites, EachMessage):
-    """Does not want to know what was written."""
 
 
 class Clients:
@@ -158,6 +154,20 @@ def test_a_message_that_cannot_be_carried(serve: Serve, connect: Connect) -> Non
         clients.server.broadcast_message(b"abc")
     assert clients.server.broadcast_message(b"ab") == 1
     assert clients.all_heard() == [b"ab"]
+
+
+def test_some_may_have_accepted_what_another_cannot_carry(serve: Serve, connect: Connect) -> None:
+    """Nobody knows who comes first, but it is the same connection each time."""
+    clients = Clients(serve, connect, [LINES, FixedSize(2)])
+    server, conns = clients.server, clients.conns
+    with pytest.raises(ValueError, match="a message has 2 bytes, not 3"):
+        server.broadcast_message(b"abc")
+    conns[0].framing, conns[1].framing = FixedSize(2), LINES
+    with pytest.raises(ValueError, match="a message has 2 bytes, not 3"):
+        server.broadcast_message(b"abc")
+    conns[0].framing = conns[1].framing = LINES
+    assert server.broadcast_message(b"end") == 2
+    assert sorted(clients.all_heard()) == [b"abc\nend\n", b"end\n"]
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception]]] = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support import (
+    KINDS,
     Connect,
     EachMessage,
     Feeder,
@@ -25,7 +26,6 @@ from support import (
 )
 from support.framings import encode
 
-import iocp_bind
 from iocp_bind import (
     CloseReason,
     Cobs,
@@ -40,7 +40,6 @@ from iocp_bind import (
     VarintPrefix,
 )
 
-KINDS = pytest.mark.parametrize("kind", [EachMessage, Lists])
 NO_MESSAGE = "the bytes received are no message of this framing"
 LONGER = "a message is longer than the {} bytes that the framing allows (max_size)"
 ANNOUNCED = "a message of {} bytes was announced; the framing allows {} (max_size)"
@@ -325,4 +324,3 @@ def test_the_modes_of_the_child_have_that_limit() -> None:
     for mode in JUST_BELOW:
         framing = server_child.MODES[mode].framing
         assert getattr(framing, "max_size") == LIMIT  # noqa: B009
-    assert issubclass(iocp_bind.FrameError, ConnectionError)

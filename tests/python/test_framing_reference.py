@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import Feeder, Messages, Recorder, open_client
+from support import EachMessage, Feeder, Lists, Messages, NoWrites, Recorder, open_client
 from support.framings import Cut, cut, encode, stripped
 
-import iocp_bind
 from iocp_bind import (
     CloseReason,
     Cobs,
@@ -106,23 +105,20 @@ def _programs(draw: st.DrawFn, framings: st.SearchStrategy[Framing]) -> tuple[An
 # ---- Servers: one for all examples, whose connections get their framing when they begin.
 
 
-class _Subject(Messages):
+class _Subject(NoWrites, Messages):
     framing_of_next: Framing | None = None
-    on_write_completed = iocp_bind.Server.on_write_completed
 
     def on_connection_established(self, conn: Connection) -> None:
         conn.framing = self.framing_of_next
         super().on_connection_established(conn)
 
 
-class _OneByOne(_Subject):
-    def on_message(self, conn: Connection, message: Any) -> None:
-        self._got(conn, [message])
+class _OneByOne(_Subject, EachMessage):
+    pass
 
 
-class _InLists(_Subject):
-    def on_messages(self, conn: Connection, messages: list[Any]) -> None:
-        self._got(conn, messages)
+class _InLists(_Subject, Lists):
+    pass
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support import (
+    KINDS,
     Connect,
     EachMessage,
     Feeder,
@@ -29,7 +30,6 @@ from iocp_bind import (
     Netstring,
 )
 
-KINDS = pytest.mark.parametrize("kind", [EachMessage, Lists])
 LINES = Delimiter(b"\n")
 
 

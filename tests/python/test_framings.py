@@ -8,7 +8,18 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from support import Connect, EachMessage, Feeder, Lists, Messages, NoWrites, Serve, recv_exact
+from support import (
+    KINDS,
+    Connect,
+    EachMessage,
+    Feeder,
+    Lists,
+    Messages,
+    Quiet,
+    QuietLists,
+    Serve,
+    recv_exact,
+)
 from support.framings import cut, encode
 
 import iocp_bind
@@ -30,7 +41,7 @@ TEXTS = [b"one", b"", b"three and more", b"x" * 20]
 BINARY = [b"\0", b"\xc0\xdb\0", b"a\0\0b", b"\xdb\xdc" * 3]
 
 # name: (framing, messages that it carries)
-KINDS: dict[str, tuple[Framing, list[bytes]]] = {
+FRAMINGS: dict[str, tuple[Framing, list[bytes]]] = {
     "length": (LengthPrefix(4), TEXTS + BINARY),
     "length-1": (LengthPrefix(1), TEXTS),
     "length-2-little": (LengthPrefix(2, "little"), TEXTS),
@@ -53,7 +64,6 @@ KINDS: dict[str, tuple[Framing, list[bytes]]] = {
     "cobs-runs": (Cobs(), [b"a" * 253, b"b" * 254, b"c" * 255, b"d" * 254 + b"\0"]),
     "slip": (Slip(), [text for text in TEXTS + BINARY if text]),
 }
-HOOKS = pytest.mark.parametrize("kind", [EachMessage, Lists])
 
 
 def stream_of(framing: Framing, messages: list[bytes]) -> bytes:
@@ -67,10 +77,10 @@ def _echo(conn: Connection, messages: list[Any]) -> None:
         conn.send_messages(messages)
 
 
-@HOOKS
-@pytest.mark.parametrize("name", KINDS)
+@KINDS
+@pytest.mark.parametrize("name", FRAMINGS)
 def test_every_split(serve: Serve, connect: Connect, kind: type[Messages], name: str) -> None:
-    framing, messages = KINDS[name]
+    framing, messages = FRAMINGS[name]
     stream = stream_of(framing, messages)
     server = serve(kind(), framing=framing)
     client = connect(server)
@@ -91,18 +101,11 @@ def test_every_split(serve: Serve, connect: Connect, kind: type[Messages], name:
     assert "read" not in server.hooks_of(conn)
 
 
-class QuietEach(NoWrites, EachMessage):
-    """Does not ask for on_write_completed, so that large messages are sent where they are."""
-
-
-class QuietLists(NoWrites, Lists):
-    """The same with lists."""
-
-
-@pytest.mark.parametrize("kind", [EachMessage, Lists, QuietEach, QuietLists])
-@pytest.mark.parametrize("name", KINDS)
+# Without on_write_completed large messages are sent from where they are.
+@pytest.mark.parametrize("kind", [EachMessage, Lists, Quiet, QuietLists])
+@pytest.mark.parametrize("name", FRAMINGS)
 def test_there_and_back(serve: Serve, connect: Connect, kind: type[Messages], name: str) -> None:
-    framing, messages = KINDS[name]
+    framing, messages = FRAMINGS[name]
     stream = stream_of(framing, messages)
     server = serve(kind(_echo), framing=framing)
     client = connect(server)
@@ -112,7 +115,7 @@ def test_there_and_back(serve: Serve, connect: Connect, kind: type[Messages], na
 
 
 LARGE = 3_000_000
-LARGE_KINDS: dict[str, Framing] = {
+LARGE_FRAMINGS: dict[str, Framing] = {
     "length": LengthPrefix(max_size=LARGE),
     "line": Delimiter(b"\n", max_size=LARGE),
     "two-ends": Delimiter(b"\r\n", b"\n", max_size=LARGE),
@@ -126,11 +129,11 @@ LARGE_KINDS: dict[str, Framing] = {
 
 @pytest.mark.parametrize("zero_copy", [False, True])
 @pytest.mark.parametrize("kind", [EachMessage, QuietLists])
-@pytest.mark.parametrize("name", LARGE_KINDS)
+@pytest.mark.parametrize("name", LARGE_FRAMINGS)
 def test_a_message_larger_than_every_buffer(
     serve: Serve, connect: Connect, kind: type[Messages], name: str, zero_copy: bool
 ) -> None:
-    framing = LARGE_KINDS[name]
+    framing = LARGE_FRAMINGS[name]
     message = bytes(range(11, 251)) * (LARGE // 240)
     stream = encode(framing, message)
     options = {"send_backlog_limit": 1 << 30, "zero_copy": zero_copy}
@@ -176,12 +179,12 @@ def test_hooks_own_what_they_get(serve: Serve, connect: Connect) -> None:
 # ---- The end of the stream.
 
 
-@HOOKS
-@pytest.mark.parametrize("name", KINDS)
+@KINDS
+@pytest.mark.parametrize("name", FRAMINGS)
 def test_an_end_of_stream_inside_a_message(
     serve: Serve, connect: Connect, kind: type[Messages], name: str
 ) -> None:
-    framing, messages = KINDS[name]
+    framing, messages = FRAMINGS[name]
     stream = stream_of(framing, messages)
     server = serve(kind(), framing=framing)
     for split in range(1, min(len(stream), 60)):

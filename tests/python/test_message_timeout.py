@@ -6,12 +6,10 @@ import socket
 import threading
 import time
 
-import pytest
-from support import Connect, EachMessage, Feeder, Lists, Messages, Serve, wait_until
+from support import KINDS, Connect, EachMessage, Feeder, Messages, Serve, wait_until
 
 from iocp_bind import CloseReason, Cobs, Connection, Delimiter, FixedSize, Framing, LengthPrefix
 
-KINDS = pytest.mark.parametrize("kind", [EachMessage, Lists])
 LINES = Delimiter(b"\n")
 # How long a hook keeps its worker busy: longer than message_timeout.
 KEPT = 1.5
@@ -72,17 +70,6 @@ def test_one_byte_at_a_time_for_ever(serve: Serve, connect: Connect, kind: type[
     assert time.monotonic() - began >= 1.0
     assert "error" not in {event.hook for event in server.events}
     assert server.stats().closed[CloseReason.MESSAGE_TIMEOUT] == len(SLOW)
-
-
-@KINDS
-def test_messages_that_come_in_time(serve: Serve, connect: Connect, kind: type[Messages]) -> None:
-    """Each has the time anew: one byte in 0.2 seconds makes a message of two bytes in time."""
-    server = serve(kind(), framing=FixedSize(2), message_timeout=1.0)
-    client = connect(server)
-    conn = server.wait_connection()
-    with Dripping({client: b"a"}):
-        server.wait_messages(conn, 6)  # more than two seconds
-    assert conn.is_open
 
 
 @KINDS

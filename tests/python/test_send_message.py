@@ -15,7 +15,7 @@ from support import (
     EachMessage,
     Lists,
     Messages,
-    NoWrites,
+    Quiet,
     Serve,
     in_threads,
     recv_exact,
@@ -37,12 +37,8 @@ from iocp_bind import (
     VarintPrefix,
 )
 
-
-class Quiet(NoWrites, EachMessage):
-    """Does not want to know what was written, so large messages are sent from where they are."""
-
-
-KINDS = pytest.mark.parametrize("kind", [EachMessage, Quiet])
+# Without on_write_completed large messages are sent from where they are.
+SENDERS = pytest.mark.parametrize("kind", [EachMessage, Quiet])
 
 
 def start(
@@ -251,7 +247,7 @@ def test_no_messages_are_an_empty_send(serve: Serve, connect: Connect) -> None:
     assert [event.value for event in server.wait_count("write", 3)] == [0, 0, 5]
 
 
-@KINDS
+@SENDERS
 def test_a_full_backlog_takes_no_part_of_a_list(
     serve: Serve, connect: Connect, kind: type[Messages]
 ) -> None:
@@ -306,7 +302,7 @@ CASES: dict[str, Framing] = {
 }
 
 
-@KINDS
+@SENDERS
 @pytest.mark.parametrize("name", CASES)
 def test_references_come_back(
     serve: Serve, connect: Connect, kind: type[Messages], name: str
@@ -346,7 +342,7 @@ def test_references_come_back(
     wait_until(back, "the references to what was dropped")
 
 
-@KINDS
+@SENDERS
 def test_a_refused_list_gives_references_back(
     serve: Serve, connect: Connect, kind: type[Messages]
 ) -> None:

@@ -224,7 +224,8 @@ def test_a_pause_does_not_stop_the_clock_of_a_silent_client(serve: Serve, connec
 def test_a_client_that_only_listens_is_silent(serve: Serve, connect: Connect) -> None:
     """One client speaks, one is only spoken to.
 
-    The second is closed first, before a third one that connected before the last byte was sent to it.
+    The second is closed first, before a third one that connected before the last byte was sent
+    to the second.
     """
     server = serve(Recorder(), receive_timeout=1.0, workers=1)
     speaking, listening = connect(server), connect(server)

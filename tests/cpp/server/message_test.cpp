@@ -425,6 +425,7 @@ TEST_P(MessageTest, AMessageThatTakesTooLongEndsItsConnection) {
   const Stopper stopper{server_};
   const Client complete(server_.address());
   complete.Send("a\n");
+  ASSERT_TRUE(WaitForMessages(1));
   const Client client(server_.address());
   client.Send("b\nc");
   EXPECT_EQ(client.WaitForEnd(), 0);

@@ -56,10 +56,7 @@ void App::CheckTimeOut(const Known& known, CloseReason reason) {
   }
 }
 
-// One tick of the wheel, and what faults may delay: the request of another thread, or a receive
-// that is under way.
 void App::CheckSilence(bool at_rest) {
-  constexpr std::chrono::milliseconds kLateness{120};
   const Options& options = engine->options();
   const TimePoint now = network_.now();
   // At the end of a jump something else may have excused the silence for a moment, in the one turn
@@ -72,10 +69,13 @@ void App::CheckSilence(bool at_rest) {
     // Below the low mark it is read from in any case.
     const bool held = known->paused || outbound.stages_full() ||
                       (options.flow_control && outbound.charge() > options.write_low_water);
+    // Above the high mark its worker knows that it is not, once it has had a turn.
+    const bool blocked = known->paused || (at_rest && options.flow_control &&
+                                           outbound.charge() > options.write_high_water);
     const auto heard_at = network_.SilentSince(known->connection->remote_address().port);
     if (known->messages && session.phase() == Phase::kOpen) {
       known->messages->LookAtTime(
-          {known->connection->bytes_received(), known->paused, held || !at_rest, !heard_at},
+          {known->connection->bytes_received(), blocked, held || !at_rest, !heard_at},
           options.message_timeout);
     }
     // Nobody has to act before the workers have had their turns.

@@ -1,14 +1,12 @@
 #include "framing_model.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 namespace iocp::sim {
 namespace {
 
 using Cut = FramingModel::Cut;
-using Fault = FrameFault::Kind;
 
 // Small ones, so that messages are too long once in a while, and those that nobody reaches.
 std::size_t DrawMaxSize(Choices& choices) {
@@ -33,23 +31,7 @@ class LengthModel final : public FramingModel {
   }
 
   [[nodiscard]] Cut First(std::string_view bytes, bool) const override {
-    const std::size_t header = options_.offset + Size();
-    if (bytes.size() < header) return {};
-    // In 128 bits nothing overflows.
-    __int128 frame = Length(bytes.substr(options_.offset, Size()));
-    frame += options_.adjust;
-    if (frame < 0) return Cut::Fault(Fault::kMalformed);
-    frame += static_cast<__int128>(header);
-    const __int128 message = frame - static_cast<__int128>(Strip());
-    if (message < 0) return Cut::Fault(Fault::kMalformed);
-    if (message > static_cast<__int128>(max_size_)) {
-      constexpr __int128 kMost = std::numeric_limits<std::uint64_t>::max();
-      return Cut::Fault(Fault::kTooLong, static_cast<std::uint64_t>(std::min(message, kMost)));
-    }
-    // Where nothing is left of the frame but what is stripped, that has to come all the same.
-    const auto used = static_cast<std::size_t>(frame);
-    if (bytes.size() < used) return {};
-    return Cut::Message(used, bytes.substr(Strip(), used - Strip()));
+    return testing::FrontOfLengthPrefix(bytes, options_);
   }
 
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
@@ -80,16 +62,7 @@ class LengthModel final : public FramingModel {
 
  private:
   [[nodiscard]] std::size_t Size() const { return static_cast<std::size_t>(options_.size); }
-  [[nodiscard]] std::size_t Strip() const {
-    return options_.strip.value_or(options_.offset == 0 ? Size() : 0);
-  }
-  [[nodiscard]] __int128 Length(std::string_view field) const {
-    std::string digits(field);
-    if (options_.little_endian) std::reverse(digits.begin(), digits.end());
-    __int128 length = 0;
-    for (const char digit : digits) length = length * 256 + static_cast<unsigned char>(digit);
-    return length;
-  }
+  [[nodiscard]] std::size_t Strip() const { return testing::StripOf(options_); }
   // The field of a frame with so many bytes behind it.
   [[nodiscard]] std::optional<std::string> Field(std::size_t behind) const {
     __int128 length = static_cast<__int128>(behind) - options_.adjust;
@@ -121,24 +94,20 @@ class DelimiterModel final : public FramingModel {
   }
 
   [[nodiscard]] Cut First(std::string_view bytes, bool last) const override {
-    const Found found = Find(bytes, last);
-    if (found.at > max_size_) return Cut::Fault(Fault::kTooLong);
-    if (found.size == 0 || (found.may_grow && !last)) return {};
-    const std::size_t used = found.at + found.size;
-    return Cut::Message(used, bytes.substr(0, keep_ ? used : found.at));
+    return testing::FrontOfDelimiter(bytes, delimiters_, keep_, max_size_, last);
   }
 
   // Whatever is sent before and behind it, it has to be found as it is.
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
     const std::string& first = delimiters_[0];
     const std::string frame = std::string(message) + (keep_ ? "" : first);
-    const Found found = Find(frame, false);
+    const testing::DelimiterPlace found = Find(frame);
     if (found.size == 0 || found.at > max_size_) return std::nullopt;
     if (found.at + found.size != frame.size()) return std::nullopt;
     if (found.may_grow && frame.substr(found.at) != first) return std::nullopt;
     if (!keep_ && found.at != message.size()) return std::nullopt;
     const std::string stream = first + frame;
-    const Found before = Find(stream, false);
+    const testing::DelimiterPlace before = Find(stream);
     if (before.at != 0 || before.size != first.size() || before.may_grow) return std::nullopt;
     return frame;
   }
@@ -162,27 +131,8 @@ class DelimiterModel final : public FramingModel {
   }
 
  private:
-  // Where the first delimiter begins, or could begin.
-  struct Found {
-    std::size_t at;
-    std::size_t size = 0;   // 0: it is not complete
-    bool may_grow = false;  // into a longer one, or into one at all
-  };
-  [[nodiscard]] Found Find(std::string_view bytes, bool last) const {
-    for (std::size_t at = 0; at < bytes.size(); ++at) {
-      const std::string_view rest = bytes.substr(at);
-      Found found{at};
-      std::size_t possible = 0;
-      for (const std::string& delimiter : delimiters_) {
-        if (rest.starts_with(delimiter)) found.size = std::max(found.size, delimiter.size());
-        if (std::string_view(delimiter).starts_with(rest)) {
-          possible = std::max(possible, delimiter.size());
-        }
-      }
-      found.may_grow = possible > found.size;
-      if (found.size != 0 || (found.may_grow && !last)) return found;
-    }
-    return {bytes.size()};
+  [[nodiscard]] testing::DelimiterPlace Find(std::string_view bytes) const {
+    return testing::FindDelimiter(bytes, delimiters_, false);
   }
   [[nodiscard]] bool IsOfADelimiter(char letter) const {
     return std::any_of(delimiters_.begin(), delimiters_.end(), [&](const std::string& delimiter) {
@@ -204,7 +154,7 @@ class FixedModel final : public FramingModel {
     framing_ = FixedSize(size_);
   }
   [[nodiscard]] Cut First(std::string_view bytes, bool) const override {
-    return bytes.size() < size_ ? Cut() : Cut::Message(size_, bytes.substr(0, size_));
+    return testing::FrontOfFixedSize(bytes, size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
     return message.size() == size_ ? std::optional(std::string(message)) : std::nullopt;
@@ -227,19 +177,7 @@ class VarintModel final : public FramingModel {
     framing_ = VarintPrefix(max_size_);
   }
   [[nodiscard]] Cut First(std::string_view bytes, bool) const override {
-    unsigned __int128 length = 0;
-    for (std::size_t i = 0; i < std::min<std::size_t>(bytes.size(), 10); ++i) {
-      const auto byte = static_cast<unsigned char>(bytes[i]);
-      length += static_cast<unsigned __int128>(byte % 128) << (7 * i);
-      if (byte >= 128 && i < 9) continue;
-      if (byte >= 128 || length >> 64U != 0) return Cut::Fault(Fault::kMalformed);
-      if (length > max_size_) {
-        return Cut::Fault(Fault::kTooLong, static_cast<std::uint64_t>(length));
-      }
-      const std::size_t used = i + 1 + static_cast<std::size_t>(length);
-      return bytes.size() < used ? Cut() : Cut::Message(used, bytes.substr(i + 1, used - i - 1));
-    }
-    return {};
+    return testing::FrontOfVarintPrefix(bytes, max_size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
     if (message.size() > max_size_) return std::nullopt;
@@ -260,19 +198,7 @@ class NetstringModel final : public FramingModel {
     framing_ = Netstring(max_size_);
   }
   [[nodiscard]] Cut First(std::string_view bytes, bool) const override {
-    std::size_t length = 0;
-    std::size_t at = 0;
-    for (; at < bytes.size() && bytes[at] >= '0' && bytes[at] <= '9'; ++at) {
-      if (at == 1 && bytes[0] == '0') return Cut::Fault(Fault::kMalformed);
-      length = length * 10 + static_cast<std::size_t>(bytes[at] - '0');
-      if (length > max_size_) return Cut::Fault(Fault::kTooLong);
-    }
-    if (at == bytes.size()) return {};
-    if (bytes[at] != ':' || at == 0) return Cut::Fault(Fault::kMalformed);
-    const std::size_t used = at + 1 + length + 1;
-    if (bytes.size() < used) return {};
-    if (bytes[used - 1] != ',') return Cut::Fault(Fault::kMalformed);
-    return Cut::Message(used, bytes.substr(at + 1, length));
+    return testing::FrontOfNetstring(bytes, max_size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
     if (message.size() > max_size_) return std::nullopt;
@@ -287,24 +213,7 @@ class CobsModel final : public FramingModel {
     framing_ = Cobs(max_size_);
   }
   [[nodiscard]] Cut First(std::string_view bytes, bool) const override {
-    if (bytes.empty()) return {};
-    if (bytes[0] == '\0') return Cut::Skip(1);
-    std::string message;
-    bool zero = false;
-    for (std::size_t at = 0; at < bytes.size();) {
-      const std::size_t code = static_cast<unsigned char>(bytes[at]);
-      if (code == 0) return Cut::Message(at + 1, message);
-      const std::string_view run = bytes.substr(at + 1, code - 1);
-      const std::string_view good = run.substr(0, run.find('\0'));
-      if (zero) message += '\0';
-      message += good;
-      if (message.size() > max_size_) return Cut::Fault(Fault::kTooLong);
-      if (good.size() < run.size()) return Cut::Fault(Fault::kMalformed);
-      if (run.size() < code - 1) return {};
-      zero = code != 255;
-      at += code;
-    }
-    return {};
+    return testing::FrontOfCobs(bytes, max_size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
     if (message.size() > max_size_) return std::nullopt;
@@ -332,22 +241,7 @@ class SlipModel final : public FramingModel {
     framing_ = Slip(max_size_);
   }
   [[nodiscard]] Cut First(std::string_view bytes, bool) const override {
-    if (bytes.starts_with('\xC0')) return Cut::Skip(1);
-    std::string message;
-    for (std::size_t at = 0; at < bytes.size(); ++at) {
-      if (bytes[at] == '\xC0') return Cut::Message(at + 1, message);
-      if (bytes[at] != '\xDB') {
-        message += bytes[at];
-      } else if (++at == bytes.size()) {
-        return {};
-      } else if (bytes[at] == '\xDC' || bytes[at] == '\xDD') {
-        message += bytes[at] == '\xDC' ? '\xC0' : '\xDB';
-      } else {
-        return Cut::Fault(Fault::kMalformed);
-      }
-      if (message.size() > max_size_) return Cut::Fault(Fault::kTooLong);
-    }
-    return {};
+    return testing::FrontOfSlip(bytes, max_size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
     if (message.empty() || message.size() > max_size_) return std::nullopt;

@@ -1,5 +1,5 @@
-// A framing as the simulation knows it: options drawn by chance, and a plain reference that cuts
-// and encodes as the documentation says, without any of the engine's code.
+// A framing as the simulation knows it: options drawn by chance, the plain reference that cuts, and
+// one that encodes as the documentation says, without any of the engine's code.
 #pragma once
 
 #include <iocp/framing.h>
@@ -13,30 +13,13 @@
 #include <vector>
 
 #include "choices.h"
+#include "stage/framing_reference.h"
 
 namespace iocp::sim {
 
 class FramingModel {
  public:
-  // The answer about the front of a stream.
-  struct Cut {
-    enum class Kind : std::uint8_t { kMore, kMessage, kSkip, kFault };
-    Kind kind = Kind::kMore;
-    std::size_t used = 0;                              // kMessage, kSkip
-    std::string message;                               // kMessage: as the hook gets it
-    FrameFault::Kind fault = FrameFault::Kind::kNone;  // kFault
-    std::optional<std::uint64_t> announced;            // kFault
-
-    static Cut Message(std::size_t used, std::string_view message) {
-      return {Kind::kMessage, used, std::string(message), FrameFault::Kind::kNone, {}};
-    }
-    static Cut Skip(std::size_t used) {
-      return {Kind::kSkip, used, {}, FrameFault::Kind::kNone, {}};
-    }
-    static Cut Fault(FrameFault::Kind fault, std::optional<std::uint64_t> announced = {}) {
-      return {Kind::kFault, 0, {}, fault, announced};
-    }
-  };
+  using Cut = testing::FrontCut;
 
   FramingModel() = default;
   FramingModel(const FramingModel&) = delete;

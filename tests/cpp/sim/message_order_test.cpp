@@ -1,17 +1,16 @@
-// Messages, in one order of events each: how long one may take, who sets a framing between a byte
-// and its hook, and what waits when the stream ends or breaks.
+// Messages, in one order of events each: who sets a framing or pauses between a byte and its hook,
+// and what waits when the stream ends or breaks.
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstddef>
 #include <functional>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
-#include "scenario.h"
+#include "message_scenarios.h"
 
 namespace iocp::sim {
 namespace {
@@ -19,210 +18,12 @@ namespace {
 using namespace std::string_literals;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-using Messages = std::vector<std::string>;
 using Kind = FrameFault::Kind;
 
-// One worker on a port of its own; two that share one; reads posted ahead and none; hooks for one
-// message and for lists.
-std::vector<Scenario::Setup> Setups(const FramingPtr& framing) {
-  std::vector<Scenario::Setup> setups;
-  for (const int reads : {0, 1, 4}) {
-    for (const bool shared : {false, true}) {
-      for (const bool lists : {false, true}) {
-        Scenario::Setup setup;
-        setup.workers = shared ? 2 : 1;
-        setup.shared = shared;
-        setup.reads = reads;
-        setup.hooks = kHookAll | (lists ? kHookMessages : 0U);
-        setup.options.buffer_size = 512;
-        setup.options.framing = framing;
-        setups.push_back(setup);
-      }
-    }
-  }
-  return setups;
-}
-std::vector<Scenario::Setup> Timed(const FramingPtr& framing) {
-  std::vector<Scenario::Setup> setups = Setups(framing);
-  for (Scenario::Setup& setup : setups) setup.options.message_timeout = seconds(1);
-  return setups;
-}
-
-FramingPtr Lines() { return Delimiter({"\n"}); }
-// The first byte behind a message may be kept with it.
-FramingPtr Growing() { return Delimiter({"ab", "abcd"}); }
-
-class MessageOrderTest : public ScenarioTest {
- protected:
-  void TearDown() override {
-    on_each_ = nullptr;
-    ScenarioTest::TearDown();
-  }
-  // Whichever hook is wanted does this with each message.
-  void OnEach(Scenario& scenario, std::function<void(Connection&, Message&)> what) {
-    on_each_ = std::move(what);
-    scenario.handler().on_message = [this](Connection& connection, Message& message) {
-      on_each_(connection, message);
-    };
-    scenario.handler().on_messages = [this](Connection& connection, std::span<Message> messages) {
-      for (Message& message : messages) on_each_(connection, message);
-    };
-  }
-
- private:
-  std::function<void(Connection&, Message&)> on_each_;
-};
-
-// ---- message_timeout.
-
-TEST_F(MessageOrderTest, AMessageIsDueFromItsFirstByteOn) {
-  for (const Scenario::Setup& setup : Timed(Lines())) {
-    Scenario scenario(setup);
-    const auto slow = scenario.Connect();
-    const auto late = scenario.Connect();
-    const auto silent = scenario.Connect();
-    scenario.PassTime(seconds(5));
-    for (int i = 0; i < 9; ++i) {
-      slow->Send("x");
-      scenario.PassTime(milliseconds(100));
-    }
-    EXPECT_FALSE(scenario.Of(slow).closed);
-    late->Send("x");
-    slow->Send("x");
-    scenario.PassTime(milliseconds(120));
-    EXPECT_EQ(scenario.Of(slow).closed, CloseReason::kMessageTimeout) << "whatever it sends";
-    EXPECT_EQ(scenario.stats().closed[static_cast<std::size_t>(CloseReason::kMessageTimeout)], 1U);
-    EXPECT_EQ(scenario.Of(slow).error.kind, ErrorKind::kNone);
-    EXPECT_FALSE(scenario.Of(late).closed);
-    scenario.PassTime(seconds(1));
-    EXPECT_EQ(scenario.Of(late).closed, CloseReason::kMessageTimeout);
-    EXPECT_FALSE(scenario.Of(silent).closed) << "it is inside no message";
-  }
-}
-
-TEST_F(MessageOrderTest, EachMessageHasTheWholeTime) {
-  for (const Scenario::Setup& setup : Timed(Lines())) {
-    Scenario scenario(setup);
-    const auto client = scenario.Connect();
-    client->Send("a\nb");
-    for (int i = 0; i < 9; ++i) {
-      scenario.PassTime(milliseconds(900));
-      client->Send("c\nd");
-    }
-    EXPECT_FALSE(scenario.Of(client).closed);
-    client->Send("\n");
-    scenario.PassTime(seconds(10));
-    EXPECT_FALSE(scenario.Of(client).closed) << "the last one is complete";
-    EXPECT_EQ(scenario.Of(client).messages.size(), 11U);
-    client->Send("x\ny");
-    scenario.PassTime(milliseconds(1020));
-    EXPECT_EQ(scenario.Of(client).closed, CloseReason::kMessageTimeout);
-    EXPECT_EQ(scenario.Of(client).messages.size(), 12U);
-  }
-}
-
-// Bytes that were kept for a longer delimiter are the beginning of the next message.
-TEST_F(MessageOrderTest, AMessageThatBeganBehindAnotherIsDueToo) {
-  for (const Scenario::Setup& setup : Timed(Growing())) {
-    Scenario scenario(setup);
-    const auto client = scenario.Connect();
-    client->Send("xabc");
-    scenario.PassTime(milliseconds(900));
-    EXPECT_TRUE(scenario.Of(client).messages.empty());
-    client->Send("z");
-    scenario.PassTime(milliseconds(900));
-    EXPECT_EQ(scenario.Of(client).messages, Messages{"x"});
-    EXPECT_FALSE(scenario.Of(client).closed);
-    scenario.PassTime(milliseconds(120));
-    EXPECT_EQ(scenario.Of(client).closed, CloseReason::kMessageTimeout);
-  }
-}
-
-TEST_F(MessageOrderTest, WhatIsSkippedIsNoMessage) {
-  for (const Scenario::Setup& setup : Timed(Cobs())) {
-    Scenario scenario(setup);
-    const auto client = scenario.Connect();
-    for (int i = 0; i < 30; ++i) {
-      client->Send("\0\0"s);
-      scenario.PassTime(milliseconds(100));
-    }
-    EXPECT_FALSE(scenario.Of(client).closed);
-    client->Send("\0\5a"s);
-    scenario.PassTime(milliseconds(1020));
-    EXPECT_EQ(scenario.Of(client).closed, CloseReason::kMessageTimeout);
-  }
-}
-
-TEST_F(MessageOrderTest, TheTimeOfALargeMessageIsThatOfItsFirstByte) {
-  for (const Scenario::Setup& setup : Timed(LengthPrefix())) {
-    Scenario scenario(setup);
-    const auto client = scenario.Connect();
-    client->Send("\0\1\0\0"s);
-    for (int i = 0; i < 10; ++i) {
-      client->Send(std::string(5000, 'x'));
-      scenario.PassTime(milliseconds(90));
-    }
-    EXPECT_FALSE(scenario.Of(client).closed);
-    scenario.PassTime(milliseconds(120));
-    EXPECT_EQ(scenario.Of(client).closed, CloseReason::kMessageTimeout);
-  }
-}
-
-TEST_F(MessageOrderTest, TheTimeStandsStillWhileReadingIsPaused) {
-  for (const Scenario::Setup& setup : Timed(Lines())) {
-    Scenario scenario(setup);
-    const auto client = scenario.Connect();
-    Connection& connection = scenario.ConnectionOf(client);
-    client->Send("a");
-    scenario.PassTime(milliseconds(600));
-    connection.PauseReading();
-    scenario.PassTime(seconds(9));
-    connection.ResumeReading();
-    scenario.PassTime(milliseconds(300));
-    EXPECT_FALSE(scenario.Of(client).closed);
-    scenario.PassTime(milliseconds(140));
-    EXPECT_EQ(scenario.Of(client).closed, CloseReason::kMessageTimeout);
-  }
-}
-
-TEST_F(MessageOrderTest, AMessageThatIsCompletedWhileAHookRunsIsInTime) {
-  for (const Scenario::Setup& setup : Timed(Lines())) {
-    Scenario scenario(setup);
-    const auto busy = scenario.Connect();
-    const auto client = scenario.Connect();
-    const auto slow = scenario.Connect();
-    client->Send("a");
-    slow->Send("a");
-    scenario.PassTime(milliseconds(500));
-    OnEach(scenario, [&, first = true](Connection&, Message&) mutable {
-      if (!std::exchange(first, false)) return;
-      scenario.network().AdvanceTo(scenario.network().now() + milliseconds(400));
-      client->Send("b\n");
-      scenario.network().AdvanceTo(scenario.network().now() + milliseconds(400));
-    });
-    busy->Send("x\n");
-    scenario.PassTime(milliseconds(820));
-    EXPECT_EQ(scenario.Of(client).messages, Messages{"ab"});
-    EXPECT_FALSE(scenario.Of(client).closed);
-    EXPECT_EQ(scenario.Of(slow).closed, CloseReason::kMessageTimeout);
-  }
-}
-
-TEST_F(MessageOrderTest, AnotherFramingBeginsTheMessageAnew) {
-  for (const Scenario::Setup& setup : Timed(Lines())) {
-    Scenario scenario(setup);
-    const auto client = scenario.Connect();
-    client->Send("ab");
-    scenario.PassTime(milliseconds(900));
-    scenario.ConnectionOf(client).SetFraming(FixedSize(3));
-    scenario.PassTime(milliseconds(900));
-    EXPECT_FALSE(scenario.Of(client).closed);
-    scenario.ConnectionOf(client).SetFraming(nullptr);
-    scenario.PassTime(seconds(9));
-    EXPECT_FALSE(scenario.Of(client).closed);
-    EXPECT_EQ(scenario.Of(client).received, "ab");
-  }
-}
+class MessageOrderTest : public MessageSetupsTest {};
+class MessageOrderHooksTest : public MessageHooksTest {};
+INSTANTIATE_TEST_SUITE_P(Hooks, MessageOrderHooksTest, ::testing::Bool(),
+                         [](const auto& lists) { return lists.param ? "Lists" : "One"; });
 
 // ---- Another framing.
 
@@ -309,6 +110,144 @@ TEST_F(MessageOrderTest, ATimersFramingCutsWhatIsKept) {
   }
 }
 
+// The hook of a send runs behind those of what was received.
+TEST_P(MessageOrderHooksTest, AFramingThatAWriteHookSetsCutsWhatIsKept) {
+  Scenario scenario(Setup(Lines()));
+  const auto client = scenario.Connect();
+  client->Send("ab");
+  scenario.StepAll();
+  scenario.handler().on_write = [](Connection& connection, std::size_t) {
+    connection.SetFraming(FixedSize(2));
+  };
+  scenario.ConnectionOf(client).Send("x", 1);
+  scenario.StepAll();
+  EXPECT_EQ(scenario.Of(client).messages, Messages{"ab"});
+}
+
+TEST_P(MessageOrderHooksTest, AFramingThatIsSetInTheLastMomentCompletesTheMessage) {
+  Scenario::Setup setup = Setup(Lines());
+  setup.options.message_timeout = seconds(1);
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  client->Send("ab");
+  scenario.StepAll();
+  scenario.handler().on_write = [](Connection& connection, std::size_t) {
+    connection.SetFraming(FixedSize(2));
+  };
+  scenario.LetCome(
+      [](const Completion& completion) { return completion.operation != Operation::kSend; });
+  scenario.ConnectionOf(client).Send("x", 1);
+  scenario.StepAll();
+  scenario.network().AdvanceTo(scenario.network().now() + milliseconds(1100));
+  scenario.LetAllCome();
+  scenario.PassTime(seconds(2));
+  EXPECT_EQ(scenario.Of(client).messages, Messages{"ab"});
+  EXPECT_FALSE(scenario.Of(client).closed);
+}
+
+// Wherever the network has cut the stream.
+TEST_P(MessageOrderHooksTest, ASwitchIsBehindTheMessageAndNotBehindWhatIsSkipped) {
+  const std::string stream = "\2a\0\0\0xy"s;
+  for (std::size_t cut = 0; cut < stream.size(); ++cut) {
+    Scenario scenario(Setup(Cobs()));
+    OnHook(scenario, [](Connection& connection) { connection.SetFraming(nullptr); });
+    const auto client = scenario.Connect();
+    client->Send(stream.substr(0, cut));
+    scenario.StepAll();
+    client->Send(stream.substr(cut));
+    scenario.StepAll();
+    EXPECT_EQ(scenario.Of(client).messages, Messages{"a"}) << cut;
+    EXPECT_EQ(scenario.Of(client).received, "\0\0xy"s) << cut;
+  }
+}
+
+// One message each hook: the second is cut by the other framing. A list: it is a part of it.
+TEST_P(MessageOrderHooksTest, ASwitchIsBehindTheListThatIsHandled) {
+  Scenario scenario(Setup(Lines()));
+  OnHook(scenario, [](Connection& connection) { connection.SetFraming(FixedSize(3)); });
+  const auto client = scenario.Connect();
+  client->Send("a\nb\ncdefg");
+  scenario.StepAll();
+  client->Send("h");
+  scenario.StepAll();
+  EXPECT_EQ(scenario.Of(client).messages,
+            GetParam() ? (Messages{"a", "b", "cde", "fgh"}) : (Messages{"a", "b\nc", "def"}));
+}
+
+TEST_P(MessageOrderHooksTest, ASwitchFromElsewhereCutsTheBeginningThatIsKept) {
+  for (const std::size_t size : {std::size_t{6}, std::size_t{50'000}}) {
+    Scenario scenario(Setup(LengthPrefix()));
+    const auto client = scenario.Connect();
+    std::string frame = "\0\1\0\0"s;
+    while (frame.size() < size) frame += std::to_string(frame.size()) + ",";
+    if (frame.size() % 2 != 0) frame += ",";
+    for (std::size_t i = 0; i < frame.size(); i += 20'000) {
+      client->Send(frame.substr(i, 20'000));
+      scenario.PassTime(milliseconds(20));
+    }
+    Connection& connection = scenario.ConnectionOf(client);
+    EXPECT_EQ(CutterOf(connection).kept(), frame.size());
+    connection.SetFraming(FixedSize(frame.size() / 2));
+    connection.SetFraming(nullptr);
+    connection.SetFraming(FixedSize(frame.size() / 2));
+    scenario.StepAll();
+    EXPECT_EQ(scenario.Of(client).messages,
+              (Messages{frame.substr(0, frame.size() / 2), frame.substr(frame.size() / 2)}));
+  }
+}
+
+// ---- Pauses.
+
+// Whoever has the lock that the batch waits for pauses the connection, or closes it.
+TEST_P(MessageOrderHooksTest, APauseBetweenTheCutAndTheHookHoldsTheMessageBack) {
+  for (const bool closes : {false, true}) {
+    Scenario scenario(Setup(Cobs()));
+    const auto client = scenario.Connect();
+    Connection& connection = scenario.ConnectionOf(client);
+    scenario.handler().on_batch = [&] { closes ? connection.Close() : connection.PauseReading(); };
+    client->Send("\3ab\0\2c\0"s);
+    scenario.StepAll();
+    scenario.handler().on_batch = nullptr;
+    EXPECT_TRUE(scenario.Of(client).messages.empty());
+    if (closes) continue;
+    EXPECT_TRUE(Session::Of(connection).inbound().port_paused());
+    connection.ResumeReading();
+    scenario.StepAll();
+    EXPECT_EQ(scenario.Of(client).messages, (Messages{"ab", "c"})) << "decoded once";
+    EXPECT_FALSE(Session::Of(connection).inbound().port_paused());
+  }
+}
+
+TEST_P(MessageOrderHooksTest, MessagesThatWaitPauseThePort) {
+  Scenario::Setup setup = Setup(Lines());
+  setup.options.buffer_size = 512;
+  Scenario scenario(setup);
+  OnHook(scenario, [](Connection& connection) { connection.PauseReading(); });
+  const auto client = scenario.Connect();
+  Connection& connection = scenario.ConnectionOf(client);
+  std::string rest;
+  for (int i = 0; i < 20'000; ++i) rest += std::to_string(i) + "\n";
+  const std::string all = rest;
+  for (int i = 0; i < 100; ++i) {
+    rest.erase(0, client->Send(rest));
+    scenario.PassTime(milliseconds(1));
+  }
+  EXPECT_TRUE(Session::Of(connection).inbound().port_paused());
+  EXPECT_LE(connection.bytes_received(), 4096U);
+  while (!rest.empty() || client->state() != Peer::State::kOpen) {
+    connection.ResumeReading();
+    scenario.PassTime(milliseconds(1));
+    rest.erase(0, client->Send(rest));
+  }
+  scenario.handler().on_message = nullptr;
+  scenario.handler().on_messages = nullptr;
+  connection.ResumeReading();
+  scenario.StepAll();
+  std::string joined;
+  for (const std::string& message : scenario.Of(client).messages) joined += message + "\n";
+  EXPECT_TRUE(joined == all);
+}
+
 // ---- The end.
 
 TEST_F(MessageOrderTest, TheEndInsideAMessageWaitsWhileReadingIsPaused) {
@@ -362,6 +301,7 @@ TEST_F(MessageOrderTest, WhatIsKeptAtTheEndOfTheStreamIsDeliveredInOrder) {
 }
 
 TEST_F(MessageOrderTest, AFaultIsReportedThoughSomebodySetsAFramingBehindIt) {
+  int set = 0;
   for (const Scenario::Setup& setup : Setups(Netstring())) {
     Scenario scenario(setup);
     const auto client = scenario.Connect();
@@ -372,7 +312,10 @@ TEST_F(MessageOrderTest, AFaultIsReportedThoughSomebodySetsAFramingBehindIt) {
     client->Send("1:a,x");
     scenario.StepAll();
     EXPECT_FALSE(connection.is_open());
-    if (!scenario.Of(client).closed) connection.SetFraming(Lines());
+    if (!scenario.Of(client).closed) {
+      connection.SetFraming(Lines());
+      ++set;
+    }
     scenario.LetAllCome();
     scenario.StepAll();
     EXPECT_EQ(scenario.Of(client).messages, Messages{"a"});
@@ -380,6 +323,7 @@ TEST_F(MessageOrderTest, AFaultIsReportedThoughSomebodySetsAFramingBehindIt) {
     EXPECT_EQ(scenario.Of(client).fault.kind, Kind::kMalformed);
     EXPECT_EQ(scenario.Of(client).closed, CloseReason::kFrameError);
   }
+  EXPECT_GT(set, 0);
 }
 
 // Bytes behind the fault are not looked at.
@@ -427,6 +371,24 @@ TEST_F(MessageOrderTest, AHookThatThrowsEndsItsConnectionBehindItsMessage) {
     scenario.StepAll();
     EXPECT_EQ(scenario.Of(client).messages, (Messages{"a", "bad"}));
     EXPECT_EQ(scenario.Of(client).closed, CloseReason::kHookError);
+  }
+}
+
+// A delimiter that might have become longer is one, and then the stream is over; or it ends inside.
+TEST_P(MessageOrderHooksTest, TheEndCompletesADelimiterThatMightHaveBecomeLonger) {
+  for (const bool inside : {false, true}) {
+    Scenario scenario(Setup(Delimiter({"\r", "\r\n"})));
+    const auto client = scenario.Connect();
+    client->Send("a\r\nb\r");
+    scenario.StepAll();
+    EXPECT_EQ(scenario.Of(client).messages, Messages{"a"});
+    if (inside) client->Send("c");
+    client->EndStream();
+    scenario.PassTime(seconds(1));
+    EXPECT_EQ(scenario.Of(client).messages, (Messages{"a", "b"}));
+    EXPECT_EQ(scenario.Of(client).closed,
+              inside ? CloseReason::kFrameError : CloseReason::kPeerClosed);
+    EXPECT_EQ(scenario.Of(client).ended, !inside);
   }
 }
 

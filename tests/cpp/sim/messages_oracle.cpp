@@ -1,7 +1,6 @@
 #include "messages_oracle.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "app.h"
@@ -10,9 +9,6 @@ namespace iocp::sim {
 namespace {
 
 using Cut = FramingModel::Cut;
-
-// A tick of the wheel, and what faults may delay: see App::CheckSilence.
-constexpr std::chrono::milliseconds kLateness{120};
 
 }  // namespace
 
@@ -78,9 +74,9 @@ void MessagesOracle::CheckFault(const FrameFault& fault, std::uint64_t bytes_rec
       return account_.client_ended && bytes_received >= account_.client_sent &&
              cut.kind == Cut::Kind::kMore && place != account_.client_sent;
     }
-    if (cut.kind != Cut::Kind::kFault || cut.fault != fault.kind) return false;
+    if (cut.kind != Cut::Kind::kFault || cut.fault.kind != fault.kind) return false;
     if (fault.kind != Kind::kTooLong) return true;
-    return fault.limit == model->max_size() && fault.announced == cut.announced;
+    return fault.limit == cut.fault.limit && fault.announced == cut.fault.announced;
   });
   network_.Check(explained, "a bad frame that nobody has sent, or another fault than it has");
 }

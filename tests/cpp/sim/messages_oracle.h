@@ -46,7 +46,7 @@ class MessagesOracle {
   // Called whenever time is about to pass, as everything happens at one moment until then.
   struct Moment {
     std::uint64_t received;  // bytes
-    bool paused;             // true exactly when the user has paused reading
+    bool paused;             // true exactly when reading is blocked, by the user or the backlog
     bool excused;            // true exactly when nobody has to judge the time now
     bool at_hand;            // true exactly when something is there to receive
   };
@@ -73,7 +73,7 @@ class MessagesOracle {
   TimePoint looked_at_;
   bool paused_ = false;
   bool excused_ = false;
-  Duration most_{};   // how long it was inside and not paused
+  Duration most_{};   // how long it was inside, and not paused
   Duration least_{};  // the part of it in which the time had to be judged
   std::uint64_t received_ = 0;
   TimePoint quiet_from_;  // when something last came, was at hand, or nobody had to judge

@@ -5,6 +5,7 @@
 // stream and a reset, which overtakes what has not arrived, as on a real network.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -25,6 +26,10 @@
 namespace iocp::sim {
 
 using testing::Peer;
+
+// How late a deadline may be judged: one tick of the wheel, and what faults may delay, the request
+// of another thread or a receive that is under way.
+inline constexpr std::chrono::milliseconds kLateness{120};
 
 // How likely each misfortune is, each time that it could happen.
 struct Faults {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <optional>
 #include <stdexcept>
@@ -23,7 +22,7 @@ constexpr std::size_t kBlock = std::size_t{64} * 1024;  // of a receive
 struct Subject {
   std::string what;
   FramingPtr framing;
-  std::function<Reference(std::string_view)> cut;
+  std::function<FrontCut(std::string_view)> rule;
   std::vector<std::string> fragments;  // that mean something to it
 };
 
@@ -59,7 +58,7 @@ Subject AnyLengthPrefix(Choices& choices) {
   const auto size = static_cast<std::size_t>(options.size);
   return {what,
           LengthPrefix(options),
-          [options](std::string_view stream) { return CutLengthPrefix(stream, options); },
+          [options](std::string_view bytes) { return FrontOfLengthPrefix(bytes, options); },
           {std::string(size, '\0'), std::string(size, '\xff'), std::string(size - 1, '\0') + "\3",
            std::string(options.offset, 'o')}};
 }
@@ -82,7 +81,9 @@ Subject AnyDelimiter(Choices& choices) {
   for (const std::string& delimiter : delimiters) fragments.push_back(delimiter.substr(1));
   fragments.emplace_back("a");
   return {what, Delimiter(delimiters, keep, max_size),
-          [=](std::string_view stream) { return CutDelimiter(stream, delimiters, keep, max_size); },
+          [=](std::string_view bytes) {
+            return FrontOfDelimiter(bytes, delimiters, keep, max_size, true);
+          },
           fragments};
 }
 
@@ -96,7 +97,7 @@ Subject AnySubject(Choices& choices) {
       const std::size_t size = choices.OneOf<std::size_t>({1, 2, 7, 300, 40'000});
       return {"FixedSize " + std::to_string(size),
               FixedSize(size),
-              [=](std::string_view stream) { return CutFixedSize(stream, size); },
+              [=](std::string_view bytes) { return FrontOfFixedSize(bytes, size); },
               {"x"}};
     }
     default:
@@ -109,22 +110,22 @@ Subject AnySubject(Choices& choices) {
       return {
           "VarintPrefix" + max,
           VarintPrefix(max_size),
-          [=](std::string_view stream) { return CutVarintPrefix(stream, max_size); },
+          [=](std::string_view bytes) { return FrontOfVarintPrefix(bytes, max_size); },
           {std::string(9, '\xff'), std::string(10, '\x80'), std::string(1, '\0'), "\3", "\x80"}};
     case 1:
       return {"Netstring" + max,
               Netstring(max_size),
-              [=](std::string_view stream) { return CutNetstring(stream, max_size); },
+              [=](std::string_view bytes) { return FrontOfNetstring(bytes, max_size); },
               {"0", "1", "2", "9", ":", ",", "3:", "1099511627776"}};
     case 2:
       return {"Cobs" + max,
               Cobs(max_size),
-              [=](std::string_view stream) { return CutCobs(stream, max_size); },
+              [=](std::string_view bytes) { return FrontOfCobs(bytes, max_size); },
               {std::string(1, '\0'), "\1", "\2", "\3", "\xff", std::string(254, 'x')}};
     default:
       return {"Slip" + max,
               Slip(max_size),
-              [=](std::string_view stream) { return CutSlip(stream, max_size); },
+              [=](std::string_view bytes) { return FrontOfSlip(bytes, max_size); },
               {"\xC0", "\xDB", "\xDC", "\xDD", "\xDB\xDC"}};
   }
 }
@@ -177,12 +178,9 @@ Stream AnyStream(Choices& choices, const Subject& subject) {
 }
 
 // A receive: a block that is filled more or less.
-Buffer Received(Choices& choices, std::string_view bytes) {
+Buffer AnyReceived(Choices& choices, std::string_view bytes) {
   if (choices.Below(4) != 1) return BufferPool::Copy(bytes);
-  char* memory = nullptr;
-  const Buffer block = BufferPool::Allocate(std::max(bytes.size(), kBlock), &memory);
-  std::memcpy(memory, bytes.data(), bytes.size());
-  return block.Slice(0, bytes.size());
+  return Received(bytes, std::max(bytes.size(), kBlock));
 }
 
 std::string Describe(const std::vector<std::string>& messages, const FrameFault& fault) {
@@ -207,7 +205,7 @@ void Read(Choices& choices, const Subject& subject, std::string_view bytes,
     // When there are no choices left, all the rest comes at once.
     const bool all = choices.Below(8) == 0;
     const std::size_t size = all ? bytes.size() : std::min(choices.Size(100'000), bytes.size());
-    reader->Receive(Received(choices, bytes.substr(0, size)));
+    reader->Receive(AnyReceived(choices, bytes.substr(0, size)));
     bytes.remove_prefix(size);
     if (reader->failed() || choices.Below(8) != 1) continue;
     collect();
@@ -225,7 +223,7 @@ void Read(Choices& choices, const Subject& subject, std::string_view bytes,
 Differential CompareFramings(Choices& choices) {
   const Subject subject = AnySubject(choices);
   const Stream stream = AnyStream(choices, subject);
-  const Reference expected = subject.cut(stream.bytes);
+  const Reference expected = CutAll(stream.bytes, subject.rule);
   std::vector<std::string> messages;
   FrameFault fault;
   Read(choices, subject, stream.bytes, &messages, &fault);

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -14,21 +13,12 @@
 #include <vector>
 
 #include "stage/framing/message_cutter.h"
-#include "stream/buffer_pool.h"
 #include "support/framed.h"
 
 namespace iocp::testing {
 
 inline constexpr std::size_t kKiB = 1024;
 inline constexpr std::size_t kMiB = kKiB * kKiB;
-
-// A receive: a block of a pool's size of which some bytes came.
-inline Buffer Received(std::string_view bytes, std::size_t block_size) {
-  char* memory = nullptr;
-  const Buffer block = BufferPool::Allocate(block_size, &memory);
-  std::memcpy(memory, bytes.data(), bytes.size());
-  return block.Slice(0, bytes.size());
-}
 
 inline std::string Numbers(std::size_t size) {
   std::string bytes(size, '\0');

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -29,6 +30,14 @@ inline std::string AllEncoded(const Framing& framing, const std::vector<std::str
   std::string wire;
   for (const std::string& message : messages) wire += Encoded(framing, message);
   return wire;
+}
+
+// A receive: a block of a pool's size of which some bytes came.
+inline Buffer Received(std::string_view bytes, std::size_t block_size) {
+  char* memory = nullptr;
+  const Buffer block = BufferPool::Allocate(block_size, &memory);
+  std::memcpy(memory, bytes.data(), bytes.size());
+  return block.Slice(0, bytes.size());
 }
 
 // Does what a session does with what it receives.

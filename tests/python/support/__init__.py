@@ -29,11 +29,14 @@ from support.clients import (
     server_socket_of,
 )
 from support.messages import (
+    KINDS,
     EachMessage,
     Feeder,
     Lists,
     Messages,
     NoWrites,
+    Quiet,
+    QuietLists,
 )
 from support.servers import Echo, Event, Logs, Recorder, S, Serve, echo_back
 from support.system import (
@@ -54,6 +57,7 @@ from support.waiting import DEADLINE, in_threads, wait_until
 
 __all__ = [
     "DEADLINE",
+    "KINDS",
     "ON_LINUX",
     "ON_WINE",
     "REPOSITORY",
@@ -69,6 +73,8 @@ __all__ = [
     "Logs",
     "Messages",
     "NoWrites",
+    "Quiet",
+    "QuietLists",
     "Recorder",
     "S",
     "Serve",

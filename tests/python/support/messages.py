@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 import iocp_bind
 from iocp_bind import Connection
 from support.servers import Recorder
@@ -55,6 +57,18 @@ class NoWrites(iocp_bind.Server):
     """In front of a `Recorder`: one that does not want to know what was written."""
 
     on_write_completed = iocp_bind.Server.on_write_completed
+
+
+class Quiet(NoWrites, EachMessage):
+    """Gets one message after the other, and does not want to know what was written."""
+
+
+class QuietLists(NoWrites, Lists):
+    """Gets lists, and does not want to know what was written."""
+
+
+KINDS = pytest.mark.parametrize("kind", [EachMessage, Lists])
+"""A test for servers of both kinds, in the parameter `kind`."""
 
 
 class Feeder:
