@@ -78,8 +78,8 @@ class Connection {
   void Abort(CloseReason reason);
 
   // After PauseReading returns in a hook of this connection, neither OnReadCompleted nor OnMessage
-  // nor OnMessages is called until ResumeReading. The end of stream waits with the data before it. A
-  // connection that breaks does not: it is closed at once, and what had been received and not
+  // nor OnMessages is called until ResumeReading. The end of stream waits with the data before it.
+  // A connection that breaks does not: it is closed at once, and what had been received and not
   // delivered is dropped. Windows does not report that before ResumeReading while nothing is being
   // sent; elsewhere this may happen once the peer has ended its stream.
   void PauseReading();

@@ -1,4 +1,4 @@
-// What the handler of a simulated run checks beside what its hooks see: memory against the limits,
+// The checks of a simulated run's handler beside what its hooks see: memory against the limits,
 // ends against the timeouts, refusals against what the system takes.
 #include <algorithm>
 #include <chrono>

@@ -1,5 +1,5 @@
-// What messages cost, in one order of events each: lists, slow peers, shared bytes, and memory that
-// runs out.
+// The bounds and the memory of messages, in one order of events each: lists, slow peers, shared
+// bytes, and memory that runs out.
 #include <gtest/gtest.h>
 
 #include <chrono>
