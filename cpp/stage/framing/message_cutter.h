@@ -69,7 +69,7 @@ class MessageCutter {
   std::vector<char> text_;
   MessageParts parts_;
   std::size_t borrowed_ = 0;  // bytes at the end of text_ that are not consumed
-  FrameCut announced_;  // the framer's announcement for the message whose beginning is kept
+  FrameCut announced_;        // the framer's announcement for the message whose beginning is kept
   bool looked_ = false;       // true exactly when the framer was last asked about what is kept
   FrameCut more_;             // the last answer of the framer in Cut
   FrameFault fault_;
