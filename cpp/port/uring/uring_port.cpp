@@ -261,7 +261,8 @@ void UringPort::SettleChanges(Batch& batch) {
 // Arms receives that found no buffer again, but only as many as there are buffers now: most of the
 // others would find none again. Results in the completion queue have taken their buffers already.
 void UringPort::ReleaseStarved() {
-  if (!lists_->starved.empty()) {
+  found_no_buffer_ = !lists_->starved.empty();
+  if (found_no_buffer_) {
     const std::size_t taken = io_uring_cq_ready(&ring_);
     for (std::size_t left = buffers_.ReceivesLeft(); left > taken; --left) {
       Channel* const channel = lists_->starved.Pop();
@@ -365,9 +366,10 @@ bool UringPort::SubmitReceive(Channel& channel) {
     // it.
     io_uring_prep_poll_add(entry, DescriptorOf(*channel.socket), POLLIN);
   } else {
-    // A multishot receive that finds much data takes every buffer there is. While other receives
-    // wait for buffers, each gets one at a time.
-    if (lists_->starved.empty()) {
+    // A multishot receive that finds much data takes every buffer there is, as soon as it is
+    // submitted. While receives wait for buffers, or are submitted again as there are some now,
+    // each gets one at a time.
+    if (!found_no_buffer_ && lists_->starved.empty()) {
       io_uring_prep_recv_multishot(entry, DescriptorOf(*channel.socket), nullptr, 0, 0);
     } else {
       io_uring_prep_recv(entry, DescriptorOf(*channel.socket), nullptr, 0, 0);

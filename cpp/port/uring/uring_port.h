@@ -138,6 +138,8 @@ class UringPort final : public CompletionPort {
   bool postings_first_ = true;
   // True exactly when the kernel pushed the last submission back.
   bool pushed_back_ = false;
+  // True exactly when receives waited for buffers as ReleaseStarved looked for the last time.
+  bool found_no_buffer_ = false;
   // Why the kernel takes no more submissions; kNone: it does. The port breaks, and its ring goes,
   // when the completions that the ring still has are handed out.
   Error refused_;

@@ -401,6 +401,36 @@ TEST_P(ConformanceTest, BusyConnectionsKeepNoOtherWaiting) {
   EXPECT_EQ(forgotten, 0U) << "of " << kBusy << " were hardly ever received from";
 }
 
+TEST_P(ConformanceTest, AFloodKeepsNoQuietConnectionWaiting) {
+  PortDriver driver(world());
+  constexpr std::size_t kMostTurns = 200;
+  const std::string much = Pattern(1'000'000, 1);
+  ServerEnd& flood = driver.Connect();
+  ServerEnd& quiet = driver.Connect();
+  flood.peer_writing = much;
+  std::size_t flooded = 0;
+  driver.on_received = [&](ServerEnd& end) {
+    if (&end != &flood) return;
+    flooded += end.received.size();
+    end.received.clear();
+  };
+  const auto turn = [&] {
+    if (flood.peer_written == flood.peer_writing.size()) flood.peer_written = 0;
+    driver.RunPeers();
+    driver.Turn(driver.port().Now() + milliseconds(1));
+  };
+  for (std::size_t said = 1; said <= 20; ++said) {
+    quiet.peer_writing += 'x';
+    std::size_t turns = 0;
+    while (quiet.received.size() < said && turns < kMostTurns) {
+      turn();
+      ++turns;
+    }
+    ASSERT_LT(turns, kMostTurns) << "byte " << said << " came not while " << flooded << " did";
+  }
+  EXPECT_GT(flooded, much.size());
+}
+
 // R10 ------------------------------------------------------------------------------------------
 
 TEST_P(ConformanceTest, R10_TeardownLeavesNothingBehind) {
