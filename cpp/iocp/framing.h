@@ -28,6 +28,8 @@ struct FrameFault {
   std::optional<std::uint64_t> announced;
   // kTooLong: the most bytes that a message may have.
   std::uint64_t limit = 0;
+  // kMalformed: what is wrong, a sentence; see Framing::malformation.
+  const char* detail = "";
 
   // A sentence for whoever reads a log.
   [[nodiscard]] std::string Describe() const;
@@ -151,18 +153,21 @@ class Framing {
   // For a new connection. May throw std::bad_alloc.
   [[nodiscard]] virtual std::unique_ptr<Framer> MakeFramer() const = 0;
   // How `message` is sent; `frame` is new. Throws std::invalid_argument, with a sentence, for one
-  // that a peer with this framing would not receive as it is; or std::bad_alloc.
+  // that a peer with this framing would cut in another way; or std::bad_alloc. A limit for what is
+  // received does not count here.
   virtual void Encode(std::string_view message, Frame* frame) const = 0;
   // The most bytes that wait for the rest of a frame whose length is not known. It bounds what a
   // peer can make grow, whatever the framer says: with more the message is too long.
   [[nodiscard]] virtual std::size_t most_waiting() const = 0;
+  // A sentence for FrameFault::detail, about bytes that its framers call malformed.
+  [[nodiscard]] virtual const char* malformation() const { return "the framer refused them"; }
 };
 
 using FramingPtr = std::shared_ptr<const Framing>;
 
 // --- The framings that are built in. Each function throws std::invalid_argument, with a sentence
-// that names the parameter, for a value out of range. `max_size`: the most bytes of a message as
-// the hook gets it, 1 to 1 TiB; it is compared with the announced length.
+// that names the parameter, for a value out of range. `max_size`: the most bytes of a received
+// message as the hook gets it, 1 to 1 TiB; it is compared with the announced length.
 
 inline constexpr std::size_t kDefaultMaxMessage = 1024 * 1024;
 inline constexpr std::size_t kDefaultMaxLine = 64 * 1024;

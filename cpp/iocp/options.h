@@ -87,8 +87,8 @@ struct Options {
   // does not apply once the peer has ended its stream. This and idle_timeout may differ for a
   // connection: see Connection::SetReceiveTimeout.
   std::optional<Duration> receive_timeout;
-  // How long a message may take, from its first byte to its last. The time stands still when that
-  // of receive_timeout does.
+  // How long a message may take, from its first byte to its last. While reading is blocked the time
+  // stands still. If bytes are at hand when it is up, the message gets it once more.
   std::optional<Duration> message_timeout;
   // Something was sent and the peer has taken no byte of it for this long. A peer that has taken a
   // part, and then no more, is closed after at most twice the time, by this and by idle_timeout.

@@ -23,11 +23,13 @@ struct SharedCopy::Shared {
   }
 };
 
-SharedCopy::SharedCopy(std::string_view data) : shared_(new Shared{std::string(data)}) {}
+SharedCopy::SharedCopy(std::string bytes) : shared_(new Shared{std::move(bytes)}) {}
 SharedCopy::~SharedCopy() { Shared::Release(shared_); }
 
-SendResult SharedCopy::SendTo(Session& session, SendMemory* memory) {
-  const std::string& bytes = shared_->bytes;
+SendResult SharedCopy::SendTo(Session& session, SendMemory* memory) const {
+  const std::string_view bytes = shared_->bytes;
+  // Copies of few bytes share blocks, and are gathered by many at once.
+  if (bytes.size() <= Outbound::kMostPacked) return session.EnqueueCopy(&bytes, 1);
   SendItem* const item =
       SendItem::Share({bytes.data(), bytes.size(), &Shared::Release, shared_}, false, memory);
   if (item == nullptr) throw std::bad_alloc();
@@ -57,25 +59,27 @@ std::size_t Broadcasting::SendToEach(std::vector<ConnectionPtr>& to) {
 }
 
 std::optional<SendResult> BytesBroadcast::SendTo(Session& session, SendMemory* memory) {
-  // Copies of few bytes share blocks, and are gathered by many at once.
   if (bytes_.size() <= Outbound::kMostPacked) return session.EnqueueCopy(&bytes_, 1);
-  if (!shared_) shared_.emplace(bytes_);
+  if (!shared_) shared_.emplace(std::string(bytes_));
   return shared_->SendTo(session, memory);
 }
 
 std::optional<SendResult> MessageBroadcast::SendTo(Session& session, SendMemory* memory) {
   FramingPtr framing = session.framing();
   if (framing == nullptr) return std::nullopt;
-  for (const auto& encoded : encoded_) {
-    if (encoded->framing == framing) return encoded->bytes.SendTo(session, memory);
+  auto found = frames_.find(framing);
+  if (found == frames_.end()) {
+    Frame frame;
+    framing->Encode(message_, &frame);
+    const std::string_view body = frame.BodyOf(message_);
+    std::string bytes;
+    bytes.reserve(frame.head().size() + body.size() + frame.tail().size());
+    bytes += frame.head();
+    bytes += body;
+    bytes += frame.tail();
+    found = frames_.try_emplace(std::move(framing), std::move(bytes)).first;
   }
-  Frame frame;
-  framing->Encode(message_, &frame);
-  std::string bytes(frame.head());
-  bytes += frame.BodyOf(message_);
-  bytes += frame.tail();
-  encoded_.push_back(std::make_unique<Encoded>(std::move(framing), std::move(bytes)));
-  return encoded_.back()->bytes.SendTo(session, memory);
+  return found->second.SendTo(session, memory);
 }
 
 void RemoveDuplicates(std::vector<ConnectionPtr>& connections) {

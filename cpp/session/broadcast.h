@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <unordered_map>
 #include <vector>
 
 #include "iocp/connection.h"
@@ -21,12 +21,12 @@ class Session;
 // for the copy.
 class SharedCopy {
  public:
-  explicit SharedCopy(std::string_view data);
+  explicit SharedCopy(std::string bytes);
   SharedCopy(const SharedCopy&) = delete;
   SharedCopy& operator=(const SharedCopy&) = delete;
   ~SharedCopy();
 
-  SendResult SendTo(Session& session, SendMemory* memory);
+  SendResult SendTo(Session& session, SendMemory* memory) const;
 
  private:
   struct Shared;
@@ -69,18 +69,10 @@ class MessageBroadcast final : public Broadcasting {
   explicit MessageBroadcast(std::string_view message) : message_(message) {}
 
  private:
-  struct Encoded {
-    Encoded(FramingPtr by, std::string&& as)
-        : framing(std::move(by)), frame(std::move(as)), bytes(frame) {}
-    const FramingPtr framing;
-    const std::string frame;
-    BytesBroadcast bytes;
-  };
-
   std::optional<SendResult> SendTo(Session& session, SendMemory* memory) override;
 
   const std::string_view message_;
-  std::vector<std::unique_ptr<Encoded>> encoded_;
+  std::unordered_map<FramingPtr, SharedCopy> frames_;
 };
 
 // Leaves each connection in `connections` once, in any order, and no null.

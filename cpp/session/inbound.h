@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -70,6 +71,10 @@ class Inbound {
   void DeferFirst(Buffer buffer) {
     deferred_.insert(deferred_.begin(), BufferPool::Compact(std::move(buffer)));
   }
+  void DeferFirst(std::vector<Buffer> buffers) {
+    deferred_.insert(deferred_.begin(), std::move_iterator(buffers.begin()),
+                     std::move_iterator(buffers.end()));
+  }
   // Gives the oldest to `deliver(Buffer&)` while `deliverable()`, until it leaves bytes in one. It
   // may call DropDeferred, but must not defer anything.
   template <typename Deliverable, typename Deliver>
@@ -79,7 +84,7 @@ class Inbound {
       Buffer buffer = std::move(deferred_[count]);
       deliver(buffer);
       if (count < deferred_.size() && buffer.size() != 0) {
-        deferred_[count] = std::move(buffer);
+        deferred_[count] = BufferPool::Compact(std::move(buffer));
         break;
       }
       ++count;

@@ -32,7 +32,7 @@ class Inbox {
   // had in hand follows.
   static constexpr std::size_t kMostMail = 8;
 
-  [[nodiscard]] Mutex& mutex() IOCP_RETURN_CAPABILITY(mutex_) { return mutex_; }
+  [[nodiscard]] Mutex& mutex() const IOCP_RETURN_CAPABILITY(mutex_) { return mutex_; }
 
   // True exactly when sends are accepted.
   [[nodiscard]] bool open() const { return open_.load(std::memory_order_acquire); }

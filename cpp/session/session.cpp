@@ -400,6 +400,7 @@ void Session::CheckDeadlines(Owner& owner) {
   const bool paused = inbound_.port_paused() && (Blocked() || outbound_.stages_full());
   const bool receives =
       inbound_.in_flight() && !paused && port_->ReceiveAtHand(*this, inbound_.completions());
+  if (receives) timeouts_.ExcuseMessage(owner.now(), *options_);
   const bool sends = outbound_.in_flight() && port_->SendAtHand(*this);
   if (!sends && outbound_.TakesBytes(port_->Unacknowledged(*this))) {
     timeouts_.NoteSent(owner.now());
@@ -442,8 +443,11 @@ void Session::UpdateReading() {
 void Session::Fail(Owner& owner, const Error& error) {
   const Phase phase = closing_.phase();
   if (phase != Phase::kOpen && phase != Phase::kFlushing) return;
-  closing_.set_error(error);
-  closing_.set_reason(CloseReason::kError);
+  // A bad frame that ended the connection before stays the reason.
+  if (!closing_.error()) {
+    closing_.set_error(error);
+    closing_.set_reason(CloseReason::kError);
+  }
   closing_.Reset();
   if (phase == Phase::kFlushing) {
     BeginCancel();

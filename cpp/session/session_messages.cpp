@@ -3,9 +3,11 @@
 #include <initializer_list>
 #include <iterator>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
 
+#include "session/broadcast.h"
 #include "session/session.h"
 
 namespace iocp {
@@ -20,7 +22,7 @@ constexpr std::size_t kMostInList = 4096;
 
 // ---- Any thread: the framing.
 
-FramingPtr Session::framing() {
+FramingPtr Session::framing() const {
   const MutexLock lock(inbox_.mutex());
   return framing_;
 }
@@ -46,10 +48,7 @@ void Session::TakeFraming() {
   std::unique_ptr<MessageCutter> cutter;
   framing_changed_.store(false, std::memory_order_relaxed);
   if (FramingPtr now = framing()) cutter = std::make_unique<MessageCutter>(std::move(now));
-  if (cutter_ != nullptr) {
-    std::vector<Buffer> kept = cutter_->GiveBack();
-    for (; !kept.empty(); kept.pop_back()) inbound_.DeferFirst(std::move(kept.back()));
-  }
+  if (cutter_ != nullptr) inbound_.DeferFirst(cutter_->GiveBack());
   cutter_ = std::move(cutter);
   timeouts_.EndMessage();
 }
@@ -150,13 +149,15 @@ bool Session::EndMessages(Owner& owner) {
   return true;
 }
 
+// The peer still gets what was sent for the messages before, and the end of our stream.
 void Session::FailFrame(Owner& owner, const FrameFault& fault) {
   if (closing_.phase() == Phase::kOpen) {
     cutter_->set_fault(fault);
-    Fail(owner, {ErrorKind::kBadFrame, 0});
-    closing_.set_reason(CloseReason::kFrameError);
+    closing_.set_error({ErrorKind::kBadFrame, 0});
+    BeginFlush(owner, CloseReason::kFrameError);
+  } else if (closing_.phase() == Phase::kFailing) {
+    BeginCancel();
   }
-  if (closing_.phase() < Phase::kCancelling) BeginCancel();
 }
 
 // ---- Any thread: sending.
@@ -281,6 +282,10 @@ SendResult Session::EnqueueFrames(const Framing& framing, const SharedBytes* mes
 SendResult Session::EnqueueAsOne(const Framing& framing, const SharedBytes* messages,
                                  std::size_t count) {
   std::string bytes;
+  bytes.reserve(std::accumulate(messages, messages + count, std::size_t{0},
+                                [](std::size_t size, const SharedBytes& message) {
+                                  return size + message.size + kMostAround;
+                                }));
   for (std::size_t i = 0; i < count; ++i) {
     Frame frame;
     framing.Encode(ViewOf(messages[i]), &frame);
@@ -288,8 +293,7 @@ SendResult Session::EnqueueAsOne(const Framing& framing, const SharedBytes* mess
     bytes += frame.BodyOf(ViewOf(messages[i]));
     bytes += frame.tail();
   }
-  const std::string_view piece = bytes;
-  const SendResult result = EnqueueCopy(&piece, 1);
+  const SendResult result = SharedCopy(std::move(bytes)).SendTo(*this, Owner::CurrentSendMemory());
   for (std::size_t i = 0; i < count && result == SendResult::kAccepted; ++i) {
     if (messages[i].release != nullptr) messages[i].release(messages[i].owner);
   }

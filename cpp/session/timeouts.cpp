@@ -40,9 +40,11 @@ std::optional<CloseReason> Timeouts::Passed(TimePoint now, const Options& option
                                             bool receives, bool sends) const {
   std::optional<CloseReason> passed;
   ForEach(options, inbound, outbound, [&](CloseReason reason, TimePoint deadline) {
-    const bool excused =
-        (reason != CloseReason::kWriteTimeout && receives) || (!JudgesSilence(reason) && sends);
-    if (!passed && now >= deadline && !excused) passed = reason;
+    if (passed || now < deadline) return;
+    const bool waits_for_peer =
+        reason != CloseReason::kWriteTimeout && reason != CloseReason::kMessageTimeout;
+    const bool excused = (waits_for_peer && receives) || (!JudgesSilence(reason) && sends);
+    if (!excused) passed = reason;
   });
   return passed;
 }

@@ -50,9 +50,19 @@ class Timeouts {
   }
   // A part of a message has come, and its last byte has not; or it has.
   void BeginMessage(TimePoint now) {
-    if (!inside_message()) message_since_ = now;
+    if (inside_message()) return;
+    message_since_ = now;
+    message_excused_ = false;
   }
   void EndMessage() { message_since_ = TimePoint::max(); }
+  // Something was received that has not been seen: it may hold the end of a message whose time is
+  // up. The message has its time again, but only once: a peer could send for ever.
+  void ExcuseMessage(TimePoint now, const Options& options) {
+    if (!options.message_timeout || !inside_message() || blocked() || message_excused_) return;
+    if (now < message_since_ + *options.message_timeout) return;
+    message_since_ = now;
+    message_excused_ = true;
+  }
   // True exactly when a change of what blocks reading has to be noted, although nothing else is
   // due.
   [[nodiscard]] bool waits_for_reading() const {
@@ -64,7 +74,8 @@ class Timeouts {
                                    const Inbound& inbound, const Outbound& outbound,
                                    TimePoint stop_deadline) const;
   // The first timeout of an open session whose time is up. `receives`, `sends`: true exactly when
-  // the system has something for the session that has not been seen, so that it is not silent.
+  // the system has something for the session that has not been seen, so that it is not silent; see
+  // ExcuseMessage for messages.
   [[nodiscard]] std::optional<CloseReason> Passed(TimePoint now, const Options& options,
                                                   const Inbound& inbound, const Outbound& outbound,
                                                   bool receives, bool sends) const;
@@ -117,6 +128,7 @@ class Timeouts {
   // True exactly when MarkDue was called and TakeDue was not since. Atomic, as it is set before the
   // session is acquired.
   std::atomic<bool> due_{false};
+  bool message_excused_ = false;  // true exactly when the message has its time again
 };
 
 }  // namespace iocp

@@ -79,13 +79,15 @@ class CobsFraming final : public Framing {
   [[nodiscard]] std::size_t most_waiting() const override {
     return max_size_ + max_size_ / (kLongest - 1) + 2;
   }
+  [[nodiscard]] const char* malformation() const override {
+    return "a block ends before its zero byte is due";
+  }
 
  private:
   const std::size_t max_size_;
 };
 
 void CobsFraming::Encode(std::string_view message, Frame* frame) const {
-  CheckMessageSize(message.size(), max_size_);
   std::string encoded;
   encoded.reserve(message.size() + message.size() / (kLongest - 1) + 2);
   for (bool more = true; more;) {

@@ -121,26 +121,23 @@ Match DelimiterFraming::Find(std::string_view bytes, std::size_t from, bool last
 // How the peer cuts it must not depend on what is sent next.
 void DelimiterFraming::Encode(std::string_view message, Frame* frame) const {
   const std::string& first = delimiters_[0];
-  std::size_t size = message.size();
   if (keep_) {
     const Match end = Find(message, 0, false);
     const bool whole = end.size != 0 && end.at + end.size == message.size();
     if (!whole || (end.may_grow && message.substr(end.at) != first)) {
       throw std::invalid_argument(
-          "with keep=True a message ends with a delimiter that is not the "
-          "beginning of a longer one, and has no other one");
+          "with keep=True a message must end with its delimiter, and contain no other one; the "
+          "delimiter must not be the beginning of a longer one");
     }
-    size = end.at;
   } else if (Find(message, 0, true).size != 0) {
     throw std::invalid_argument("a message must not contain a delimiter");
   } else {
     frame->SetTail(first);
   }
-  CheckMessageSize(size, max_size_);
   if (longest_ > 1 && Joins(message, frame->tail())) {
     throw std::invalid_argument(
-        "a message must not make a delimiter with the bytes of those "
-        "before and behind it");
+        "the beginning or the end of this message makes another delimiter with the one that is "
+        "sent before or behind it");
   }
 }
 

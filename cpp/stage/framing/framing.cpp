@@ -16,7 +16,7 @@ std::string FrameFault::Describe() const {
       return "a message of " + std::to_string(*announced) + " bytes was announced; the framing " +
              "allows " + std::to_string(limit) + " (max_size)";
     case Kind::kMalformed:
-      return "the bytes received are no message of this framing";
+      return std::string("the bytes received are no message of this framing: ") + detail;
     case Kind::kTruncated:
       return "the peer ended its stream inside a message";
   }

@@ -15,9 +15,13 @@ class LengthPrefixFraming final : public Framing {
   [[nodiscard]] std::unique_ptr<Framer> MakeFramer() const override;
   void Encode(std::string_view message, Frame* frame) const override;
   [[nodiscard]] std::size_t most_waiting() const override { return header_; }
+  [[nodiscard]] const char* malformation() const override {
+    return "the length is less than what belongs to the header";
+  }
 
-  // `bytes` begin where a frame does.
-  [[nodiscard]] FrameCut Cut(std::string_view bytes) const;
+  // `bytes` begin where a frame does. `limit`: the most bytes of a message.
+  [[nodiscard]] FrameCut Cut(std::string_view bytes, std::uint64_t limit) const;
+  [[nodiscard]] std::size_t max_size() const { return options_.max_size; }
 
  private:
   [[nodiscard]] std::uint64_t ReadLength(const char* field) const;
@@ -31,7 +35,9 @@ class LengthPrefixFraming final : public Framing {
 class LengthPrefixFramer final : public Framer {
  public:
   explicit LengthPrefixFramer(const LengthPrefixFraming& framing) : framing_(framing) {}
-  FrameCut Cut(std::string_view bytes, bool) override { return framing_.Cut(bytes); }
+  FrameCut Cut(std::string_view bytes, bool) override {
+    return framing_.Cut(bytes, framing_.max_size());
+  }
 
  private:
   const LengthPrefixFraming& framing_;
@@ -56,7 +62,7 @@ std::uint64_t LengthPrefixFraming::ReadLength(const char* field) const {
   return value;
 }
 
-FrameCut LengthPrefixFraming::Cut(std::string_view bytes) const {
+FrameCut LengthPrefixFraming::Cut(std::string_view bytes, std::uint64_t limit) const {
   if (bytes.size() < header_) return FrameCut::More();
   const std::uint64_t length = ReadLength(bytes.data() + options_.offset);
   // Unsigned and in 64 bits: nothing here may overflow, whatever the peer has written.
@@ -74,7 +80,6 @@ FrameCut LengthPrefixFraming::Cut(std::string_view bytes) const {
   const std::uint64_t gone = strip_ <= header_ ? 0 : strip_ - header_;  // of what is behind
   if (behind < gone) return FrameCut::Malformed();
   const std::uint64_t rest = behind - gone;
-  const std::uint64_t limit = options_.max_size;
   if (rest > limit || rest + kept > limit) {
     const std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
     return FrameCut::TooLong(limit, rest > most - kept ? most : rest + kept);
@@ -86,12 +91,12 @@ FrameCut LengthPrefixFraming::Cut(std::string_view bytes) const {
 }
 
 void LengthPrefixFraming::Encode(std::string_view message, Frame* frame) const {
-  CheckMessageSize(message.size(), options_.max_size);
   if (strip_ == 0) {
-    const FrameCut cut = message.empty() ? FrameCut::More() : Cut(message);
+    const FrameCut cut = message.empty() ? FrameCut::More() : Cut(message, message.size());
     if (cut.kind == FrameCut::Kind::kMessage && cut.used == message.size()) return;
     throw std::invalid_argument(
-        "with strip=0 a message has its header, and the length in it must be that of the message");
+        "nothing is stripped from the messages of this framing, so one to be sent must begin with "
+        "its header, and the length in that must be right");
   }
   if (options_.offset != 0 || strip_ != size_) {
     throw std::invalid_argument(
@@ -100,12 +105,16 @@ void LengthPrefixFraming::Encode(std::string_view message, Frame* frame) const {
   }
   const auto size = static_cast<std::uint64_t>(message.size());
   const std::uint64_t less = static_cast<std::uint64_t>(options_.adjust);
-  const bool negative = options_.adjust > 0 && size < less;
+  if (options_.adjust > 0 && size < less) {
+    throw std::invalid_argument("with adjust=" + std::to_string(less) +
+                                " a message has at least as many bytes, not " +
+                                std::to_string(size));
+  }
   // Modulo 2 to the 64th: right for a negative `adjust` too.
   const std::uint64_t length = size - less;
   const std::uint64_t most =
       size_ == 8 ? std::numeric_limits<std::uint64_t>::max() : (std::uint64_t{1} << size_ * 8U) - 1;
-  if (negative || length > most) {
+  if (length > most) {
     throw std::invalid_argument("a length field of " + std::to_string(size_) +
                                 " bytes cannot carry a message of " + std::to_string(size) +
                                 " bytes");

@@ -85,7 +85,10 @@ MessageCutter::Cuts MessageCutter::Cut(const Buffer& bytes, std::size_t most, bo
 // A fault behind messages is found again once they are done with.
 MessageCutter::Cuts MessageCutter::Checked(Cuts cuts) {
   cuts.fault = more_.kind == FrameCut::Kind::kFault && cuts.used == 0;
-  if (cuts.fault) fault_ = more_.fault();
+  if (cuts.fault) {
+    fault_ = more_.fault();
+    if (fault_.kind == FrameFault::Kind::kMalformed) fault_.detail = framing_->malformation();
+  }
   return cuts;
 }
 
@@ -131,6 +134,7 @@ FrameCut MessageCutter::CutParts(std::string_view bytes) {
   std::string trailer(announced_.used - end, '\0');
   parts_.CopyTo(end, trailer.size(), trailer.data());
   if (!framer_->EndsWell(trailer)) return FrameCut::Malformed();
+  framer_->Reset();  // it was not asked about the rest of this message, and may remember its front
   return FrameCut::Message(announced_.used, announced_.begin, announced_.size);
 }
 

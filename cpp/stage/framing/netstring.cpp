@@ -47,11 +47,13 @@ class NetstringFraming final : public Framing {
     return std::make_unique<NetstringFramer>(max_size_);
   }
   void Encode(std::string_view message, Frame* frame) const override {
-    CheckMessageSize(message.size(), max_size_);
     frame->SetHead(std::to_string(message.size()) + ':');
     frame->SetTail(",");
   }
   [[nodiscard]] std::size_t most_waiting() const override { return kMostDigits; }
+  [[nodiscard]] const char* malformation() const override {
+    return "a netstring is a length, a colon, the message and a comma";
+  }
 
  private:
   const std::size_t max_size_;

@@ -24,12 +24,4 @@ inline void CheckMaxSize(std::uint64_t max_size) {
   CheckParameter("max_size", max_size, 1, kLargestMessage);
 }
 
-// Throws std::invalid_argument for a message that is too long to be sent.
-inline void CheckMessageSize(std::size_t size, std::size_t max_size) {
-  if (size <= max_size) return;
-  throw std::invalid_argument("a message of " + std::to_string(size) +
-                              " bytes is longer than the framing's max_size, " +
-                              std::to_string(max_size));
-}
-
 }  // namespace iocp

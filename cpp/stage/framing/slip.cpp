@@ -69,7 +69,6 @@ class SlipFraming final : public Framing {
     return std::make_unique<SlipFramer>(max_size_);
   }
   void Encode(std::string_view message, Frame* frame) const override {
-    CheckMessageSize(message.size(), max_size_);
     if (message.empty()) throw std::invalid_argument("SLIP has no empty message");
     std::string encoded(1, kEnd);
     encoded.reserve(message.size() + message.size() / 8 + 2);
@@ -85,6 +84,9 @@ class SlipFraming final : public Framing {
     frame->SetEncoded(std::move(encoded));
   }
   [[nodiscard]] std::size_t most_waiting() const override { return 2 * max_size_ + 1; }
+  [[nodiscard]] const char* malformation() const override {
+    return "the escape byte 0xDB is followed by neither 0xDC nor 0xDD";
+  }
 
  private:
   const std::size_t max_size_;

@@ -44,7 +44,6 @@ class VarintFraming final : public Framing {
     return std::make_unique<VarintFramer>(max_size_);
   }
   void Encode(std::string_view message, Frame* frame) const override {
-    CheckMessageSize(message.size(), max_size_);
     std::uint64_t rest = message.size();
     std::string head;
     for (; rest > 0x7fU; rest >>= 7U) head += static_cast<char>(0x80U | (rest & 0x7fU));
@@ -52,6 +51,9 @@ class VarintFraming final : public Framing {
     frame->SetHead(head);
   }
   [[nodiscard]] std::size_t most_waiting() const override { return kMostBytes; }
+  [[nodiscard]] const char* malformation() const override {
+    return "the length has more than 64 bits";
+  }
 
  private:
   const std::size_t max_size_;

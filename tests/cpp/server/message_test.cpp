@@ -371,7 +371,8 @@ TEST_P(MessageTest, AFaultIsReportedBehindTheMessagesBeforeIt) {
     const Stopper stopper{server};
     const Client client(server.address());
     client.Send(broken.wire);
-    EXPECT_TRUE(IsReset(client.WaitForEnd()));
+    EXPECT_EQ(client.WaitForEnd(), 0);
+    client.EndStream();
     ASSERT_TRUE(handler.WaitFor([&] { return handler.closed == 1; }));
     const RecordingHandler::Record& record = handler.records.begin()->second;
     EXPECT_EQ(record.messages, (Messages{"a", "b"}));
@@ -384,6 +385,24 @@ TEST_P(MessageTest, AFaultIsReportedBehindTheMessagesBeforeIt) {
     const Stats stats = server.stats();
     EXPECT_EQ(stats.closed[static_cast<std::size_t>(CloseReason::kFrameError)], 1U);
   }
+}
+
+// So that something is at hand whenever somebody looks.
+TEST_P(MessageTest, WhoSendsForEverIsClosedByTheMessageTimeout) {
+  LengthPrefixOptions large;
+  large.max_size = std::size_t{1} << 40U;
+  large.size = 8;
+  Options options = With(LengthPrefix(large));
+  options.message_timeout = std::chrono::milliseconds(50);
+  Start(options);
+  const Stopper stopper{server_};
+  const Client client(server_.address());
+  const std::string block(64 * 1024, '\0');
+  ASSERT_TRUE(client.Send("\0\0\1\0\0\0\0\0"s));
+  while (client.Send(block)) {
+  }
+  ASSERT_TRUE(WaitForClosed());
+  EXPECT_EQ(Only().closed, CloseReason::kMessageTimeout);
 }
 
 TEST_P(MessageTest, AStreamThatEndsInsideAMessageIsAFault) {

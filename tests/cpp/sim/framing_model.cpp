@@ -35,9 +35,10 @@ class LengthModel final : public FramingModel {
   }
 
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
-    if (message.size() > max_size_) return std::nullopt;
     if (Strip() == 0) {
-      const Cut cut = First(message, false);
+      LengthPrefixOptions unlimited = options_;
+      unlimited.max_size = message.size();
+      const Cut cut = testing::FrontOfLengthPrefix(message, unlimited);
       if (cut.kind != Cut::Kind::kMessage || cut.used != message.size()) return std::nullopt;
       return std::string(message);
     }
@@ -102,7 +103,7 @@ class DelimiterModel final : public FramingModel {
     const std::string& first = delimiters_[0];
     const std::string frame = std::string(message) + (keep_ ? "" : first);
     const testing::DelimiterPlace found = Find(frame);
-    if (found.size == 0 || found.at > max_size_) return std::nullopt;
+    if (found.size == 0) return std::nullopt;
     if (found.at + found.size != frame.size()) return std::nullopt;
     if (found.may_grow && frame.substr(found.at) != first) return std::nullopt;
     if (!keep_ && found.at != message.size()) return std::nullopt;
@@ -180,7 +181,6 @@ class VarintModel final : public FramingModel {
     return testing::FrontOfVarintPrefix(bytes, max_size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
-    if (message.size() > max_size_) return std::nullopt;
     std::string frame;
     std::size_t rest = message.size();
     while (rest >= 128) {
@@ -201,7 +201,6 @@ class NetstringModel final : public FramingModel {
     return testing::FrontOfNetstring(bytes, max_size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
-    if (message.size() > max_size_) return std::nullopt;
     return std::to_string(message.size()) + ":" + std::string(message) + ",";
   }
 };
@@ -216,7 +215,6 @@ class CobsModel final : public FramingModel {
     return testing::FrontOfCobs(bytes, max_size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
-    if (message.size() > max_size_) return std::nullopt;
     // As the paper says: a zero is added behind the message, and taken away again.
     std::string frame;
     std::string run;
@@ -244,7 +242,7 @@ class SlipModel final : public FramingModel {
     return testing::FrontOfSlip(bytes, max_size_);
   }
   [[nodiscard]] std::optional<std::string> FrameOf(std::string_view message) const override {
-    if (message.empty() || message.size() > max_size_) return std::nullopt;
+    if (message.empty()) return std::nullopt;
     std::string frame = "\xC0";
     for (const char byte : message) {
       if (byte == '\xC0') {

@@ -22,6 +22,7 @@ constexpr std::size_t kBlock = std::size_t{64} * 1024;  // of a receive
 struct Subject {
   std::string what;
   FramingPtr framing;
+  std::size_t max_size;
   std::function<FrontCut(std::string_view)> rule;
   std::vector<std::string> fragments;  // that mean something to it
 };
@@ -58,6 +59,7 @@ Subject AnyLengthPrefix(Choices& choices) {
   const auto size = static_cast<std::size_t>(options.size);
   return {what,
           LengthPrefix(options),
+          options.max_size,
           [options](std::string_view bytes) { return FrontOfLengthPrefix(bytes, options); },
           {std::string(size, '\0'), std::string(size, '\xff'), std::string(size - 1, '\0') + "\3",
            std::string(options.offset, 'o')}};
@@ -80,7 +82,7 @@ Subject AnyDelimiter(Choices& choices) {
   std::vector<std::string> fragments = delimiters;
   for (const std::string& delimiter : delimiters) fragments.push_back(delimiter.substr(1));
   fragments.emplace_back("a");
-  return {what, Delimiter(delimiters, keep, max_size),
+  return {what, Delimiter(delimiters, keep, max_size), max_size,
           [=](std::string_view bytes) {
             return FrontOfDelimiter(bytes, delimiters, keep, max_size, true);
           },
@@ -97,6 +99,7 @@ Subject AnySubject(Choices& choices) {
       const std::size_t size = choices.OneOf<std::size_t>({1, 2, 7, 300, 40'000});
       return {"FixedSize " + std::to_string(size),
               FixedSize(size),
+              size,
               [=](std::string_view bytes) { return FrontOfFixedSize(bytes, size); },
               {"x"}};
     }
@@ -110,21 +113,25 @@ Subject AnySubject(Choices& choices) {
       return {
           "VarintPrefix" + max,
           VarintPrefix(max_size),
+          max_size,
           [=](std::string_view bytes) { return FrontOfVarintPrefix(bytes, max_size); },
           {std::string(9, '\xff'), std::string(10, '\x80'), std::string(1, '\0'), "\3", "\x80"}};
     case 1:
       return {"Netstring" + max,
               Netstring(max_size),
+              max_size,
               [=](std::string_view bytes) { return FrontOfNetstring(bytes, max_size); },
               {"0", "1", "2", "9", ":", ",", "3:", "1099511627776"}};
     case 2:
       return {"Cobs" + max,
               Cobs(max_size),
+              max_size,
               [=](std::string_view bytes) { return FrontOfCobs(bytes, max_size); },
               {std::string(1, '\0'), "\1", "\2", "\3", "\xff", std::string(254, 'x')}};
     default:
       return {"Slip" + max,
               Slip(max_size),
+              max_size,
               [=](std::string_view bytes) { return FrontOfSlip(bytes, max_size); },
               {"\xC0", "\xDB", "\xDC", "\xDD", "\xDB\xDC"}};
   }
@@ -160,6 +167,8 @@ Stream AnyStream(Choices& choices, const Subject& subject) {
           const std::string message = AnyMessage(choices, subject);
           stream.bytes += Encoded(*subject.framing, message);
           stream.sent.push_back(message);
+          // It is sent, but not taken.
+          if (message.size() > subject.max_size) stream.only_sent = false;
         } catch (const std::invalid_argument&) {  // NOLINT(bugprone-empty-catch): it is not sent
         }
         break;

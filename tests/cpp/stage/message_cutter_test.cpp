@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <string_view>
@@ -468,6 +469,43 @@ TEST(MessageCutterTest, TheTrailerOfALargeMessageIsShownToItsFramer) {
 }
 
 // The list asks for all, and takes a few at a time.
+// Reads the five digits in front of a message once, and remembers them until it is done with it.
+class Remembering final : public Framing {
+ public:
+  class Reader final : public Framer {
+   public:
+    FrameCut Cut(std::string_view bytes, bool) override {
+      if (bytes.size() < kHeader) return FrameCut::More();
+      if (!size_) size_ = std::stoul(std::string(bytes.substr(0, kHeader)));
+      const std::size_t size = *size_;
+      const std::size_t used = kHeader + size;
+      if (bytes.size() < used) return FrameCut::Announced(used, kHeader, size);
+      Reset();
+      return FrameCut::Message(used, kHeader, size);
+    }
+    void Reset() override { size_.reset(); }
+
+   private:
+    std::optional<std::size_t> size_;
+  };
+  static constexpr std::size_t kHeader = 5;
+
+  [[nodiscard]] std::unique_ptr<Framer> MakeFramer() const override {
+    return std::make_unique<Reader>();
+  }
+  void Encode(std::string_view, Frame*) const override {}
+  [[nodiscard]] std::size_t most_waiting() const override { return kHeader; }
+};
+
+TEST(MessageCutterTest, AFramerForgetsALargeMessageThatWasCompletedWithoutIt) {
+  const std::string large(20'000, 'l');
+  FramedReader reader(std::make_shared<Remembering>());
+  const std::string stream = "20000" + large + "00001a00002bc";
+  reader.Receive(std::string_view(stream).substr(0, 10'000));
+  reader.Receive(std::string_view(stream).substr(10'000));
+  EXPECT_EQ(reader.messages(), (Messages{large, "a", "bc"}));
+}
+
 TEST(MessageCutterTest, AListHasNoMoreThanItMay) {
   MessageCutter cutter(Delimiter({"\n"}));
   Buffer bytes = BufferPool::Copy("a\nb\nc\nd");
