@@ -12,7 +12,7 @@ from iocp_bind import CloseReason, Connection
 class Chat(iocp_bind.Server):
     """Gets whole lines. Whoever sends a longer one than it takes is disconnected."""
 
-    framing = iocp_bind.Delimiter(b"\n", b"\r\n", max_size=4096)
+    framing = iocp_bind.Delimiter(b"\r\n", b"\n", max_size=4096)
 
     def on_connection_established(self, conn: Connection) -> None:
         """Greet."""

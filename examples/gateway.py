@@ -71,8 +71,12 @@ def operate(gateway: Gateway) -> None:
     with open(0, "rb", closefd=False) as lines:
         for line in lines:
             name, _, text = line.strip().partition(b" ")
-            if name and not gateway.command(name, text):
-                logger.warning("there is no device %s", name.decode(errors="replace"))
+            shown = name.decode(errors="replace")
+            try:
+                if name and not gateway.command(name, text):
+                    logger.warning("there is no device %s", shown)
+            except (ValueError, iocp_bind.SendBacklogFull) as error:  # too long; takes nothing
+                logger.warning("not sent to %s: %s", shown, error)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@
 #include "framing_type.h"
 #include "messages.h"
 #include "options.h"
+#include "python_handler.h"
 #include "timer_type.h"
 
 namespace py = pybind11;
@@ -29,6 +30,9 @@ struct ConnectionObject {
   PyObject* data;          // the user's
   PyObject* framing;       // as it was last set, or the server's
   PyObject* weak_references;
+  // True exactly when the server has a hook for what clients send without a framing, or with one.
+  bool takes_bytes;
+  bool takes_messages;
 };
 
 PyTypeObject* connection_type = nullptr;
@@ -228,8 +232,19 @@ int SetFraming(PyObject* self, PyObject* value, void*) {
     PyErr_SetString(PyExc_AttributeError, "framing cannot be deleted: set it to None");
     return -1;
   }
+  const bool taken = value == Py_None ? Self(self)->takes_bytes : Self(self)->takes_messages;
   try {
-    Of(self).SetFraming(FramingOf("framing", value));
+    FramingPtr framing = FramingOf("framing", value);
+    if (!taken) {
+      PyErr_SetString(PyExc_TypeError,
+                      framing == nullptr
+                          ? "the server does not override on_read_completed, so nobody would get "
+                            "what the client sends: override it to set framing to None"
+                          : "the server overrides neither on_message nor on_messages, so nobody "
+                            "would get the messages: override one of them to set a framing");
+      return -1;
+    }
+    Of(self).SetFraming(std::move(framing));
   } catch (const py::type_error& error) {
     PyErr_SetString(PyExc_TypeError, error.what());
     return -1;
@@ -405,7 +420,9 @@ PyGetSetDef attributes[] = {
      "At first it is the server's. In a hook of the connection a new one cuts what is behind the\n"
      "message, the list of messages or the bytes that the hook got. On other threads it cuts all\n"
      "that no hook has been given. With None, on_read_completed is called.\n\n"
-     "Raises:\n    TypeError: it is neither a framing nor None.",
+     "Raises:\n    TypeError: it is neither a framing nor None, or the server has no hook for "
+     "what\n"
+     "        the client would send.",
      nullptr},
     {"data", &GetData, &SetData, "Yours to set: any object; None at first.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
@@ -419,25 +436,30 @@ PyMemberDef members[] = {
 
 }  // namespace
 
-PyObject* WrapConnection(Connection& connection, bool in_hook, PyObject* framing) {
+PyObject* WrapConnection(Connection& connection, bool in_hook, const HookTable* hooks) {
   if (connection.user_data != nullptr) {
     auto* existing = static_cast<PyObject*>(connection.user_data);
     Py_INCREF(existing);
     return existing;
   }
+  const bool takes_bytes = hooks == nullptr || hooks->read;
+  const bool takes_messages = hooks == nullptr || hooks->message || hooks->messages;
+  py::object framing = hooks == nullptr ? py::none() : hooks->framing;
   auto* object = PyObject_GC_New(ConnectionObject, connection_type);
   if (object == nullptr) return nullptr;
-  // Making an object may collect garbage, and so run Python code that asks for this very one.
+  // Making an object may collect garbage, and so run Python code that asks for this very one, or
+  // let another thread end the run and free its table.
   if (connection.user_data != nullptr) {
     PyObject_GC_Del(object);
     Py_DECREF(connection_type);
-    return WrapConnection(connection, in_hook, framing);
+    return WrapConnection(connection, in_hook, nullptr);
   }
   connection.AddReference();
   object->connection = &connection;
   object->data = nullptr;
-  Py_INCREF(framing);
-  object->framing = framing;
+  object->framing = framing.release().ptr();
+  object->takes_bytes = takes_bytes;
+  object->takes_messages = takes_messages;
   object->weak_references = nullptr;
   auto* result = reinterpret_cast<PyObject*>(object);
   bool attached = in_hook;

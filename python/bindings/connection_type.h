@@ -7,14 +7,16 @@
 
 namespace iocp::python {
 
+struct HookTable;
+
 // Below this many bytes a copy is cheaper than to keep the bytes object until the send is out.
 inline constexpr Py_ssize_t kShareFrom = 16 * 1024;
 
 // The one Python object of `connection`: a new reference, or null with an error set. `in_hook` says
-// that a hook of this connection is running. `framing` is the framing of its server, or None. The
+// that a hook of this connection is running. `hooks` are those of the run, null: it is over. The
 // object and the connection hold each other until ReleaseConnection; after that the object is a
 // dead handle that a user may keep. GIL.
-PyObject* WrapConnection(Connection& connection, bool in_hook, PyObject* framing);
+PyObject* WrapConnection(Connection& connection, bool in_hook, const HookTable* hooks);
 
 // After the connection's last hook: it lets go of its Python object. GIL.
 void ReleaseConnection(Connection& connection);

@@ -142,7 +142,7 @@ void PythonHandler::EndRun() {
 void PythonHandler::Call(const HookTable::Target& target, Connection& connection,
                          PyObject* argument, bool has_argument) {
   const py::object wrapped =
-      py::reinterpret_steal<py::object>(WrapConnection(connection, true, framing()));
+      py::reinterpret_steal<py::object>(WrapConnection(connection, true, hooks_.get()));
   const py::object owned = py::reinterpret_steal<py::object>(argument);
   if (!wrapped || (has_argument && !owned)) throw PythonErrorSet{};
   // The first place is for the callee to use, as PY_VECTORCALL_ARGUMENTS_OFFSET promises.
@@ -252,7 +252,7 @@ void PythonHandler::ReportError(Connection* connection, const char* name) {
   const py::object exception = TakeError();
   const py::object wrapped =
       connection != nullptr
-          ? py::reinterpret_steal<py::object>(WrapConnection(*connection, true, framing()))
+          ? py::reinterpret_steal<py::object>(WrapConnection(*connection, true, hooks_.get()))
           : py::none();
   const py::object text = py::reinterpret_steal<py::object>(PyUnicode_FromString(name));
   PyObject* result = nullptr;

@@ -42,10 +42,8 @@ class PythonHandler final : public Handler {
   // Under the GIL.
   [[nodiscard]] bool has_hooks() const { return hooks_ != nullptr; }
 
-  // The framing of new connections, or None; borrowed. Under the GIL.
-  [[nodiscard]] PyObject* framing() const {
-    return hooks_ != nullptr ? hooks_->framing.ptr() : Py_None;
-  }
+  // The hooks of the run; null: it is over. Good while the GIL is held. Under the GIL.
+  [[nodiscard]] const HookTable* hooks() const { return hooks_.get(); }
 
   [[nodiscard]] unsigned WantedHooks() const override;
   void OnWorkerBegin() override;

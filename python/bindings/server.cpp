@@ -54,9 +54,8 @@ HookTable::Target TakeApart(const py::object& callable) {
   throw py::type_error(std::string(wanted) + ", not " + Py_TYPE(value.ptr())->tp_name);
 }
 
-py::object Wrap(Connection& connection, PyObject* framing) {
-  py::object wrapped =
-      py::reinterpret_steal<py::object>(WrapConnection(connection, false, framing));
+py::object Wrap(Connection& connection, const HookTable* hooks) {
+  py::object wrapped = py::reinterpret_steal<py::object>(WrapConnection(connection, false, hooks));
   if (!wrapped) throw py::error_already_set();
   return wrapped;
 }
@@ -200,7 +199,7 @@ class Core {
       if (full.is_none()) refused.clear();
     }
     for (const ConnectionPtr& connection : refused) {
-      full.cast<py::list>().append(Wrap(*connection, native_->handler.framing()));
+      full.cast<py::list>().append(Wrap(*connection, native_->handler.hooks()));
     }
     return accepted;
   }
@@ -241,7 +240,7 @@ class Core {
     RefuseAfterFork();
     py::list list;
     for (const ConnectionPtr& connection : native_->server.connections()) {
-      list.append(Wrap(*connection, native_->handler.framing()));
+      list.append(Wrap(*connection, native_->handler.hooks()));
     }
     return list;
   }

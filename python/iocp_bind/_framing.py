@@ -6,11 +6,15 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from iocp_bind import _core
 
 _MAX_MESSAGE = 1024 * 1024
 _MAX_LINE = 64 * 1024
+
+
+_natives: WeakValueDictionary[tuple[object, ...], _core.NativeFraming] = WeakValueDictionary()
 
 
 def _check_integer(name: str, value: object, *, signed: bool = False) -> None:
@@ -41,18 +45,19 @@ class Framing:
         TypeError: a parameter is of the wrong kind.
     """
 
-    _native: _core.NativeFraming = dataclasses.field(init=False, repr=False, compare=False)
-
     def __post_init__(self) -> None:
         """Make the native part, which checks the parameters."""
-        object.__setattr__(self, "_native", self._make())
+        native = self._make()
+        # Equal framings share it: a message is encoded once for all of their connections.
+        key = (type(self), *(getattr(self, field.name) for field in dataclasses.fields(self)))
+        object.__setattr__(self, "_native", _natives.setdefault(key, native))
 
     def _make(self) -> _core.NativeFraming:
         raise TypeError("Framing is abstract: use iocp_bind.LengthPrefix or another framing")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle and copy it by its parameters."""
-        fields = [field.name for field in dataclasses.fields(self) if field.init]
+        fields = [field.name for field in dataclasses.fields(self)]
         return _restore, (type(self), {name: getattr(self, name) for name in fields})
 
 
@@ -121,9 +126,16 @@ class Delimiter(Framing):
     keep: bool
     max_size: int
 
-    def __init__(self, *delimiters: bytes, keep: bool = False, max_size: int = _MAX_LINE) -> None:
-        """Take the delimiters one after the other."""
-        object.__setattr__(self, "delimiters", delimiters)
+    # Not called `delimiters`, which dataclasses.replace gives by that name.
+    def __init__(
+        self,
+        *one_by_one: bytes,
+        keep: bool = False,
+        max_size: int = _MAX_LINE,
+        delimiters: tuple[bytes, ...] = (),
+    ) -> None:
+        """Take the delimiters one after the other, or as a tuple."""
+        object.__setattr__(self, "delimiters", (*one_by_one, *delimiters))
         object.__setattr__(self, "keep", keep)
         object.__setattr__(self, "max_size", max_size)
         self.__post_init__()
@@ -133,21 +145,16 @@ class Delimiter(Framing):
         delimiters = ", ".join(map(repr, self.delimiters))
         return f"Delimiter({delimiters}, keep={self.keep}, max_size={self.max_size})"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle and copy it by its parameters."""
-        return _restore_delimiter, (self.delimiters, self.keep, self.max_size)
-
     def _make(self) -> _core.NativeFraming:
         for delimiter in self.delimiters:
             if not isinstance(delimiter, bytes):
-                raise TypeError(f"a delimiter must be bytes, not {type(delimiter).__name__}")
+                raise TypeError(
+                    f"a delimiter must be bytes, not {type(delimiter).__name__}: "
+                    'Delimiter(b"\\r\\n", b"\\n", max_size=1000) has two of them'
+                )
         _check_bool("keep", self.keep)
         _check_integer("max_size", self.max_size)
         return _core._delimiter(list(self.delimiters), self.keep, self.max_size)
-
-
-def _restore_delimiter(delimiters: tuple[bytes, ...], keep: bool, max_size: int) -> Delimiter:
-    return Delimiter(*delimiters, keep=keep, max_size=max_size)
 
 
 @dataclass(frozen=True)

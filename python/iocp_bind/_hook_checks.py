@@ -103,6 +103,12 @@ def check_message_hooks(server: object, hooks: dict[str, object], *, framed: boo
             f"{name} has a framing and overrides neither on_message nor on_messages, so nobody "
             "would get its messages: override one of them, or start it with framing=None"
         )
+    if not framed and (one or many) and hooks["on_read_completed"] is None:
+        raise TypeError(
+            f"{name} overrides {'on_message' if one else 'on_messages'} and has no framing, so "
+            "nobody would get what clients send: set the attribute framing, or start it with "
+            "framing=...; or override on_read_completed for clients without a framing"
+        )
 
 
 def _is_method(attribute: object) -> bool:

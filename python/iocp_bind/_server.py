@@ -206,7 +206,8 @@ class Server(Hooks[Data]):
                 may have an `idle_timeout` and a `receive_timeout` of its own: attributes of
                 `Connection`.
             message_timeout: how long a message may take, from its first byte to its last. The
-                time stands still while reading is paused.
+                time stands still while reading is paused. If bytes are at hand when it is up,
+                the message gets it once more.
             write_timeout: how long a client may take no byte of what was sent. A client that
                 takes a part, and then no more, is closed after at most twice this time; the
                 same holds for `idle_timeout`.

@@ -92,14 +92,18 @@ def test_chat(backend: str) -> None:
             a.sendall(b"hel")
             a.sendall(b"lo\nsecond li")
             a.sendall(b"ne\r\n")
-            assert _line(from_b).endswith(b": hello\n")
-            assert _line(from_b).endswith(b": second line\n")
+            assert _line(from_b).endswith(b": hello\r\n")
+            assert _line(from_b).endswith(b": second line\r\n")
+            # The longest line, and one with a part of an end at its end.
+            a.sendall(b"x" * 4096 + b"\r\n" + b"odd\r\r\n")
+            assert _line(from_b).endswith(b": " + b"x" * 4096 + b"\r\n")
+            assert _line(from_b).endswith(b": odd\r\r\n")
             b.sendall(b"and back\n")
-            assert _line(from_a).endswith(b": and back\n")
+            assert _line(from_a).endswith(b": and back\r\n")
         assert b"left" in _line(from_a)
         # A line that never ends is the end.
         a.sendall(bytes(10_000))
-        assert saw_reset(a)
+        assert saw_end(a)
 
 
 def _framed(message: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -243,9 +243,12 @@ def test_a_framing_is_a_value(text: str) -> None:
     framing = REPRS[text]
     assert repr(framing) == text
     again = eval(text, vars(iocp_bind))
-    for same in (again, copy.copy(framing), copy.deepcopy(framing)):
+    for same in (again, copy.copy(framing), copy.deepcopy(framing), replace(framing)):
         assert same == framing
         assert hash(same) == hash(framing)
+        # A broadcast encodes a message once for all of them.
+        assert getattr(same, "_native") is getattr(framing, "_native")  # noqa: B009
+    assert [*asdict(framing)] == [field.name for field in fields(framing)]
     assert pickle.loads(pickle.dumps(framing)) == framing
     assert [other for other in REPRS.values() if other == framing] == [framing]
     field = text.partition("(")[2].partition("=")[0]

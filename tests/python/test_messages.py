@@ -100,6 +100,10 @@ class NeitherAndFramed(Neither):
     framing = LINES
 
 
+class _OnlyMessages(Quiet):
+    on_read_completed = iocp_bind.Server.on_read_completed
+
+
 NOBODY = "Neither has a framing and overrides neither on_message nor on_messages, so nobody would"
 WHICH = "Both overrides on_message and on_messages: which of them should be called?"
 NO_FRAMING = "framing must be None or a framing, such as iocp_bind.LengthPrefix(4), not"
@@ -108,6 +112,7 @@ REFUSED: dict[str, tuple[type[iocp_bind.Server], dict[str, Any], str]] = {
     "neither, class": (NeitherAndFramed, {}, "NeitherAndFramed has a framing and overrides neith"),
     "both": (Both, {"framing": LINES}, WHICH),
     "both, no framing": (Both, {}, WHICH),
+    "no framing": (_OnlyMessages, {}, "_OnlyMessages overrides on_message and has no framing"),
     "a number": (EachMessage, {"framing": 4}, f"{NO_FRAMING} int"),
     "a number, no hook": (Neither, {"framing": 4}, f"{NO_FRAMING} int"),
     "a class": (EachMessage, {"framing": LengthPrefix}, f"{NO_FRAMING} type"),
@@ -148,20 +153,19 @@ def test_a_hook_with_other_arguments_is_refused(backend: str, name: str) -> None
         kind().start(port=0, backend=backend)
 
 
-def test_messages_without_anybody_to_get_them(serve: Serve, connect: Connect) -> None:
-    """A hook may set a framing although the server has no hook for messages: they are dropped."""
-
-    def established(conn: Connection) -> None:
-        conn.framing = LINES
-
-    server = serve(Recorder(established=established))
-    client = connect(server)
-    conn = server.wait_connection()
-    client.sendall(b"one\ntwo\n" * 1000)
-    wait_until(lambda: server.stats().messages == 2000, "the messages being counted")
-    client.close()
-    assert server.wait_closed(conn) is CloseReason.PEER_CLOSED
-    assert server.hooks_of(conn) == ["established", "closing"]
+def test_what_nobody_would_get_is_refused(serve: Serve, connect: Connect) -> None:
+    """A connection needs a hook for its framing, or for having none."""
+    for server, framing, sentence in [
+        (serve(Recorder()), LINES, "overrides neither on_message nor on_messages"),
+        (serve(_OnlyMessages(), framing=LINES), None, "does not override on_read_completed"),
+    ]:
+        connect(server)
+        conn = server.wait_connection()
+        before = conn.framing
+        with pytest.raises(TypeError, match=sentence):
+            conn.framing = framing
+        assert conn.framing is before
+        assert conn.is_open
 
 
 @KINDS
