@@ -65,7 +65,7 @@ std::optional<SendResult> BytesBroadcast::SendTo(Session& session, SendMemory* m
 }
 
 std::optional<SendResult> MessageBroadcast::SendTo(Session& session, SendMemory* memory) {
-  FramingPtr framing = session.framing();
+  FramingPtr framing = session.CurrentFraming();
   if (framing == nullptr) return std::nullopt;
   auto found = frames_.find(framing);
   if (found == frames_.end()) {

@@ -88,7 +88,7 @@ SendResult Connection::SendAsMessage(std::string_view message) {
 void Connection::SetFraming(FramingPtr framing) {
   Session::Of(*this).SwitchFraming(std::move(framing));
 }
-FramingPtr Connection::framing() const { return Session::Of(*this).framing(); }
+FramingPtr Connection::framing() const { return Session::Of(*this).CurrentFraming(); }
 FrameFault Connection::frame_fault() const {
   const MessageCutter* const cutter = Session::Of(*this).cutter();
   return cutter == nullptr ? FrameFault{} : cutter->fault();

@@ -64,7 +64,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // The messages that have a `release` are shared, and taken over only when it answers kAccepted.
   // Throws as Connection::SendMessages does.
   SendResult EnqueueMessages(const SharedBytes* messages, std::size_t count);
-  [[nodiscard]] FramingPtr framing() const;
+  [[nodiscard]] FramingPtr CurrentFraming() const;
   void SwitchFraming(FramingPtr framing);
   void RequestClose(CloseReason why);
   void RequestAbort(CloseReason why);

@@ -22,7 +22,7 @@ constexpr std::size_t kMostInList = 4096;
 
 // ---- Any thread: the framing.
 
-FramingPtr Session::framing() const {
+FramingPtr Session::CurrentFraming() const {
   const MutexLock lock(inbox_.mutex());
   return framing_;
 }
@@ -47,7 +47,7 @@ void Session::SetFirstFraming() {
 void Session::TakeFraming() {
   std::unique_ptr<MessageCutter> cutter;
   framing_changed_.store(false, std::memory_order_relaxed);
-  if (FramingPtr now = framing()) cutter = std::make_unique<MessageCutter>(std::move(now));
+  if (FramingPtr now = CurrentFraming()) cutter = std::make_unique<MessageCutter>(std::move(now));
   if (cutter_ != nullptr) inbound_.DeferFirst(cutter_->GiveBack());
   cutter_ = std::move(cutter);
   timeouts_.EndMessage();
@@ -238,7 +238,7 @@ const Framing* Session::FramingToSend(FramingPtr* held) {
       !framing_changed_.load(std::memory_order_acquire)) {
     return &cutter_->framing();
   }
-  *held = framing();
+  *held = CurrentFraming();
   return held->get();
 }
 
