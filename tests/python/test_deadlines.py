@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from functools import partial
@@ -112,12 +113,15 @@ def test_who_takes_bytes_while_a_hook_runs_is_not_cut_by_the_write_timeout(
         write_timeout=timeout,
         send_backlog_limit=1 << 30,
     )
-    readers = [connect(server, receive_buffer=65536) for _ in range(20)]
+    # Each reader has to get what one send holds within the timeout. A busy machine with Wine moves
+    # less in a second than Linux does.
+    count = 4 if sys.platform == "win32" else 20
+    readers = [connect(server, receive_buffer=65536) for _ in range(count)]
     size = 12 << 20
-    for event in server.wait_count("established", 20):
+    for event in server.wait_count("established", count):
         event.conn.send(bytes(size))
     busy = [connect(server) for _ in range(2)]
-    server.wait_count("established", 22)
+    server.wait_count("established", count + 2)
     busy[0].sendall(b"wait")
     server.wait_count("read")
     busy[1].sendall(b"wait")  # its hook runs in the turn in which others are seen to take bytes
@@ -127,7 +131,7 @@ def test_who_takes_bytes_while_a_hook_runs_is_not_cut_by_the_write_timeout(
     for thread in threads:
         thread.start()
     assert [recv_exact(client, 4) for client in busy] == [b"done"] * 2
-    server.wait_count("write", 22)
+    server.wait_count("write", count + 2)
     for thread in threads:
         thread.join()
     assert server.of("closing") == []
