@@ -157,6 +157,8 @@ void MessageCutter::Consume(Buffer& bytes, std::size_t used) {
   announced_ = {};
   if (used < kept()) {
     text_.erase(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(used));
+    // The next message may be far shorter.
+    if (text_.capacity() - text_.size() > kMostAhead) text_.shrink_to_fit();
     return;
   }
   bytes.RemoveFront(used - kept());

@@ -30,22 +30,6 @@ void Send(Connection& connection, std::string_view data) {
 // On a thread that is no worker's.
 void OnAnotherThread(const std::function<void()>& what) { std::thread(what).join(); }
 
-// One worker on a port of its own; two that share one; reads posted ahead and none.
-std::vector<Scenario::Setup> Setups() {
-  std::vector<Scenario::Setup> setups;
-  for (const int reads : {0, 1, 4}) {
-    for (const bool shared : {false, true}) {
-      Scenario::Setup setup;
-      setup.workers = shared ? 2 : 1;
-      setup.shared = shared;
-      setup.reads = reads;
-      setup.options.buffer_size = 512;
-      setups.push_back(setup);
-    }
-  }
-  return setups;
-}
-
 class HalfCloseTest : public ScenarioTest {
  protected:
   // A client whose connection is kept open, and which has sent its last byte.
@@ -62,7 +46,7 @@ class HalfCloseTest : public ScenarioTest {
 };
 
 TEST_F(HalfCloseTest, AConnectionThatIsKeptOpenStaysSoUntilItIsClosed) {
-  for (const Scenario::Setup& setup : Setups()) {
+  for (const Scenario::Setup& setup : Scenario::Setups()) {
     Scenario scenario(setup);
     const auto client = HalfClosed(scenario, std::string(2000, 'q'));
     scenario.PassTime(hours(24));
@@ -85,7 +69,7 @@ TEST_F(HalfCloseTest, AConnectionThatIsKeptOpenStaysSoUntilItIsClosed) {
 
 TEST_F(HalfCloseTest, WhoClosesBeforeTheHookIsHeard) {
   enum class Act { kClose, kAbort };
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     for (const Act act : {Act::kClose, Act::kAbort}) {
       // The batch begins for the end alone.
       setup.hooks = kHookEstablished | kHookEndOfStream | kHookClosing;
@@ -109,7 +93,7 @@ TEST_F(HalfCloseTest, WhoClosesBeforeTheHookIsHeard) {
 }
 
 TEST_F(HalfCloseTest, AHookOfAnotherConnectionMayCloseItBeforeItsOwn) {
-  for (const Scenario::Setup& setup : Setups()) {
+  for (const Scenario::Setup& setup : Scenario::Setups()) {
     Scenario scenario(setup);
     const auto ends = scenario.Connect();
     const auto talks = scenario.Connect();
@@ -125,7 +109,7 @@ TEST_F(HalfCloseTest, AHookOfAnotherConnectionMayCloseItBeforeItsOwn) {
 }
 
 TEST_F(HalfCloseTest, WhoPausesBeforeTheHookKeepsItWaiting) {
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     setup.hooks = kHookEstablished | kHookEndOfStream | kHookClosing;
     Scenario scenario(setup);
     const auto client = scenario.Connect();
@@ -147,7 +131,7 @@ TEST_F(HalfCloseTest, WhoPausesBeforeTheHookKeepsItWaiting) {
 }
 
 TEST_F(HalfCloseTest, APauseInTheHookKeepsNothingWaiting) {
-  for (const Scenario::Setup& setup : Setups()) {
+  for (const Scenario::Setup& setup : Scenario::Setups()) {
     Scenario scenario(setup);
     scenario.handler().on_end_of_stream = [](Connection& connection) {
       Send(connection, "answer");
@@ -163,7 +147,7 @@ TEST_F(HalfCloseTest, APauseInTheHookKeepsNothingWaiting) {
 
 TEST_F(HalfCloseTest, WhoClosesDuringTheHookIsHeard) {
   for (const EndOfStream answer : {EndOfStream::kClose, EndOfStream::kKeepOpen}) {
-    for (const Scenario::Setup& setup : Setups()) {
+    for (const Scenario::Setup& setup : Scenario::Setups()) {
       Scenario scenario(setup);
       scenario.handler().on_end_of_stream = [&](Connection& connection) {
         Send(connection, "answer");
@@ -267,7 +251,7 @@ TEST_F(SharedHalfCloseTest, AHookOfAnotherWorkerClosesWhileTheHookRuns) {
 }
 
 TEST_F(HalfCloseTest, TheHookWaitsForDeferredData) {
-  for (const Scenario::Setup& setup : Setups()) {
+  for (const Scenario::Setup& setup : Scenario::Setups()) {
     Scenario scenario(setup);
     scenario.handler().on_read = [](Connection& connection, Buffer&) { connection.PauseReading(); };
     const auto client = scenario.Connect();
@@ -292,7 +276,7 @@ TEST_F(HalfCloseTest, TheHookWaitsForDeferredData) {
 }
 
 TEST_F(HalfCloseTest, CloseWhileTheEndWaitsComesWithoutTheHook) {
-  for (const Scenario::Setup& setup : Setups()) {
+  for (const Scenario::Setup& setup : Scenario::Setups()) {
     Scenario scenario(setup);
     scenario.handler().on_read = [](Connection& connection, Buffer&) { connection.PauseReading(); };
     const auto client = scenario.Connect();
@@ -310,7 +294,7 @@ TEST_F(HalfCloseTest, CloseWhileTheEndWaitsComesWithoutTheHook) {
 
 // A client that has ended its stream takes more than the high mark little by little.
 TEST_F(HalfCloseTest, FlowControlHoldsNoAnswerBack) {
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     setup.window = 300;
     setup.options.write_high_water = 2000;
     setup.options.write_low_water = 1000;
@@ -333,7 +317,7 @@ TEST_F(HalfCloseTest, FlowControlHoldsNoAnswerBack) {
 }
 
 TEST_F(HalfCloseTest, TheEndWaitsWhileTheBacklogIsAboveTheHighMark) {
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     setup.window = 300;
     setup.options.write_high_water = 2000;
     setup.options.write_low_water = 1000;
@@ -364,7 +348,7 @@ TEST_F(HalfCloseTest, TheEndWaitsWhileTheBacklogIsAboveTheHighMark) {
 }
 
 TEST_F(HalfCloseTest, AResetBehindTheEndIsNoticedWithTheNextSend) {
-  for (const Scenario::Setup& setup : Setups()) {
+  for (const Scenario::Setup& setup : Scenario::Setups()) {
     Scenario scenario(setup);
     const auto client = HalfClosed(scenario, "x");
     client->Reset();
@@ -378,7 +362,7 @@ TEST_F(HalfCloseTest, AResetBehindTheEndIsNoticedWithTheNextSend) {
 }
 
 TEST_F(HalfCloseTest, ABrokenStreamHasNoEnd) {
-  for (const Scenario::Setup& setup : Setups()) {
+  for (const Scenario::Setup& setup : Scenario::Setups()) {
     Scenario scenario(setup);
     scenario.handler().on_end_of_stream = KeepOpen;
     const auto client = scenario.Connect();
@@ -392,7 +376,7 @@ TEST_F(HalfCloseTest, ABrokenStreamHasNoEnd) {
 }
 
 TEST_F(HalfCloseTest, AClientThatWasNeverReportedHasNoEnd) {
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     setup.options.established_on = EstablishedOn::kFirstData;
     Scenario scenario(setup);
     scenario.handler().on_end_of_stream = KeepOpen;
@@ -407,7 +391,7 @@ TEST_F(HalfCloseTest, AClientThatWasNeverReportedHasNoEnd) {
 }
 
 TEST_F(HalfCloseTest, IdleTimeoutCountsFromTheLastSend) {
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     setup.options.idle_timeout = seconds(10);
     Scenario scenario(setup);
     const auto client = HalfClosed(scenario, "x");
@@ -424,7 +408,7 @@ TEST_F(HalfCloseTest, IdleTimeoutCountsFromTheLastSend) {
 }
 
 TEST_F(HalfCloseTest, WriteTimeoutCutsWhoTakesNothing) {
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     setup.window = 300;
     setup.options.write_timeout = seconds(10);
     Scenario scenario(setup);
@@ -439,7 +423,7 @@ TEST_F(HalfCloseTest, WriteTimeoutCutsWhoTakesNothing) {
 
 // It has shown what it had to send: nothing.
 TEST_F(HalfCloseTest, FirstDataTimeoutIsOverWithTheEnd) {
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     setup.options.first_data_timeout = seconds(10);
     Scenario scenario(setup);
     const auto client = HalfClosed(scenario);
@@ -452,7 +436,7 @@ TEST_F(HalfCloseTest, FirstDataTimeoutIsOverWithTheEnd) {
 }
 
 TEST_F(HalfCloseTest, AServerThatStopsClosesIt) {
-  for (Scenario::Setup setup : Setups()) {
+  for (Scenario::Setup setup : Scenario::Setups()) {
     setup.window = 300;
     Scenario scenario(setup);
     const auto quiet = HalfClosed(scenario);

@@ -21,28 +21,17 @@ inline FramingPtr Lines() { return Delimiter({"\n"}); }
 // The first byte behind a message may be kept with it.
 inline FramingPtr Growing() { return Delimiter({"ab", "abcd"}); }
 
-inline Scenario::Setup With(const FramingPtr& framing, bool lists) {
-  Scenario::Setup setup;
+inline Scenario::Setup With(const FramingPtr& framing, bool lists, Scenario::Setup setup = {}) {
   setup.hooks = kHookAll | (lists ? kHookMessages : 0U);
   setup.options.framing = framing;
   return setup;
 }
 
-// One worker on a port of its own; two that share one; reads posted ahead and none; hooks for one
-// message and for lists.
+// Those of Scenario, each with hooks for one message and for lists.
 inline std::vector<Scenario::Setup> Setups(const FramingPtr& framing) {
   std::vector<Scenario::Setup> setups;
-  for (const int reads : {0, 1, 4}) {
-    for (const bool shared : {false, true}) {
-      for (const bool lists : {false, true}) {
-        Scenario::Setup setup = With(framing, lists);
-        setup.workers = shared ? 2 : 1;
-        setup.shared = shared;
-        setup.reads = reads;
-        setup.options.buffer_size = 512;
-        setups.push_back(setup);
-      }
-    }
+  for (const Scenario::Setup& ports : Scenario::Setups()) {
+    for (const bool lists : {false, true}) setups.push_back(With(framing, lists, ports));
   }
   return setups;
 }

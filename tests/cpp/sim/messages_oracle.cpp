@@ -115,7 +115,7 @@ void MessagesOracle::LookAtTime(const Moment& moment, const std::optional<Durati
   excused_ = moment.excused;
   if (!inside_ || paused_ || excused_ || !timeout) return;
   // With something at hand when the time is up, the message has it once more.
-  network_.Check(judged <= 2 * *timeout + kLateness || now <= quiet_from_ + kLateness,
+  network_.Check(judged <= *timeout + kLateness || now <= quiet_from_ + *timeout + kLateness,
                  "inside a message for longer than message_timeout, and not closed");
 }
 

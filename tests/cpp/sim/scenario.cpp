@@ -31,6 +31,20 @@ Options WithWorkers(Options options, int workers) {
 
 }  // namespace
 
+std::vector<Scenario::Setup> Scenario::Setups() {
+  std::vector<Setup> setups;
+  for (const int reads : {0, 1, 4}) {
+    for (const bool shared : {false, true}) {
+      Setup& setup = setups.emplace_back();
+      setup.workers = shared ? 2 : 1;
+      setup.shared = shared;
+      setup.reads = reads;
+      setup.options.buffer_size = 512;
+    }
+  }
+  return setups;
+}
+
 Scenario::Scenario(const Setup& setup)
     : network_(choices_, ForNetwork(setup)), options_(WithWorkers(setup.options, setup.workers)) {
   handler_.hooks = setup.hooks;

@@ -37,6 +37,9 @@ class Scenario {
     Options options;
     StageFactory stages = nullptr;  // of each connection
   };
+  // One worker on a port of its own; two that share one; reads posted ahead and none. The receive
+  // buffers are small.
+  static std::vector<Setup> Setups();
   using Client = std::unique_ptr<SimPeer>;
 
   explicit Scenario(const Setup& setup);

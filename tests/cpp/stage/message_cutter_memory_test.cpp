@@ -154,6 +154,24 @@ TEST(MessageCutterMemoryTest, AVeryLargeMessageTakesLittleMore) {
   }
 }
 
+// Its last byte may have been the beginning of a longer delimiter.
+TEST(MessageCutterMemoryTest, WhatIsKeptBehindALongLineTakesLittle) {
+  MessageCutter cutter(Delimiter({"\n", "\nyy"}, false, kMiB));
+  const auto cut = [&](std::string_view bytes) {
+    Buffer received = BufferPool::Copy(bytes);
+    std::vector<Message> messages;
+    const MessageCutter::Cuts cuts = cutter.Cut(received, 10, false, &messages);
+    if (cuts.used != 0) cutter.Consume(received, cuts.used);
+    const std::size_t count = messages.size();
+    cutter.Keep(std::move(received));
+    return count;
+  };
+  EXPECT_EQ(cut(std::string(200 * kKiB, 'x') + "\ny"), 0U);
+  EXPECT_EQ(cut("z"), 1U);
+  EXPECT_EQ(cutter.kept(), 2U);
+  EXPECT_LE(cutter.memory(), 64 * kKiB);
+}
+
 TEST(MessageCutterMemoryTest, NothingIsKeptBehindALargeMessage) {
   for (const Large& large : LargeOnes()) {
     const auto [message, frame] = MessageAndFrame(large);
