@@ -28,7 +28,7 @@ struct FrameFault {
   std::optional<std::uint64_t> announced;
   // kTooLong: the most bytes that a message may have.
   std::uint64_t limit = 0;
-  // kMalformed: what is wrong, a sentence; see Framing::malformation.
+  // kMalformed: what is wrong, a sentence; see Framing::malformation. Lives as long as the framing.
   const char* detail = "";
 
   // A sentence for whoever reads a log.
@@ -159,7 +159,8 @@ class Framing {
   // The most bytes that wait for the rest of a frame whose length is not known. It bounds what a
   // peer can make grow, whatever the framer says: with more the message is too long.
   [[nodiscard]] virtual std::size_t most_waiting() const = 0;
-  // A sentence for FrameFault::detail, about bytes that its framers call malformed.
+  // A sentence for FrameFault::detail, about bytes that its framers call malformed. It lives as
+  // long as the framing.
   [[nodiscard]] virtual const char* malformation() const { return "the framer refused them"; }
 };
 

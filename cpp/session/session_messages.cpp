@@ -15,6 +15,8 @@ namespace {
 
 // The bytes around the message in most frames.
 constexpr std::size_t kMostAround = 8;
+// A longer message shares its memory with no other.
+constexpr std::size_t kMostPacked = 4096;
 // The most messages in one list.
 constexpr std::size_t kMostInList = 4096;
 
@@ -244,12 +246,17 @@ const Framing* Session::FramingToSend(FramingPtr* held) {
 
 SendResult Session::EnqueueFrames(const Framing& framing, const SharedBytes* messages,
                                   std::size_t count) {
-  // The size of the messages from the `i`th on, up to one that is shared, whose head is copied.
+  // A frame may be far larger than its message: room that was made for one and does not hold it
+  // would be wasted. So a long one gets an item of its own.
+  const auto stands_alone = [&](std::size_t i) {
+    return messages[i].release != nullptr || messages[i].size > kMostPacked;
+  };
+  // The size of the messages from the `i`th on, up to one that stands alone, whose head is copied.
   const auto bytes_from = [&](std::size_t i) {
     std::size_t size = 0;
     for (; i < count; ++i) {
       size += kMostAround;
-      if (messages[i].release != nullptr) break;
+      if (stands_alone(i)) break;
       size += messages[i].size;
     }
     return size;
@@ -269,6 +276,7 @@ SendResult Session::EnqueueFrames(const Framing& framing, const SharedBytes* mes
     } else {
       queue.Copy({frame.head(), frame.BodyOf(message), frame.tail()});
       if (messages[i].release != nullptr) copied.push_back(messages[i]);
+      if (stands_alone(i)) queue.Expect(bytes_from(i + 1));
     }
   }
   const SendResult result = EnqueueAll(queue.items());

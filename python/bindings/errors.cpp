@@ -150,7 +150,8 @@ void RegisterErrors(py::module_& module) {
       "The client sent bytes that are no message of the connection's framing.\n\n"
       "`limit` is the framing's max_size and `announced` the length of the message, if the "
       "message\n"
-      "is too long; otherwise both are None. `announced` is also None if no length was announced.",
+      "is too long; otherwise both are None. `announced` is also None if the whole length is not "
+      "known.",
       none.ptr());
 #ifndef _WIN32
   ::pthread_atfork(nullptr, nullptr, [] {

@@ -141,7 +141,8 @@ WITHOUT_DESCRIPTORS = """
 import os, resource, signal, sys, iocp_bind
 server = iocp_bind.Server()
 server.start(port=0, backend=sys.argv[1])
-resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
 signal.signal(signal.SIGALRM, lambda number, frame: server.shutdown(0))
 signal.setitimer(signal.ITIMER_REAL, 0.2)
 server.serve_forever()
@@ -150,6 +151,7 @@ try:
     server.run(port=0, backend=sys.argv[1])
 except OSError as error:
     print(error.strerror)
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)  # whoever looks for leaks at the end opens files
 """
 
 

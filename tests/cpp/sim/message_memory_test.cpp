@@ -96,6 +96,19 @@ TEST_F(ScenarioTest, ManySharedMessagesTakeNoRoomForOneAnother) {
   EXPECT_EQ(released, 100);
 }
 
+// A frame that is larger than its message does not fit into the room that was made for both.
+TEST_F(ScenarioTest, ALongMessageTakesItsRoomOnce) {
+  Scenario::Setup setup = With(Slip(), true);
+  setup.hooks &= ~static_cast<unsigned>(kHookWrite);
+  Scenario scenario(setup);
+  const auto client = scenario.Connect();
+  const std::string bytes(50'000, '\xC0');
+  const std::vector<SharedBytes> messages = {{"x", 1}, {bytes.data(), bytes.size()}};
+  Connection& connection = scenario.ConnectionOf(client);
+  EXPECT_EQ(connection.SendMessages(messages), SendResult::kAccepted);
+  EXPECT_LE(Session::Of(connection).outbound().charge(), 2 * bytes.size() + 4096);
+}
+
 class NthAllocation final : public FailingMemory::Source {
  public:
   explicit NthAllocation(std::uint64_t nth) : nth_(nth) {}
