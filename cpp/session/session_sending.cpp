@@ -210,6 +210,8 @@ void Session::NotifyCompletedSends(Owner& owner) {
   SendQueue ended;
   ended.Append(outbound_.ended());
   while (SendItem* item = ended.Pop()) {
+    // First, so that the next send finds the room of this one, in its hook and on other threads.
+    outbound_.CountReported(*item);
     if (!item->dropped && hooks.wants(kHookWrite)) {
       hooks.Enter();
       CallTimers(owner);
@@ -217,7 +219,6 @@ void Session::NotifyCompletedSends(Owner& owner) {
                 [&](Handler& handler) { handler.OnWriteCompleted(*this, item->size); });
     }
     if (item->release_in_batch) hooks.Enter();
-    outbound_.CountReported(*item);
     SendItem::Destroy(item, &owner.send_memory());
   }
 }

@@ -64,6 +64,22 @@ TEST_F(BacklogTest, EachSendCountsWithTheMemoryItTakes) {
   }
 }
 
+TEST_F(BacklogTest, ASendWhoseHookRunsCountsNoMore) {
+  Scenario::Setup setup;
+  setup.window = kLargeWindow;
+  Scenario scenario(setup);
+  std::vector<std::size_t> charges;
+  scenario.handler().on_write = [&](Connection& connection, std::size_t) {
+    charges.push_back(Session::Of(connection).outbound().charge());
+  };
+  const auto client = scenario.Connect();
+  Connection& connection = scenario.ConnectionOf(client);
+  const std::string data(5'000'000, 'x');
+  EXPECT_EQ(connection.Send(data.data(), data.size()), kAccepted);
+  scenario.StepAll();
+  EXPECT_EQ(charges, std::vector<std::size_t>{0});
+}
+
 TEST_F(BacklogTest, SharedBytesCountWithTheirRecord) {
   Scenario::Setup setup;
   setup.window = kLargeWindow;
