@@ -151,7 +151,7 @@ try:
     server.run(port=0, backend=sys.argv[1])
 except OSError as error:
     print(error.strerror)
-resource.setrlimit(resource.RLIMIT_NOFILE, limits)  # whoever looks for leaks at the end opens files
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)  # a leak check at the end opens files
 """
 
 
