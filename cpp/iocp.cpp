@@ -12,6 +12,7 @@
 #include "engine/options.h"
 #include "port/completion_port.h"
 #include "session/broadcast.h"
+#include "stage/tls/tls_stage.h"
 
 namespace iocp {
 namespace {
@@ -230,6 +231,8 @@ Status Server::Lifecycle::Start(const Options& options) {
     }
   } starting_now{*this};
 
+  // A Tls has made what one worker needs, and now what all need.
+  if (options.tls) PrepareTls(options.tls, static_cast<std::size_t>(options.workers));
   const auto new_run = std::make_shared<Run>(std::make_unique<Engine>(handler, options, *kind));
   Engine& engine = *new_run->engine;
   status = engine.Listen({options.host, options.port, options.listen_backlog, options.no_delay,
@@ -270,6 +273,9 @@ Status Server::Start(const Options& options) {
     return lifecycle_->Start(options);
   } catch (const std::bad_alloc&) {
     return {Status::Problem::kSystem, {ErrorKind::kOutOfResources, 0}, "out of memory"};
+  } catch (const TlsError& error) {
+    return {Status::Problem::kBadOption, {ErrorKind::kInvalidArgument, 0},
+            std::string("tls: ") + error.what()};
   }
 }
 
@@ -351,6 +357,16 @@ TimerHandle Server::CallEvery(Duration interval, Callback callback) {
   if (run == nullptr) return {};
   interval = std::max(interval, Duration(1));
   return run->engine->Schedule(CallKind::kEvery, interval, interval, std::move(callback));
+}
+
+bool Server::SetTls(const Tls& tls) {
+  if (!tls) throw TlsError("a server that runs cannot go on without TLS: give it a Tls");
+  if (!tls.is_server()) throw TlsError("tls must be made by Tls::Server, not by Tls::Client");
+  const std::shared_ptr<Run> run = lifecycle_->CurrentRun();
+  if (run == nullptr || !running()) return false;
+  PrepareTls(tls, run->engine->shard_count());
+  run->engine->SetTls(tls);
+  return true;
 }
 
 void Server::CloseAllConnections() {

@@ -41,3 +41,4 @@
 #include "iocp/stats.h"
 #include "iocp/time.h"
 #include "iocp/timer.h"
+#include "iocp/tls.h"

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/heap.h"
+#include "stage/tls/tls_stage.h"
 
 namespace iocp {
 
@@ -24,6 +25,7 @@ Engine::Engine(Handler& handler, const Options& options, const PortKind& kind, S
     workers_.push_back(std::make_unique<Worker>(*this, *shards_.back()));
     if (shards_.size() > 1) others_.fetch_add(1, std::memory_order_relaxed);
   }
+  SetTls(options.tls);
 }
 
 Engine::~Engine() = default;
@@ -35,10 +37,31 @@ Status Engine::Listen(const ListenOptions& listen) {
   return status;
 }
 
-bool Engine::MakeStages(std::unique_ptr<StageStack>* stages) const {
-  if (stages_ == nullptr) return true;
+void Engine::SetTls(const Tls& tls) {
+  const MutexLock lock(tls_mutex_);
+  tls_ = tls;
+  has_tls_.store(static_cast<bool>(tls), std::memory_order_release);
+}
+
+bool Engine::MakeStages(const Shard& shard, TimePoint now, std::unique_ptr<StageStack>* stages) {
+  const bool has_tls = has_tls_.load(std::memory_order_acquire);
+  if (stages_ == nullptr && !has_tls) return true;
   try {
-    *stages = std::make_unique<StageStack>(stages_());
+    std::vector<std::unique_ptr<Stage>> made;
+    TimePoint ready_by = TimePoint::max();
+    if (has_tls) {
+      Tls tls;
+      {
+        const MutexLock lock(tls_mutex_);
+        tls = tls_;
+      }
+      made.push_back(MakeTlsStage(tls, shard.index()));
+      ready_by = now + HandshakeTimeout(tls);
+    }
+    if (stages_ != nullptr) {
+      for (std::unique_ptr<Stage>& stage : stages_()) made.push_back(std::move(stage));
+    }
+    *stages = std::make_unique<StageStack>(std::move(made), ready_by);
     return true;
   } catch (const std::bad_alloc&) {
     return false;

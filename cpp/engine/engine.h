@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/mutex.h"
 #include "engine/accept_reports.h"
 #include "engine/listener.h"
 #include "engine/shard.h"
@@ -18,6 +19,7 @@
 #include "iocp/stats.h"
 #include "iocp/time.h"
 #include "iocp/timer.h"
+#include "iocp/tls.h"
 #include "stage/stage.h"
 #include "stage/stage_stack.h"
 
@@ -47,6 +49,9 @@ class Engine {
     return listeners_;
   }
 
+  // TLS of new connections, a server's; it is ready to be used. Any thread.
+  void SetTls(const Tls& tls);
+
   // Any thread, any number of times; the earliest deadline counts. Connections are closed
   // gracefully until `deadline`, aborted then.
   void RequestStop(TimePoint deadline);
@@ -67,8 +72,9 @@ class Engine {
 
   // --- For the workers and the listeners.
   [[nodiscard]] Handler& handler() { return handler_; }
-  // False when there is no memory for them. Null stages: the connection has none.
-  bool MakeStages(std::unique_ptr<StageStack>* stages) const;
+  // For a connection of that shard. False when there is no memory for them. Null stages: the
+  // connection has none.
+  bool MakeStages(const Shard& shard, TimePoint now, std::unique_ptr<StageStack>* stages);
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] unsigned wanted_hooks() const { return wanted_hooks_; }
   [[nodiscard]] std::size_t shard_count() const { return shards_.size(); }
@@ -101,6 +107,9 @@ class Engine {
   const unsigned wanted_hooks_;
   const PortKind& kind_;
   const StageFactory stages_;
+  Mutex tls_mutex_;
+  Tls tls_ IOCP_GUARDED_BY(tls_mutex_);
+  std::atomic<bool> has_tls_{false};  // true exactly when tls_ is not none
   Slots slots_;
   AcceptReports accept_reports_;
   std::vector<std::unique_ptr<Shard>> shards_;

@@ -77,6 +77,9 @@ Status ValidateOptions(const Options& options) {
     check.Refuse(RefuseDuration("keepalive idle", options.keepalive->idle, false));
     check.Refuse(RefuseDuration("keepalive interval", options.keepalive->interval, false));
   }
+  if (options.tls && !options.tls.is_server()) {
+    check.Refuse("tls must be made by Tls::Server, not by Tls::Client");
+  }
   if (options.host.find('\0') != std::string::npos) check.Refuse("host must not contain NUL");
   return check.status();
 }

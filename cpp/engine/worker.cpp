@@ -10,7 +10,8 @@
 namespace iocp {
 
 Worker::Worker(Engine& engine, Shard& shard)
-    : Owner(shard.port(), engine.options(), engine.handler(), engine.wanted_hooks()),
+    : Owner(shard.port(), shard.index(), engine.options(), engine.handler(),
+            engine.wanted_hooks()),
       engine_(engine),
       shard_(shard),
       batch_(kBatchCompletions) {}
@@ -38,6 +39,8 @@ bool Worker::Turn() {
   const std::size_t count = port().Wait(batch_.data(), batch_.size(), kBatchBytes, deadline);
   if (shared()) asleep_until_.store(kAwake, std::memory_order_seq_cst);
   now_ = port().Now();
+  handshake_steps_ = kHandshakeSteps;
+  if (!handshakes_.empty()) ContinueHandshakes();
   for (std::size_t i = 0; i < count; ++i) {
     Dispatch(batch_[i]);
   }
@@ -56,7 +59,7 @@ bool Worker::Turn() {
 
 TimePoint Worker::Deadline() {
   // Connections of the last turn have hooks due: look at the system, but do not sleep.
-  if (!active_.empty() || !warnings_.empty()) return TimePoint::min();
+  if (!active_.empty() || !warnings_.empty() || !handshakes_.empty()) return TimePoint::min();
   return NextDeadline();
 }
 
@@ -119,6 +122,19 @@ void Worker::Retire(Session& session) {
   shard_.DisarmTimer(session);
   shard_.Remove(session);
   engine_.OnSlotFreed();
+}
+
+void Worker::PostponeHandshake(Session& session) { handshakes_.emplace_back(&session); }
+
+// Those that have waited longest come first.
+void Worker::ContinueHandshakes() {
+  while (!handshakes_.empty() && TakeHandshakeStep()) {
+    const ConnectionPtr next = std::move(handshakes_.front());
+    handshakes_.pop_front();
+    Session& session = Session::Of(*next);
+    // On a port with several workers this one owns it since it was postponed.
+    if (!session.finished() && Acquire(session)) session.ContinueHandshake(*this);
+  }
 }
 
 // ---- The first step of a turn: what has completed.
@@ -190,7 +206,7 @@ void Worker::Adopt(NativeSocket handle, const Address& listening) {
   Address local = listening;
   Address remote;
   Error error{ErrorKind::kOutOfResources, 0};
-  if (session != nullptr && engine_.MakeStages(&stages)) {
+  if (session != nullptr && engine_.MakeStages(shard_, now_, &stages)) {
     error = port().Adopt(*session, handle, &local, &remote);
   }
   if (error) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <new>
 #include <string>
 #include <vector>
@@ -40,6 +41,7 @@ class Worker final : public Owner {
 
   bool Acquire(Session& session) override;
   void ArmTimer(Session& session, TimePoint deadline) override;
+  void PostponeHandshake(Session& session) override;
   void Retire(Session& session) override;
 
   // Takes an accepted socket, for which a slot is taken, as a connection of this shard. `listening`
@@ -61,7 +63,12 @@ class Worker final : public Owner {
  private:
   static constexpr TimePoint kAwake = TimePoint::min();
 
+  // The most steps of handshakes in one turn: the others wait, so that those who are connected do
+  // not.
+  static constexpr std::size_t kHandshakeSteps = 4;
+
   [[nodiscard]] TimePoint NextDeadline();
+  void ContinueHandshakes();
   void HandOverWatch();
   void Dispatch(Completion& completion);
   void OnPosting(Posting& posting);
@@ -79,6 +86,7 @@ class Worker final : public Owner {
   std::vector<Completion> batch_;
   std::vector<std::string> warnings_;
   Fifo<Session, &Session::next_active> active_;  // owned by this worker, as they were touched
+  std::deque<ConnectionPtr> handshakes_;         // that wait for their turn
   // Until when it sleeps, at most. For the others that share its port, where there are any.
   std::atomic<TimePoint> asleep_until_{kAwake};
   bool stop_seen_ = false;      // true exactly when it has asked its connections to close

@@ -19,7 +19,8 @@ enum class CloseReason : std::uint8_t {
   kReceiveTimeout,    // Options::receive_timeout, or the connection's own
   kFrameError,        // the peer sent bytes that are no message; OnConnectionError reported it
   kMessageTimeout,    // Options::message_timeout
+  kHandshakeTimeout,  // TlsServerOptions::handshake_timeout, after StartTls
 };
-inline constexpr std::size_t kCloseReasons = 12;
+inline constexpr std::size_t kCloseReasons = 13;
 
 }  // namespace iocp

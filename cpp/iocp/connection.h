@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "iocp/framing.h"
 #include "iocp/time.h"
 #include "iocp/timer.h"
+#include "iocp/tls.h"
 
 namespace iocp {
 
@@ -65,6 +67,19 @@ class Connection {
   [[nodiscard]] FramingPtr framing() const;
   // Why the error that OnConnectionError reports is kBadFrame. In hooks of this connection only.
   [[nodiscard]] FrameFault frame_fault() const;
+
+  // What TLS has settled; none before the handshake is done, and without TLS.
+  [[nodiscard]] std::optional<TlsInfo> tls() const;
+  // Why the error that OnConnectionError reports is kTls or kTruncated, in a sentence. In hooks of
+  // this connection only.
+  [[nodiscard]] std::string tls_fault() const;
+  // Begins TLS on a connection without it, as STARTTLS does. In hooks and callbacks of this
+  // connection only. What was sent before goes out as it is, what is sent later when the handshake
+  // is done. A handshake that fails is reported by OnConnectionError. Throws std::logic_error
+  // elsewhere, for a connection that has TLS, and for none; std::runtime_error when the peer has
+  // sent something that no hook was given: it must not count as sent in TLS. Throws TlsError and
+  // std::bad_alloc. Nothing was changed then. Does nothing when the connection is not open.
+  void StartTls(const Tls& tls);
 
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,
   // closes. A peer that has not acknowledged all bytes by then is reset. Whatever the peer still

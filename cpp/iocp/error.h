@@ -20,7 +20,9 @@ enum class ErrorKind : std::uint8_t {
   kAccessDenied,
   kInvalidArgument,
   kUnsupported,
-  kBadFrame,  // what was received is no message: see Connection::frame_fault
+  kBadFrame,   // what was received is no message: see Connection::frame_fault
+  kTls,        // TLS has failed; the code is OpenSSL's reason: see Connection::tls_fault
+  kTruncated,  // the stream has ended before its end by TLS: it may have been cut off
   kOther,
 };
 

@@ -10,6 +10,7 @@
 #include "iocp/framing.h"
 #include "iocp/keep_alive.h"
 #include "iocp/time.h"
+#include "iocp/tls.h"
 
 namespace iocp {
 
@@ -76,6 +77,11 @@ struct Options {
   // How connections cut what they receive into messages, at first; null: they do not. See
   // Connection::SetFraming.
   FramingPtr framing;
+
+  // A server's; none: connections have no TLS at first. OnConnectionEstablished comes when the
+  // handshake is done. Until then the handshake_timeout of the Tls takes the place of
+  // first_data_timeout, which counts from then on. See Server::SetTls and Connection::StartTls.
+  Tls tls;
 
   EstablishedOn established_on = EstablishedOn::kConnect;
   std::optional<Duration> first_data_timeout = std::chrono::seconds(120);

@@ -17,6 +17,7 @@
 #include "iocp/stats.h"
 #include "iocp/time.h"
 #include "iocp/timer.h"
+#include "iocp/tls.h"
 
 namespace iocp {
 
@@ -72,6 +73,11 @@ class Server final {
   TimerHandle CallSoon(Callback callback);
   TimerHandle CallLater(Duration delay, Callback callback);
   TimerHandle CallEvery(Duration interval, Callback callback);
+
+  // From now on new connections get `tls`, a server's, instead of Options::tls; those that exist
+  // keep what they have. False when the server does not run: nothing was changed. So it is when
+  // this throws TlsError, for none or a client's, or std::bad_alloc.
+  bool SetTls(const Tls& tls);
 
   void CloseAllConnections();
 

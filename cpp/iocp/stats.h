@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "iocp/close_reason.h"
+#include "iocp/tls.h"
 
 namespace iocp {
 
@@ -21,6 +22,12 @@ struct Stats {
   std::uint64_t established = 0;
   // Connections of which OnConnectionClosing was due, by CloseReason.
   std::uint64_t closed[kCloseReasons]{};
+  // Handshakes of TLS that were done, and how many of them have resumed a session.
+  std::uint64_t tls_handshakes = 0;
+  std::uint64_t tls_resumed = 0;
+  // Handshakes that came to nothing, by TlsFailure. No hook is called for a connection that begins
+  // with one of these.
+  std::uint64_t tls_failures[kTlsFailures]{};
   // Receives that brought data.
   std::uint64_t reads = 0;
   // Messages that connections with a framing have received.

@@ -25,6 +25,7 @@ class Session::ArrivalSink final : public StageStack::Sink {
   void DeliverEnd() override {
     owner_.arrivals().emplace_back(&session_, Buffer(), Error{ErrorKind::kEndOfStream, 0});
   }
+  [[nodiscard]] TimePoint Now() const override { return owner_.now(); }
 
  private:
   Session& session_;

@@ -94,6 +94,12 @@ FrameFault Connection::frame_fault() const {
   return cutter == nullptr ? FrameFault{} : cutter->fault();
 }
 
+std::optional<TlsInfo> Connection::tls() const {
+  return const_cast<Session&>(Session::Of(*this)).tls_info();
+}
+std::string Connection::tls_fault() const { return Session::Of(*this).tls_fault(); }
+void Connection::StartTls(const Tls& tls) { Session::Of(*this).StartTls(tls); }
+
 void Connection::Close() { Session::Of(*this).RequestClose(CloseReason::kLocalClose); }
 void Connection::Abort() { Abort(CloseReason::kLocalAbort); }
 void Connection::Abort(CloseReason reason) { Session::Of(*this).RequestAbort(reason); }

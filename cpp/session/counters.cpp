@@ -10,6 +10,9 @@ void Counters::AddTo(Stats& stats) const {
   stats.accept_errors += accept_errors.value();
   stats.established += established.value();
   for (std::size_t i = 0; i < kCloseReasons; ++i) stats.closed[i] += closed[i].value();
+  stats.tls_handshakes += tls_handshakes.value();
+  stats.tls_resumed += tls_resumed.value();
+  for (std::size_t i = 0; i < kTlsFailures; ++i) stats.tls_failures[i] += tls_failures[i].value();
   stats.reads += reads.value();
   stats.messages += messages.value();
   stats.writes += writes.value();

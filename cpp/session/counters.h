@@ -16,6 +16,8 @@ namespace iocp {
 struct alignas(64) Counters {
   Counter accepted, refused, accept_errors, established;
   std::array<Counter, kCloseReasons> closed;
+  Counter tls_handshakes, tls_resumed;
+  std::array<Counter, kTlsFailures> tls_failures;
   Counter reads, messages, writes, bytes_received, bytes_sent;
   Counter hook_calls, hook_errors, hook_batches, batch_wait_nanoseconds, hook_nanoseconds;
 

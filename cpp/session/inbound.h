@@ -75,6 +75,11 @@ class Inbound {
     deferred_.insert(deferred_.begin(), std::move_iterator(buffers.begin()),
                      std::move_iterator(buffers.end()));
   }
+  [[nodiscard]] std::size_t deferred_bytes() const {
+    std::size_t bytes = 0;
+    for (const Buffer& buffer : deferred_) bytes += buffer.size();
+    return bytes;
+  }
   // Gives the oldest to `deliver(Buffer&)` while `deliverable()`, until it leaves bytes in one. It
   // may call DropDeferred, but must not defer anything.
   template <typename Deliverable, typename Deliver>

@@ -93,6 +93,16 @@ class Outbound {
   // Null without stages.
   [[nodiscard]] StageStack* stages() { return stages_.get(); }
   [[nodiscard]] const StageStack* stages() const { return stages_.get(); }
+  // For a connection that had none, under the inbox's mutex.
+  void set_stages(std::unique_ptr<StageStack> stages) { stages_ = std::move(stages); }
+  // The most bytes that one gathered send carries.
+  [[nodiscard]] std::size_t most_gathered() const {
+    return stages_ == nullptr ? SendQueue::kMaxGather : StageStack::kMostAhead;
+  }
+  // By when the stages must be ready; max: there is no such time.
+  [[nodiscard]] TimePoint ready_by() const {
+    return stages_ == nullptr ? TimePoint::max() : stages_->ready_by();
+  }
   // True when so much of the stages' own making waits that the peer should not be read from.
   [[nodiscard]] bool stages_full() const { return stages_ != nullptr && stages_->full(); }
 

@@ -9,9 +9,11 @@ thread_local Owner* current_owner = nullptr;
 
 }  // namespace
 
-Owner::Owner(CompletionPort& port, const Options& options, Handler& handler, unsigned wanted_hooks)
+Owner::Owner(CompletionPort& port, std::size_t shard_index, const Options& options,
+             Handler& handler, unsigned wanted_hooks)
     : now_(port.Now()),
       port_(port),
+      shard_index_(shard_index),
       shared_(port.shared()),
       options_(options),
       hooks_(handler, wanted_hooks, counters_) {

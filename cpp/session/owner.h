@@ -45,6 +45,8 @@ class Owner {
   virtual bool Acquire(Session& session) = 0;
   // Makes this worker look at the session again when `deadline` has passed, or once it is late.
   virtual void ArmTimer(Session& session, TimePoint deadline) = 0;
+  // Makes this worker call ContinueHandshake in its next turn. Throws std::bad_alloc.
+  virtual void PostponeHandshake(Session& session) = 0;
   // The session's socket is closed: it takes no room in the server any more.
   virtual void Retire(Session& session) = 0;
 
@@ -59,6 +61,22 @@ class Owner {
   [[nodiscard]] std::vector<Arrival>& arrivals() { return arrivals_; }
   // Room for the messages of one call of a hook.
   [[nodiscard]] std::vector<Message>& messages() { return messages_; }
+  // True when a handshake may go on in this turn. Each answer is a step of one of them; there are
+  // only so many, as they take long.
+  bool TakeHandshakeStep() {
+    if (handshake_steps_ == 0) return false;
+    --handshake_steps_;
+    return true;
+  }
+  // What the hook that runs was given, and how many bytes behind that it was not.
+  struct Delivering {
+    const Buffer* buffer = nullptr;
+    std::size_t rest = 0;
+  };
+  void set_delivering(const Delivering& what) { delivering_ = what; }
+  [[nodiscard]] const Delivering& delivering() const { return delivering_; }
+  // That of its shard.
+  [[nodiscard]] std::size_t shard_index() const { return shard_index_; }
   // The time of this turn; from its end on, the time after its hooks.
   [[nodiscard]] TimePoint now() const { return now_; }
   // The last look at the system began at this time or later.
@@ -82,16 +100,20 @@ class Owner {
     Owner* const before_;
   };
 
-  Owner(CompletionPort& port, const Options& options, Handler& handler, unsigned wanted_hooks);
+  // `shard_index`: the place of its shard in its engine.
+  Owner(CompletionPort& port, std::size_t shard_index, const Options& options, Handler& handler,
+        unsigned wanted_hooks);
   ~Owner() = default;
 
   TimePoint now_;
   TimePoint looked_at_;
   TimePoint stop_deadline_ = TimePoint::max();
   Error broken_;
+  std::size_t handshake_steps_ = 0;  // that are left in this turn
 
  private:
   CompletionPort& port_;
+  const std::size_t shard_index_;
   const bool shared_;
   const Options& options_;
   Counters counters_;
@@ -99,6 +121,7 @@ class Owner {
   SendMemory send_memory_;
   std::vector<Arrival> arrivals_;
   std::vector<Message> messages_;
+  Delivering delivering_;
 };
 
 // The word by which workers agree on who owns a session. Each function is called by a worker.

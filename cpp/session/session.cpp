@@ -3,7 +3,6 @@
 #include <new>
 #include <utility>
 
-#include "session/arrival_sink.h"
 
 namespace iocp {
 
@@ -101,34 +100,6 @@ void Session::ApplyReceive(Owner& owner, Completion& completion) {
   }
 }
 
-// Now, before a batch of hooks begins.
-void Session::ReceiveThroughStages(Owner& owner, Received&& received) {
-  if (received.end.kind == ErrorKind::kCancelled) return;
-  if (inbound_.wire_ended()) return;  // receives behind the one that met the end
-  if (received.end) inbound_.EndWire(received.end);
-  // Once our stream has ended a stage has nothing more to say.
-  const bool in_order = !received.end || received.end.kind == ErrorKind::kEndOfStream;
-  ArrivalSink sink(*this, owner);
-  if (!in_order || closing_.phase() > Phase::kFlushing) {
-    owner.arrivals().emplace_back(this, std::move(received.buffer), received.end);
-  } else if (received.end) {
-    sink.DeliverError(outbound_.stages()->EndReceive(sink));
-  } else {
-    sink.DeliverError(outbound_.stages()->Receive(std::move(received.buffer), sink));
-  }
-}
-
-void Session::BeginStages(Owner& owner) {
-  StageStack* const stages = outbound_.stages();
-  if (stages == nullptr) return;
-  ArrivalSink sink(*this, owner);
-  try {
-    sink.DeliverError(stages->Begin(sink));
-  } catch (const std::bad_alloc&) {
-    RunOutOfMemory(owner);
-  }
-}
-
 // ---- Hooks.
 
 // Data is delivered until somebody closes, aborts or the stream breaks.
@@ -147,6 +118,12 @@ bool Session::Blocked() {
 bool Session::EstablishedDue() const {
   return !established() && options_->established_on == EstablishedOn::kConnect &&
          (outbound_.stages() == nullptr || outbound_.stages()->ready());
+}
+
+// True when another turn has to follow because of the stages. On a port with several workers, the
+// one that is to continue a handshake has to own it.
+bool Session::StagesDue(const Owner& owner) const {
+  return EstablishedDue() || (owner.shared() && outbound_.stages()->postponed());
 }
 
 void Session::Deliver(Owner& owner, Arrival& arrival) {
@@ -225,7 +202,9 @@ void Session::NotifyRead(Owner& owner, Buffer& buffer) {
   // Looked at once the batch has begun: whoever it had to wait for may have closed the connection.
   hooks.Enter();
   if (!Deliverable()) return;
+  owner.set_delivering({&buffer, 0});
   hooks.Run(*this, kHookRead, [&](Handler& handler) { handler.OnReadCompleted(*this, buffer); });
+  owner.set_delivering({});
 }
 
 // True when the peer's stream has ended, the hooks have had all before it, and it was not reported
@@ -275,6 +254,7 @@ void Session::NotifyClosed(Owner& owner) {
   CloseTimers(owner);
   closing_.Enter(Phase::kFinished);
   HookBatch& hooks = owner.hooks();
+  if (outbound_.stages() != nullptr) CountHandshakeFailure(owner);
   if (established()) {
     if (closing_.error()) {
       hooks.Run(*this, kHookError,
@@ -294,6 +274,7 @@ void Session::NotifyClosed(Owner& owner) {
 
 bool Session::Progress(Owner& owner) {
   const std::size_t arrived = owner.arrivals().size();
+  if (outbound_.stages() != nullptr && !outbound_.stages()->begun()) BeginStages(owner);
   if (inbox_.has_requests()) TakeRequests(owner);
   if (inbound_.ended()) ActOnEnd(owner);
   if (owner.broken() && closing_.phase() == Phase::kOpen && !inbound_.in_flight() &&
@@ -318,7 +299,7 @@ bool Session::Progress(Owner& owner) {
   // Completions that were left in the inbox are delivered before anybody else can own the session.
   // A stage may have become ready while another one sent.
   return owner.arrivals().size() != arrived || !outbound_.ended().empty() || WritableDue() ||
-         (outbound_.stages() != nullptr && EstablishedDue()) ||
+         (outbound_.stages() != nullptr && StagesDue(owner)) ||
          (inbound_.has_deferred() && !Blocked()) || (inbound_.ended() && EndOfStreamDue()) ||
          timers_.ready() || FramingDue();
 }
@@ -407,7 +388,8 @@ void Session::CheckDeadlines(Owner& owner) {
     outbound_.BeginAgain(owner.now());
   }
   const std::optional<CloseReason> passed =
-      timeouts_.Passed(owner.now(), *options_, inbound_, outbound_, receives, sends);
+      timeouts_.Passed(owner.now(), owner.looked_at(), *options_, inbound_, outbound_, receives,
+                       sends);
   if (!passed) return;
   // The stream ends without waiting for the peer. A silent one may still be taking what hooks have
   // sent, and the system goes on with that: see CompletionPort::Close. Behind stages this makes no
@@ -448,7 +430,8 @@ void Session::Fail(Owner& owner, const Error& error) {
     closing_.set_error(error);
     closing_.set_reason(CloseReason::kError);
   }
-  closing_.Reset();
+  // One that TLS has told why needs none, unless something is lost.
+  if (error.kind != ErrorKind::kTls) closing_.Reset();
   if (phase == Phase::kFlushing) {
     BeginCancel();
     return;
@@ -514,6 +497,7 @@ void Session::Join(Owner& owner) {
   // The peer has not taken all, and its time is up: the system must not go on trying.
   if (closing_.cut_short() && port_->Unacknowledged(*this) != 0) closing_.Reset();
   port_->Close(*this, closing_.resets());
+  if (outbound_.stages() != nullptr) outbound_.stages()->Close();
   closing_.Enter(Phase::kClosed);
   owner.Retire(*this);
 }

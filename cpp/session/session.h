@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "base/timer_wheel.h"
@@ -17,6 +18,7 @@
 #include "iocp/options.h"
 #include "iocp/time.h"
 #include "iocp/timer.h"
+#include "iocp/tls.h"
 #include "port/completion_port.h"
 #include "session/closing.h"
 #include "session/inbound.h"
@@ -75,6 +77,10 @@ class Session final : public Connection, public Socket, public TimerNode, public
   // anything once no send is accepted.
   void SetTimeLimit(TimeLimit& limit, const std::optional<Duration>& timeout);
   void InheritTimeLimit(TimeLimit& limit, std::optional<Duration> Options::* option);
+  [[nodiscard]] std::optional<TlsInfo> tls_info();
+  // In hooks of this connection: see Connection.
+  [[nodiscard]] std::string tls_fault() const;
+  void StartTls(const Tls& tls);
   // A dead handle when the session has ended. `delay` counts but for kSoon, `interval` for kEvery
   // alone. Throws std::bad_alloc.
   TimerHandle Schedule(CallKind kind, Duration delay, Duration interval, Callback&& callback);
@@ -93,6 +99,8 @@ class Session final : public Connection, public Socket, public TimerNode, public
 
   // Lets the stages send first. Once, when the receive has begun.
   void BeginStages(Owner& owner);
+  // Gives the stages what had to wait for its turn: see Owner::PostponeHandshake.
+  void ContinueHandshake(Owner& owner);
   void Apply(Owner& owner, Completion& completion) {
     if (completion.operation == Operation::kReceive) {
       ApplyReceive(owner, completion);
@@ -153,6 +161,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void OfferInHook();
   void CountTaken(Owner& owner, std::size_t bytes);
   void Flush(Owner& owner);
+  void BeginSend(Owner& owner, const Piece* pieces, std::size_t count);
   std::size_t WriteNow(Owner& owner, const Piece* pieces, std::size_t count);
   void SendThroughStages(Owner& owner);
 
@@ -160,11 +169,17 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void ApplyReceive(Owner& owner, Completion& completion);
   void ApplySend(Owner& owner, std::size_t bytes, const Error& error);
   void ReceiveThroughStages(Owner& owner, Received&& received);
+  void PassThroughStages(Owner& owner, Received&& received);
+  void NoteStages(Owner& owner, const Error& error);
+  void OfferLastWords(Owner& owner);
+  void CountHandshakeFailure(Owner& owner) const;
+  [[nodiscard]] bool HasUndelivered(Owner& owner) const;
 
   // Hooks.
   [[nodiscard]] bool Deliverable() const;
   [[nodiscard]] bool Blocked();
   [[nodiscard]] bool EstablishedDue() const;
+  [[nodiscard]] bool StagesDue(const Owner& owner) const;
   [[nodiscard]] bool EndOfStreamDue();
   [[nodiscard]] bool MayRead() { return Deliverable() && !Blocked(); }
   // For bytes that go to OnReadCompleted for sure. Most of the bytes of large messages call no

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <new>
 
-#include "session/arrival_sink.h"
 #include "session/session.h"
 
 namespace iocp {
@@ -138,11 +137,10 @@ void Session::Flush(Owner& owner) {
       return;
     }
     const std::size_t waiting = outbound_.charge();
-    const bool one_send = count < kMaxPieces && waiting <= SendQueue::kMaxGather &&
+    const bool one_send = count < kMaxPieces && waiting <= outbound_.most_gathered() &&
                           waiting < options_->send_backlog_limit;
     if (one_send || allowance == 0 || !port_->sends_now()) {
-      outbound_.BeginSend(SizeOf(pieces, count), owner.now());
-      port_->Send(*this, pieces, count);
+      BeginSend(owner, pieces, count);
       return;
     }
     const std::size_t taken = WriteNow(owner, pieces, count);
@@ -152,6 +150,11 @@ void Session::Flush(Owner& owner) {
     }
     allowance -= std::min(allowance, taken);
   }
+}
+
+void Session::BeginSend(Owner& owner, const Piece* pieces, std::size_t count) {
+  outbound_.BeginSend(SizeOf(pieces, count), owner.now());
+  port_->Send(*this, pieces, count);
 }
 
 // Returns how many bytes the system took: fewer than were offered when it takes no more for now.
@@ -166,19 +169,6 @@ void Session::CountTaken(Owner& owner, std::size_t bytes) {
   owner.counters().bytes_sent.Add(bytes);
   timeouts_.NoteSent(owner.now());
   outbound_.CountSent(bytes, &owner.send_memory());
-}
-
-void Session::SendThroughStages(Owner& owner) {
-  StageStack& stages = *outbound_.stages();
-  ArrivalSink sink(*this, owner);
-  const Error error = closing_.phase() == Phase::kFlushing ? stages.EndSend(outbound_.queue(), sink)
-                                                           : stages.Send(outbound_.queue(), sink);
-  outbound_.CountEmpty(&owner.send_memory());
-  try {
-    sink.DeliverError(error);
-  } catch (const std::bad_alloc&) {
-    RunOutOfMemory(owner);
-  }
 }
 
 // ---- Completions.

@@ -11,8 +11,10 @@ void Timeouts::ForEach(const Options& options, const Inbound& inbound, const Out
   if (options.write_timeout && outbound.in_flight()) {
     visit(CloseReason::kWriteTimeout, outbound.began_at() + *options.write_timeout);
   }
+  const TimePoint ready_by = outbound.ready_by();
+  if (ready_by != TimePoint::max()) visit(CloseReason::kHandshakeTimeout, ready_by);
   // Not once the end of a stream without data was reported: nobody waits for data any more.
-  if (options.first_data_timeout && inbound.bytes_received() == 0 && !inbound.end_reported()) {
+  if (ready_by == TimePoint::max() && options.first_data_timeout && inbound.bytes_received() == 0 && !inbound.end_reported()) {
     visit(CloseReason::kFirstDataTimeout, accepted_at_ + *options.first_data_timeout);
   }
   // Nor once the stream has ended. A peer that is not listened to is not silent.
@@ -35,15 +37,19 @@ TimePoint Timeouts::Earliest(const Options& options, const Closing& closing, con
   return earliest;
 }
 
-std::optional<CloseReason> Timeouts::Passed(TimePoint now, const Options& options,
-                                            const Inbound& inbound, const Outbound& outbound,
-                                            bool receives, bool sends) const {
+std::optional<CloseReason> Timeouts::Passed(TimePoint now, TimePoint looked_at,
+                                            const Options& options, const Inbound& inbound,
+                                            const Outbound& outbound, bool receives,
+                                            bool sends) const {
   std::optional<CloseReason> passed;
   ForEach(options, inbound, outbound, [&](CloseReason reason, TimePoint deadline) {
     if (passed || now < deadline) return;
     const bool waits_for_peer =
         reason != CloseReason::kWriteTimeout && reason != CloseReason::kMessageTimeout;
-    const bool excused = (waits_for_peer && receives) || (!JudgesSilence(reason) && sends);
+    // A peer that sends a byte of its handshake now and then would never be late.
+    const bool excused = reason == CloseReason::kHandshakeTimeout
+                             ? looked_at < deadline
+                             : (waits_for_peer && receives) || (!JudgesSilence(reason) && sends);
     if (!excused) passed = reason;
   });
   return passed;

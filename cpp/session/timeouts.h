@@ -32,6 +32,8 @@ class Timeouts {
   [[nodiscard]] TimeLimit& receive() { return receive_; }
   [[nodiscard]] const TimeLimit& receive() const { return receive_; }
 
+  // The handshake is done: data may come from now on.
+  void NoteReady(TimePoint now) { accepted_at_ = now; }
   // Bytes have been sent, or taken by the peer.
   void NoteSent(TimePoint now) { active_at_ = now; }
   void NoteReceived(TimePoint now) {
@@ -75,15 +77,23 @@ class Timeouts {
                                    TimePoint stop_deadline) const;
   // The first timeout of an open session whose time is up. `receives`, `sends`: true exactly when
   // the system has something for the session that has not been seen, so that it is not silent; see
-  // ExcuseMessage for messages.
-  [[nodiscard]] std::optional<CloseReason> Passed(TimePoint now, const Options& options,
-                                                  const Inbound& inbound, const Outbound& outbound,
-                                                  bool receives, bool sends) const;
+  // ExcuseMessage for messages. A handshake counts as late after a look at the system at
+  // `looked_at`, whatever that has found.
+  [[nodiscard]] std::optional<CloseReason> Passed(TimePoint now, TimePoint looked_at,
+                                                  const Options& options, const Inbound& inbound,
+                                                  const Outbound& outbound, bool receives,
+                                                  bool sends) const;
 
   // True exactly when `reason` asks for the voice of the peer, whatever it is sent and takes.
   [[nodiscard]] static bool JudgesSilence(CloseReason reason) {
     return reason == CloseReason::kFirstDataTimeout || reason == CloseReason::kReceiveTimeout ||
            reason == CloseReason::kMessageTimeout;
+  }
+
+  // True exactly when `reason` is one of these timeouts.
+  [[nodiscard]] static bool Gives(CloseReason reason) {
+    return JudgesSilence(reason) || reason == CloseReason::kHandshakeTimeout ||
+           reason == CloseReason::kIdleTimeout || reason == CloseReason::kWriteTimeout;
   }
 
   // The timer has gone off, or the time of the server that stops is up. Any worker of the shard.
@@ -112,7 +122,7 @@ class Timeouts {
   void ForEach(const Options& options, const Inbound& inbound, const Outbound& outbound,
                Visit visit) const;
 
-  TimePoint accepted_at_;
+  TimePoint accepted_at_;  // or when the handshake was done
   TimePoint active_at_;
   // When the peer was last heard, or accepted, and later by as long as reading was blocked since.
   TimePoint silent_since_;

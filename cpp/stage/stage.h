@@ -11,13 +11,15 @@
 //    the system has what was made of its last byte.
 // S4 A stage that is not ready takes no sends, and OnConnectionEstablished waits for it.
 // S5 An error ends the connection: what went up before is still delivered, then the error is
-//    reported, and the peer gets a reset. The stage is not called again. std::bad_alloc counts as
-//    kOutOfResources.
+//    reported. What the stage has put down is offered to the system once more, as it may say why.
+//    The peer gets a reset, unless the error is kTls and the system has taken all. The stage is not
+//    called again, but for Close. std::bad_alloc counts as kOutOfResources.
 // S6 EndSend comes once, behind all sends, when the connection is closed in order. It adds the end
 //    of the stage's own stream. A connection that breaks or is aborted goes without. What
 //    the stage puts down later is dropped: nothing follows the end.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 
 #include "iocp/buffer.h"
@@ -25,6 +27,8 @@
 #include "stream/piece.h"
 
 namespace iocp {
+
+struct TlsReport;
 
 // One for each connection. The session owns it.
 class Stage {
@@ -42,6 +46,8 @@ class Stage {
     virtual void EndUp() = 0;
     // Bytes to send. They are copied.
     virtual void Down(const void* data, std::size_t size) = 0;
+    // The time of the turn in which the stage is called.
+    [[nodiscard]] virtual std::chrono::steady_clock::time_point Now() const = 0;
 
    protected:
     ~Output() = default;
@@ -66,6 +72,10 @@ class Stage {
   virtual Error EndSend(Output& output) = 0;
   // Once true it stays true.
   [[nodiscard]] virtual bool ready() const = 0;
+  // The connection has ended: the last call. Others may still ask for what follows.
+  virtual void Close() {}
+  // Null for a stage that is not TLS.
+  [[nodiscard]] virtual const TlsReport* tls() const { return nullptr; }
 };
 
 }  // namespace iocp

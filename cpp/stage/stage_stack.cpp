@@ -1,5 +1,6 @@
 #include "stage/stage_stack.h"
 
+#include <cassert>
 #include <new>
 #include <string_view>
 #include <utility>
@@ -41,17 +42,13 @@ class StageStack::LayerOutput final : public Stage::Output {
   void Down(const void* data, std::size_t size) override {
     Layer& layer = this->layer();
     if (size == 0 || layer.ended_down) return;
-    const std::string_view piece(static_cast<const char*>(data), size);
-    if (!layer.down.Pack(&piece, 1, size)) {
-      SendItem* const item = SendItem::Copy(&piece, 1, nullptr);
-      if (item == nullptr) throw std::bad_alloc();
-      layer.down.Push(item);
-    }
-    layer.out_made += size;
+    Put(layer, {static_cast<const char*>(data), size});
     if (layer.sending) return;
     layer.marks.push_back({layer.out_made, 0, size});
     stack_.own_waiting_ += size;
   }
+
+  [[nodiscard]] TimePoint Now() const override { return sink_.Now(); }
 
  private:
   [[nodiscard]] Layer& layer() const { return stack_.layers_[index_]; }
@@ -66,11 +63,22 @@ class StageStack::LayerOutput final : public Stage::Output {
   Sink& sink_;
 };
 
-StageStack::StageStack(std::vector<std::unique_ptr<Stage>> stages) : layers_(stages.size()) {
+StageStack::StageStack(std::vector<std::unique_ptr<Stage>> stages, TimePoint ready_by)
+    : layers_(stages.size()), ready_by_(ready_by) {
   for (std::size_t i = 0; i < stages.size(); ++i) layers_[i].stage = std::move(stages[i]);
 }
 
 StageStack::~StageStack() = default;
+
+// Copies bytes into the output of a layer.
+void StageStack::Put(Layer& layer, std::string_view bytes) {
+  if (!layer.down.Pack(&bytes, 1, bytes.size())) {
+    SendItem* const item = SendItem::Copy(&bytes, 1, nullptr);
+    if (item == nullptr) throw std::bad_alloc();
+    layer.down.Push(item);
+  }
+  layer.out_made += bytes.size();
+}
 
 template <typename Call>
 Error StageStack::Guard(Call call) {
@@ -93,7 +101,27 @@ Error StageStack::CallStage(std::size_t index, Sink& sink, Call call) {
   return nested_error_ ? nested_error_ : error;
 }
 
+// A send that is in flight is the first of it: what the system takes of one it takes of the other.
+void StageStack::SendPlain(const SendQueue& user, std::uint64_t sent) {
+  assert(layers_.size() == 1);
+  sent_before_ = sent;
+  Layer& wire = layers_.front();
+  Piece pieces[kMaxPieces];
+  SendQueue::Place place;
+  while (const std::size_t count = user.Gather(pieces, place, kMostAhead)) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string_view piece(static_cast<const char*>(pieces[i].data), pieces[i].size);
+      Put(wire, piece);
+      wire.marks.push_back({wire.out_made, piece.size(), 0});
+      wire.taken += piece.size();
+      place = user.Forward(place, piece.size());
+    }
+  }
+  wire.place = place;
+}
+
 Error StageStack::Begin(Sink& sink) {
+  begun_ = true;
   return Guard([&] {
     Error error;
     for (std::size_t i = 0; i < layers_.size() && !error; ++i) {
@@ -144,9 +172,9 @@ Error StageStack::EndSend(const SendQueue& user, Sink& sink) {
 
 Error StageStack::SendThrough(std::size_t index, const SendQueue& above, Sink& sink) {
   Layer& layer = layers_[index];
-  while (layer.stage->ready() && layer.out_made - layer.out_sent < kMostAhead) {
+  while (layer.stage->ready() && layer.out_made - layer.out_sent + kStep <= kMostAhead) {
     Piece pieces[kMaxPieces];
-    const std::size_t count = above.Gather(pieces, layer.place, kMostAhead);
+    const std::size_t count = above.Gather(pieces, layer.place, kStep);
     if (count == 0) return {};
     std::size_t taken = 0;
     layer.sending = true;
@@ -182,7 +210,31 @@ Error StageStack::SendEnds(const SendQueue& user, Sink& sink) {
   return {};
 }
 
+void StageStack::Close() {
+  failed_ = true;
+  for (Layer& layer : layers_) layer.stage->Close();
+  static_cast<void>(TakePostponed());
+}
+
+const TlsReport* StageStack::tls() const {
+  for (const Layer& layer : layers_) {
+    if (const TlsReport* const report = layer.stage->tls()) return report;
+  }
+  return nullptr;
+}
+
+void StageStack::Postpone(Received&& received) {
+  postponed_bytes_ += received.buffer.size();
+  postponed_.push_back(std::move(received));
+}
+
+std::vector<Received> StageStack::TakePostponed() {
+  postponed_bytes_ = 0;
+  return std::exchange(postponed_, {});
+}
+
 bool StageStack::ready() const {
+  if (ready_taken_) return true;
   for (const Layer& layer : layers_) {
     if (!layer.stage->ready()) return false;
   }

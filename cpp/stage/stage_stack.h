@@ -1,15 +1,19 @@
 // The stages of one connection, one above the other, and the bytes between them.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "iocp/buffer.h"
 #include "iocp/error.h"
 #include "stage/stage.h"
 #include "stream/piece.h"
+#include "stream/reorder_queue.h"
 #include "stream/send_queue.h"
 
 namespace iocp {
@@ -22,24 +26,34 @@ namespace iocp {
 // Belongs to the session's owner. After an error every call does nothing.
 class StageStack {
  public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
   // Takes the bytes that come out at the top.
   class Sink {
    public:
     // Both may throw std::bad_alloc.
     virtual void Deliver(Buffer bytes) = 0;
     virtual void DeliverEnd() = 0;
+    [[nodiscard]] virtual std::chrono::steady_clock::time_point Now() const = 0;
 
    protected:
     ~Sink() = default;
   };
 
-  // `stages`: the one next to the wire first; at least one.
-  explicit StageStack(std::vector<std::unique_ptr<Stage>> stages);
+  // `stages`: the one next to the wire first; at least one. `ready_by`: by when they must be ready;
+  // max: whenever they are.
+  explicit StageStack(std::vector<std::unique_ptr<Stage>> stages,
+                      TimePoint ready_by = TimePoint::max());
   StageStack(const StageStack&) = delete;
   StageStack& operator=(const StageStack&) = delete;
   ~StageStack();
 
+  // For a stage that comes into a connection, before Begin: the wire had `sent` bytes before, and
+  // `user` goes out as it is. One stage. Throws std::bad_alloc.
+  void SendPlain(const SendQueue& user, std::uint64_t sent);
   Error Begin(Sink& sink);
+  // True exactly when Begin was called.
+  [[nodiscard]] bool begun() const { return begun_; }
   Error Receive(Buffer bytes, Sink& sink);
   Error EndReceive(Sink& sink);
   // Makes wire bytes of the user's sends, while little waits for the wire.
@@ -48,8 +62,29 @@ class StageStack {
   // called again until `ended`.
   Error EndSend(const SendQueue& user, Sink& sink);
 
+  // The connection has ended: lets go of what the stages need for it.
+  void Close();
+
   // True exactly when every stage is ready.
   [[nodiscard]] bool ready() const;
+  // When they must be ready; max: they are, or may take any time.
+  [[nodiscard]] TimePoint ready_by() const { return ready() ? TimePoint::max() : ready_by_; }
+  // True for the first call that finds them ready.
+  bool TakeReady() {
+    if (ready_taken_ || !ready()) return false;
+    ready_taken_ = true;
+    return true;
+  }
+  // True exactly when there was an error.
+  [[nodiscard]] bool failed() const { return failed_; }
+  // That of the first stage of TLS; null: there is none. Any thread.
+  [[nodiscard]] const TlsReport* tls() const;
+
+  // What was received and waits for its turn, while the stages are not ready. Throws
+  // std::bad_alloc.
+  void Postpone(Received&& received);
+  [[nodiscard]] bool postponed() const { return !postponed_.empty(); }
+  std::vector<Received> TakePostponed();
   // True exactly when every stage has added its end.
   [[nodiscard]] bool ended() const { return layers_.front().ended_down; }
   // True exactly when nothing waits for the wire; an upper stage's output may still wait for the
@@ -58,19 +93,23 @@ class StageStack {
   // Bytes that wait in the stages' outputs.
   [[nodiscard]] std::size_t waiting() const;
   // True when so much of the stages' own making waits for the wire that the peer should not be read
-  // from, as what it sends may make more.
-  [[nodiscard]] bool full() const { return own_waiting_ > kMostAhead; }
+  // from, as what it sends may make more; or so much of what was received.
+  [[nodiscard]] bool full() const {
+    return own_waiting_ > kMostAhead || postponed_bytes_ > kMostAhead;
+  }
 
   // The pieces that the port is to send next: see SendQueue::Gather.
   std::size_t Gather(Piece* pieces) const { return layers_.front().down.Gather(pieces); }
   // The system has taken `bytes` from the wire's queue. Returns how many bytes of the user's queue
   // have gone out with them.
   std::size_t Sent(std::size_t bytes);
-  // Bytes that the system has taken in all.
-  [[nodiscard]] std::uint64_t bytes_sent() const { return layers_.front().out_sent; }
+  // Bytes that the system has taken in all, also before there were stages.
+  [[nodiscard]] std::uint64_t bytes_sent() const { return sent_before_ + layers_.front().out_sent; }
 
-  // Bytes that a stage's output may hold before its stage is asked for more.
-  static constexpr std::size_t kMostAhead = std::size_t{128} * 1024;
+  // A stage is asked to send so many bytes at a time, a full record of TLS.
+  static constexpr std::size_t kStep = std::size_t{16} * 1024;
+  // Bytes that a stage's output may hold: three steps, with what TLS adds to them.
+  static constexpr std::size_t kMostAhead = 3 * kStep + 1024;
 
  private:
   // The origin of a layer's output up to `out_end`, a count of bytes from the beginning.
@@ -93,6 +132,7 @@ class StageStack {
   };
   class LayerOutput;
 
+  static void Put(Layer& layer, std::string_view bytes);
   // `call()`, unless there was an error before; remembers that there was one.
   template <typename Call>
   Error Guard(Call call);
@@ -103,6 +143,12 @@ class StageStack {
   [[nodiscard]] const SendQueue* Above(std::size_t index, const SendQueue& user) const;
 
   std::vector<Layer> layers_;
+  const TimePoint ready_by_;
+  std::uint64_t sent_before_ = 0;
+  bool begun_ = false;
+  bool ready_taken_ = false;  // true exactly when TakeReady has answered true
+  std::vector<Received> postponed_;
+  std::size_t postponed_bytes_ = 0;
   Error nested_error_;           // of a stage that was called inside another one's call
   bool failed_ = false;          // true exactly when there was an error
   std::size_t own_waiting_ = 0;  // bytes that stages have sent by themselves, in all layers

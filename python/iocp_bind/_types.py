@@ -35,6 +35,8 @@ class CloseReason(enum.IntEnum):
     """The client sent bytes that are no message; `Server.on_connection_error` reported it."""
     MESSAGE_TIMEOUT = 11
     """A message was not complete within `message_timeout`."""
+    HANDSHAKE_TIMEOUT = 12
+    """A handshake of TLS that the server began later was not done in time."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ FOR_PORTS = {
 STREAM = {"base", "stream"} | FOR_PORTS
 STAGE = {*STREAM, "stage", "iocp/framing.h", "iocp/message.h"}
 PORT = {*STREAM, "port"}
-SESSION = {*PORT, "stage", "stage/framing", "session", "iocp"}
+SESSION = {*PORT, "stage", "stage/framing", "stage/tls", "session", "iocp"}
 ENGINE = {*SESSION, "engine"}
 MAY_INCLUDE = {
     "iocp": {"iocp"},
@@ -35,6 +35,7 @@ MAY_INCLUDE = {
     "port/uring": {*PORT, "port/common", "port/uring"},
     "stage": STAGE,
     "stage/framing": {*STAGE, "stage/framing"},
+    "stage/tls": {*STAGE, "stage/tls", "iocp/tls.h"},
     "session": SESSION,
     "engine": ENGINE,
     "compat": {"iocp", "compat"},
@@ -79,6 +80,20 @@ def test_every_file_has_a_room_with_rules() -> None:
     files = [file.relative_to(CPP).as_posix() for file in CPP.rglob("*.*") if file.is_file()]
     assert {room(file) for file in files} - set(MAY_INCLUDE) <= {""}
     assert {file for file in files if room(file) == ""} == {"iocp.cpp", "iocp.h"}
+
+
+def test_openssl_is_known_to_the_stage_of_tls_alone() -> None:
+    """Nor do the two headers that others include of it name OpenSSL, directly or not."""
+    users = {
+        file.relative_to(CPP).as_posix()
+        for file in CPP.rglob("*.*")
+        if file.is_file() and "#include <openssl/" in file.read_text(encoding="utf-8")
+    }
+    assert {room(file) for file in users} == {"stage/tls"}
+    for header in ("stage/tls/tls_stage.h", "stage/tls/tls_report.h"):
+        included = includes(CPP / header)
+        assert header not in users
+        assert not [other for other in included if room(other) == "stage/tls"]
 
 
 def test_includes_are_named_from_the_top() -> None:

@@ -278,6 +278,7 @@ def test_what_is_public_is_what_the_design_names() -> None:
         "RECEIVE_TIMEOUT",
         "FRAME_ERROR",
         "MESSAGE_TIMEOUT",
+        "HANDSHAKE_TIMEOUT",
     ]
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", iocp_bind.__version__)
 

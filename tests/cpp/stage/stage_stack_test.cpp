@@ -92,6 +92,7 @@ class StageStackTest : public ::testing::Test, public StageStack::Sink {
   }
   void Deliver(Buffer bytes) override { up_ += bytes.view(); }
   void DeliverEnd() override { ++ends_; }
+  [[nodiscard]] StageStack::TimePoint Now() const override { return {}; }
 
   SendQueue user_;
   std::string wire_;

@@ -1,0 +1,135 @@
+#include "stage/tls/pem.h"
+
+#include <openssl/pem.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <new>
+#include <system_error>
+
+#include "iocp/tls.h"
+
+namespace iocp {
+namespace {
+
+constexpr std::size_t kLargestFile = std::size_t{16} * 1024 * 1024;
+
+std::string Quoted(const char* option, const std::string& file) {
+  return std::string(option) + " '" + file + "'";
+}
+
+std::FILE* OpenFile(const std::string& file) {
+#ifdef _WIN32
+  const std::u8string name(file.begin(), file.end());
+  return ::_wfopen(std::filesystem::path(name).c_str(), L"rb");
+#else
+  return std::fopen(file.c_str(), "rbe");
+#endif
+}
+
+[[noreturn]] void RefuseFile(const char* option, const std::string& file, int code) {
+  throw TlsError(
+      Quoted(option, file) + " cannot be read: " + std::generic_category().message(code), file,
+      code);
+}
+
+std::string ReadFile(const char* option, const std::string& file) {
+  if (file.find('\0') != std::string::npos) {
+    throw TlsError(std::string(option) + " must not contain NUL");
+  }
+  struct Close {
+    void operator()(std::FILE* open) const { std::fclose(open); }
+  };
+  const std::unique_ptr<std::FILE, Close> open(OpenFile(file));
+  if (open == nullptr) RefuseFile(option, file, errno);
+  std::string text;
+  char part[4096];
+  while (const std::size_t got = std::fread(part, 1, sizeof(part), open.get())) {
+    text.append(part, got);
+    if (text.size() > kLargestFile) {
+      throw TlsError(Quoted(option, file) + " is larger than 16 MiB, so it is not what it should be",
+                     file);
+    }
+  }
+  if (std::ferror(open.get()) != 0) RefuseFile(option, file, errno);
+  return text;
+}
+
+BioPtr Reader(const std::string& text) {
+  BioPtr bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  if (bio == nullptr) throw std::bad_alloc();
+  return bio;
+}
+
+struct Password {
+  const std::string& text;
+  bool asked = false;
+
+  static int Give(char* to, int size, int, void* self) {
+    auto& password = *static_cast<Password*>(self);
+    password.asked = true;
+    if (password.text.empty() || password.text.size() > static_cast<std::size_t>(size)) return -1;
+    std::memcpy(to, password.text.data(), password.text.size());
+    return static_cast<int>(password.text.size());
+  }
+};
+
+}  // namespace
+
+std::string OpenSslReason() {
+  const unsigned long error = ERR_peek_last_error();
+  if (ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE) throw std::bad_alloc();
+  const char* const reason = ERR_reason_error_string(error);
+  return reason == nullptr ? "error " + std::to_string(error) : reason;
+}
+
+std::vector<X509Ptr> ReadCertificates(const char* option, const std::string& file) {
+  const CleanErrors clean;
+  const std::string text = ReadFile(option, file);
+  const BioPtr bio = Reader(text);
+  std::vector<X509Ptr> certificates;
+  // The last part may be a certificate, a key or nothing.
+  while (X509Ptr certificate{PEM_read_bio_X509_AUX(bio.get(), nullptr, nullptr, nullptr)}) {
+    certificates.push_back(std::move(certificate));
+  }
+  const bool at_end = ERR_GET_LIB(ERR_peek_last_error()) == ERR_LIB_PEM &&
+                      ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  if (!at_end) {
+    throw TlsError(Quoted(option, file) + " holds a certificate that cannot be read: " +
+                       OpenSslReason(),
+                   file);
+  }
+  if (certificates.empty()) {
+    throw TlsError(Quoted(option, file) + " holds no certificate in PEM format", file);
+  }
+  return certificates;
+}
+
+EvpKeyPtr ReadKey(const char* option, const std::string& file, const std::string& password) {
+  const CleanErrors clean;
+  std::string text = ReadFile(option, file);
+  const struct Cleanse {
+    std::string& secret;
+    ~Cleanse() { OPENSSL_cleanse(secret.data(), secret.size()); }
+  } cleanse{text};
+  const BioPtr bio = Reader(text);
+  Password asking{password};
+  EvpKeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, &Password::Give, &asking));
+  if (key != nullptr) return key;
+  std::string why;
+  if (asking.asked && password.empty()) {
+    why = " holds an encrypted key: give its password";
+  } else if (asking.asked) {
+    why = " holds an encrypted key that the password does not open";
+  } else {
+    why = " holds no private key in PEM format that can be read";
+    static_cast<void>(OpenSslReason());
+  }
+  throw TlsError(Quoted(option, file) + why, file);
+}
+
+}  // namespace iocp

@@ -1,0 +1,52 @@
+// The keys that session tickets are encrypted with.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+
+namespace iocp {
+
+struct TicketKey {
+  static constexpr std::size_t kNameSize = 16;
+
+  std::array<unsigned char, kNameSize> name{};
+  std::array<unsigned char, 32> mac{};
+  std::array<unsigned char, 32> cipher{};
+  std::size_t size = 32;  // bytes of `mac` and of `cipher` that count
+};
+
+// One ring for all workers. Any thread.
+class TicketKeys {
+ public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+  // So long a key encrypts, and for two times more it decrypts. A ticket is good for two hours.
+  static constexpr std::chrono::hours kRotation{1};
+
+  // Keys of 48 or 80 bytes, in nginx's order, which stay; none: its own, which are rotated.
+  explicit TicketKeys(const std::vector<std::string>& keys);
+  TicketKeys(const TicketKeys&) = delete;
+  TicketKeys& operator=(const TicketKeys&) = delete;
+  ~TicketKeys();
+
+  // The key to encrypt with. False when there is no randomness or memory for a new one.
+  bool Current(TimePoint now, TicketKey* key);
+  // The key with that name. False when there is none, or none any more.
+  bool Find(const unsigned char* name, TimePoint now, TicketKey* key, bool* is_current);
+
+ private:
+  static constexpr std::size_t kMostOwn = 3;
+
+  bool Rotate(TimePoint now) IOCP_REQUIRES(mutex_);
+
+  const bool rotates_;
+  Mutex mutex_;
+  std::vector<TicketKey> keys_ IOCP_GUARDED_BY(mutex_);  // the one that encrypts first
+  TimePoint rotated_at_ IOCP_GUARDED_BY(mutex_);         // when the first was made
+};
+
+}  // namespace iocp

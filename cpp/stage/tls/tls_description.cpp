@@ -1,0 +1,190 @@
+#include "stage/tls/tls_description.h"
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+#include <string_view>
+#include <utility>
+
+#include "stage/tls/pem.h"
+#include "stage/tls/ssl_context.h"
+
+namespace iocp {
+namespace {
+
+// Forward secrecy and authenticated encryption.
+constexpr const char* kDefaultCiphers = "ECDHE+AESGCM:ECDHE+CHACHA20";
+constexpr std::size_t kMostAlpnBytes = 65535;
+
+std::string AlpnOnTheWire(const std::vector<std::string>& names) {
+  std::string wire;
+  for (const std::string& name : names) {
+    if (name.empty() || name.size() > 255) {
+      throw TlsError("alpn: a name has 1 to 255 bytes, not " + std::to_string(name.size()));
+    }
+    wire += static_cast<char>(name.size());
+    wire += name;
+  }
+  if (wire.size() > kMostAlpnBytes) throw TlsError("alpn: there are too many names");
+  return wire;
+}
+
+// Those of TLS 1.3 are set by another function of OpenSSL than all others.
+void SplitCiphers(const std::string& ciphers, std::string* list, std::string* suites) {
+  if (ciphers.find('\0') != std::string::npos) throw TlsError("ciphers must not contain NUL");
+  std::string_view rest = ciphers;
+  while (!rest.empty()) {
+    const std::size_t end = std::min(rest.find_first_of(":, "), rest.size());
+    const std::string_view name = rest.substr(0, end);
+    std::string& to = name.starts_with("TLS_") ? *suites : *list;
+    if (!name.empty() && !to.empty()) to += ':';
+    to += name;
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  if (list->empty()) *list = kDefaultCiphers;
+}
+
+std::string LowerCase(std::string name) {
+  for (char& c : name) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return name;
+}
+
+void CheckHostName(const std::string& name) {
+  const std::string_view plain = name.starts_with("*.") ? std::string_view(name).substr(2) : name;
+  const bool good = !plain.empty() && name.size() <= 255 && plain.front() != '.' &&
+                    std::all_of(plain.begin(), plain.end(),
+                                [](char c) { return c > ' ' && c < 0x7f && c != '*' && c != ':'; });
+  if (good) return;
+  throw TlsError("sni: '" + name +
+                 "' is no host name: give one in ASCII (for others, as 'xn--...'), which may begin "
+                 "with '*.'");
+}
+
+X509StorePtr SystemAuthorities() {
+  X509StorePtr store(X509_STORE_new());
+  if (store == nullptr) throw std::bad_alloc();
+#if defined(_WIN32) && OPENSSL_VERSION_NUMBER >= 0x30200000L
+  if (X509_STORE_load_store(store.get(), "org.openssl.winstore://") == 1) return store;
+#endif
+  if (X509_STORE_set_default_paths(store.get()) != 1) {
+    throw TlsError("the system's certificates cannot be read: " + OpenSslReason() +
+                   "; name a file with ca_file");
+  }
+  return store;
+}
+
+}  // namespace
+
+template <typename Options>
+void TlsDescription::ReadCommon(const Options& options) {
+  if (options.handshake_timeout <= Duration::zero() ||
+      options.handshake_timeout > std::chrono::hours(24 * 365)) {
+    throw TlsError("handshake_timeout must be more than 0, and at most a year");
+  }
+  handshake_timeout = options.handshake_timeout;
+  allow_truncation = options.allow_truncation;
+  alpn = AlpnOnTheWire(options.alpn);
+  min_version = options.min_version;
+  max_version = options.max_version;
+  if (max_version && *max_version < min_version) {
+    throw TlsError("max_version must not be older than min_version");
+  }
+  SplitCiphers(options.ciphers, &cipher_list, &cipher_suites);
+  if (!options.ca_file.empty()) authorities = ReadCertificates("ca_file", options.ca_file);
+  if (options.certificate_file.empty()) {
+    if (!options.key_file.empty()) throw TlsError("key_file needs certificate_file");
+    return;
+  }
+  chain = ReadCertificates("certificate_file", options.certificate_file);
+  const bool own_file = !options.key_file.empty();
+  const std::string& key_file = own_file ? options.key_file : options.certificate_file;
+  key = ReadKey(own_file ? "key_file" : "certificate_file", key_file, options.password);
+  const CleanErrors clean;
+  if (X509_check_private_key(chain.front().get(), key.get()) != 1) {
+    throw TlsError("the key in '" + key_file + "' is not that of the certificate in '" +
+                       options.certificate_file + "'",
+                   key_file);
+  }
+}
+
+void TlsDescription::ReadSni(const TlsServerOptions& options) {
+  for (const auto& [name, tls] : options.sni) {
+    CheckHostName(name);
+    if (!tls || !tls.is_server()) {
+      throw TlsError("sni: '" + name + "' must lead to a Tls of a server");
+    }
+    sni.emplace(LowerCase(name), tls.description());
+  }
+}
+
+void TlsDescription::ReadTicketKeys(const TlsServerOptions& options) {
+  for (const std::string& ticket_key : options.ticket_keys) {
+    if (ticket_key.size() == 48 || ticket_key.size() == 80) continue;
+    throw TlsError("ticket_keys: a key has 48 or 80 bytes, not " +
+                   std::to_string(ticket_key.size()));
+  }
+  if (options.session_tickets) {
+    ticket_keys = std::make_shared<TicketKeys>(options.ticket_keys);
+  } else if (!options.ticket_keys.empty()) {
+    throw TlsError("ticket_keys need session_tickets");
+  }
+}
+
+TlsDescription::TlsDescription(const TlsServerOptions& options) : is_server(true) {
+  if (options.certificate_file.empty()) {
+    throw TlsError("certificate_file must be given: a server needs a certificate");
+  }
+  ReadCommon(options);
+  verify = options.verify;
+  if (verify != TlsVerify::kNone && authorities.empty()) {
+    throw TlsError("verify needs ca_file: the authorities that clients' certificates come from");
+  }
+  ReadSni(options);
+  ReadTicketKeys(options);
+}
+
+TlsDescription::TlsDescription(const TlsClientOptions& options) : is_server(false) {
+  ReadCommon(options);
+  if (options.server_name.size() > 255 || options.server_name.find('\0') != std::string::npos) {
+    throw TlsError("server_name must have at most 255 bytes, and no NUL");
+  }
+  server_name = options.server_name;
+  verify = options.verify ? TlsVerify::kRequired : TlsVerify::kNone;
+  if (options.verify && authorities.empty()) system_authorities = SystemAuthorities();
+}
+
+TlsDescription::~TlsDescription() = default;
+
+const SslContext& TlsDescription::ContextOf(std::size_t shard) {
+  {
+    const MutexLock lock(mutex_);
+    if (shard < contexts_.size() && contexts_[shard] != nullptr) return *contexts_[shard];
+  }
+  // Made without the lock, as it takes long; of two that are made at a time one goes again.
+  auto made = std::make_unique<const SslContext>(*this, shard);
+  const MutexLock lock(mutex_);
+  if (contexts_.size() <= shard) contexts_.resize(shard + 1);
+  if (contexts_[shard] == nullptr) contexts_[shard].swap(made);
+  return *contexts_[shard];
+}
+
+bool Tls::is_server() const { return description_ != nullptr && description_->is_server; }
+
+// The first context is made here, for what OpenSSL alone can check.
+Tls Tls::Server(const TlsServerOptions& options) {
+  Tls tls(std::make_shared<TlsDescription>(options));
+  static_cast<void>(tls.description_->ContextOf(0));
+  return tls;
+}
+
+Tls Tls::Client(const TlsClientOptions& options) {
+  Tls tls(std::make_shared<TlsDescription>(options));
+  static_cast<void>(tls.description_->ContextOf(0));
+  return tls;
+}
+
+TlsLibraryInfo TlsLibrary() { return {true, OpenSSL_version(OPENSSL_VERSION), ""}; }
+
+}  // namespace iocp

@@ -1,0 +1,63 @@
+// What a Tls holds: options that were checked, certificates and keys that were read.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "iocp/time.h"
+#include "iocp/tls.h"
+#include "stage/tls/openssl.h"
+#include "stage/tls/ticket_keys.h"
+
+namespace iocp {
+
+class SslContext;
+
+class TlsDescription {
+ public:
+  // Throw TlsError and std::bad_alloc.
+  explicit TlsDescription(const TlsServerOptions& options);
+  explicit TlsDescription(const TlsClientOptions& options);
+  TlsDescription(const TlsDescription&) = delete;
+  TlsDescription& operator=(const TlsDescription&) = delete;
+  ~TlsDescription();
+
+  // The context for the shard with that index, always the same one: workers that share none do not
+  // wait for each other inside OpenSSL. It lives as long as this. Any thread. Throws TlsError and
+  // std::bad_alloc.
+  const SslContext& ContextOf(std::size_t shard);
+
+  // Constant.
+  const bool is_server;
+  std::vector<X509Ptr> chain;  // the own certificate first
+  EvpKeyPtr key;               // null exactly when `chain` is empty
+  std::vector<X509Ptr> authorities;
+  X509StorePtr system_authorities;  // null unless a client trusts the system's
+  TlsVerify verify = TlsVerify::kNone;
+  std::string alpn;  // as on the wire: each name behind its length
+  TlsVersion min_version = TlsVersion::kTls12;
+  std::optional<TlsVersion> max_version;
+  std::string cipher_list;    // of TLS 1.2
+  std::string cipher_suites;  // of TLS 1.3; "": the library's
+  std::map<std::string, std::shared_ptr<TlsDescription>> sni;  // by names in lower case
+  std::shared_ptr<TicketKeys> ticket_keys;                     // null: there are no tickets
+  std::string server_name;
+  Duration handshake_timeout{};
+  bool allow_truncation = false;
+
+ private:
+  template <typename Options>
+  void ReadCommon(const Options& options);
+  void ReadSni(const TlsServerOptions& options);
+  void ReadTicketKeys(const TlsServerOptions& options);
+
+  Mutex mutex_;
+  std::vector<std::unique_ptr<const SslContext>> contexts_ IOCP_GUARDED_BY(mutex_);
+};
+
+}  // namespace iocp

@@ -1,0 +1,20 @@
+// What a stage of TLS tells about itself.
+#pragma once
+
+#include <atomic>
+#include <string>
+
+#include "iocp/tls.h"
+
+namespace iocp {
+
+struct TlsReport {
+  // True exactly when the handshake is done. `info` is constant from then on, for any thread.
+  std::atomic<bool> done{false};
+  TlsInfo info;
+  // Why there was an error, and in words. Of the owner.
+  TlsFailure failure = TlsFailure::kPeerLeft;
+  std::string fault;
+};
+
+}  // namespace iocp

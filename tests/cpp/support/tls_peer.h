@@ -1,0 +1,78 @@
+// A client that speaks TLS with OpenSSL in the ordinary way, over a peer that knows of nothing.
+#pragma once
+
+#include <openssl/ssl.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "port/peer.h"
+
+namespace iocp::testing {
+
+struct SslCtxFree {
+  void operator()(SSL_CTX* context) const { SSL_CTX_free(context); }
+};
+struct SslFree {
+  void operator()(SSL* ssl) const { SSL_free(ssl); }
+};
+struct SessionFree {
+  void operator()(SSL_SESSION* session) const { SSL_SESSION_free(session); }
+};
+using ClientContext = std::unique_ptr<SSL_CTX, SslCtxFree>;
+using SessionPtr = std::unique_ptr<SSL_SESSION, SessionFree>;
+
+// A context that trusts the certificates in `ca_file`; "": it checks nothing.
+ClientContext NewClientContext(const std::string& ca_file);
+
+class TlsPeer final : public Peer {
+ public:
+  // Asks for `host`, where that is not "". `session` may be null. The context must outlive it.
+  TlsPeer(std::unique_ptr<Peer> wire, SSL_CTX* context, const std::string& host = "localhost",
+          SSL_SESSION* session = nullptr);
+  ~TlsPeer() override = default;
+
+  // Takes all when what was taken before is out, else nothing; also before the handshake is done.
+  std::size_t Send(std::string_view data) override;
+  std::string Receive(std::size_t most) override;
+  // In order only with the end of TLS's stream.
+  [[nodiscard]] State state() const override;
+  void EndStream() override;
+  // The stream ends, and TLS's does not.
+  void Truncate() { wire_->EndStream(); }
+  void Close() override { wire_->Close(); }
+  void Reset() override { wire_->Reset(); }
+  [[nodiscard]] std::uint16_t port() const override { return wire_->port(); }
+
+  // Moves what can be moved.
+  void Step();
+  [[nodiscard]] bool handshake_done() const { return SSL_is_init_finished(ssl_.get()) == 1; }
+  // True exactly when nothing waits to be sent.
+  [[nodiscard]] bool idle() const { return out_.empty() && plain_.empty(); }
+  [[nodiscard]] bool ended_in_order() const { return ended_; }
+  // OpenSSL's reason of what has failed; 0: nothing has. Alerts are from 1000 on.
+  [[nodiscard]] int failure() const { return failure_; }
+  [[nodiscard]] SSL* ssl() { return ssl_.get(); }
+  // The last session that the server has given; null: none.
+  [[nodiscard]] SSL_SESSION* session() const { return session_.get(); }
+
+ private:
+  void Pump();
+  void Read();
+  void Note(int result);
+  bool Flush();
+  static int OnSession(SSL* ssl, SSL_SESSION* session);
+
+  const std::unique_ptr<Peer> wire_;
+  std::unique_ptr<SSL, SslFree> ssl_;
+  SessionPtr session_;
+  std::string plain_;     // taken, and not encrypted yet
+  std::string out_;       // encrypted, and not sent
+  std::string received_;  // decrypted, and not asked for yet
+  bool ended_ = false;    // true exactly when the server has ended TLS's stream
+  int failure_ = 0;
+};
+
+}  // namespace iocp::testing
