@@ -4,21 +4,14 @@
 #include <gtest/gtest.h>
 #include <iocp/iocp.h>
 
-#include <random>
 #include <string>
 
+#include "port/world.h"
 #include "support/backends.h"
 #include "support/client.h"
 #include "support/handlers.h"
 
 namespace iocp::testing {
-
-inline std::string Pattern(std::size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  std::string data(size, '\0');
-  for (char& c : data) c = static_cast<char>(random());
-  return data;
-}
 
 // Ends the hooks before what they refer to goes out of scope.
 struct Stopper {

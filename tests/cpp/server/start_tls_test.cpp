@@ -1,0 +1,172 @@
+// TLS that begins on a connection without it, over every port of this system.
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "server/tls_fixture.h"
+
+namespace iocp::testing {
+namespace {
+
+using namespace std::chrono_literals;
+
+class StartTlsTest : public TlsServerTest {
+ protected:
+  void SetUp() override { tls_ = Tls::Server(certificates.Server()); }
+  // Reads so many bytes, which no TLS is in.
+  static std::string ReadPlain(Peer& wire, std::size_t bytes) {
+    std::string received;
+    Eventually([&] {
+      received += wire.Receive(bytes - received.size());
+      return received.size() == bytes || wire.state() != Peer::State::kOpen;
+    });
+    return received;
+  }
+
+  Tls tls_;
+};
+
+TEST_P(StartTlsTest, WhatWasSentBeforeIsPlainAndWhatFollowsIsNot) {
+  handler_.on_read = [&](Connection& connection, Buffer& bytes) {
+    if (connection.tls()) {
+      connection.Send(bytes.data(), bytes.size());
+      return;
+    }
+    EXPECT_EQ(bytes.view(), "STARTTLS\n");
+    connection.Send("go\n", 3);
+    connection.StartTls(tls_);
+    EXPECT_THROW(connection.StartTls(tls_), std::logic_error) << "it has TLS already";
+    connection.Send("secret", 6);
+  };
+  Start(On());
+  auto wire = DialPlain();
+  wire->Send("STARTTLS\n");
+  EXPECT_EQ(ReadPlain(*wire, 3), "go\n");
+  TlsPeer client(std::move(wire), context.get());
+  EXPECT_EQ(Talk(client, "hello", 11), "secrethello");
+  client.EndStream();
+  EXPECT_TRUE(AwaitEnd(client));
+  EXPECT_TRUE(client.ended_in_order());
+  ASSERT_TRUE(WaitForClosed());
+  EXPECT_EQ(Only().closed, CloseReason::kPeerClosed);
+  EXPECT_EQ(Only().written, (std::vector<std::size_t>{3, 6, 5}));
+}
+
+// A send is with the system, and more waits, while TLS begins.
+TEST_P(StartTlsTest, ABacklogGoesOutAsItIs) {
+  const std::string before = Pattern(4'000'000, 1);
+  const std::string after = Pattern(1'000'000, 2);
+  handler_.on_read = [&](Connection& connection, Buffer& bytes) {
+    if (bytes.view() == "1") {
+      connection.Send(before.data(), before.size());
+      return;
+    }
+    if (connection.tls()) return;
+    connection.StartTls(tls_);
+    connection.Send(after.data(), after.size());
+  };
+  Options options = On();
+  options.flow_control = false;
+  options.send_backlog_limit = 16 * 1024 * 1024;
+  Start(options);
+  auto wire = DialPlain();
+  wire->Send("1");
+  std::string received = ReadPlain(*wire, 1000);
+  wire->Send("2");
+  received += ReadPlain(*wire, before.size() - 1000);
+  EXPECT_TRUE(IsSame(received, before));
+  TlsPeer client(std::move(wire), context.get());
+  EXPECT_TRUE(IsSame(Talk(client, "", after.size()), after));
+}
+
+TEST_P(StartTlsTest, PlainBytesBehindItAreRefused) {
+  std::string fault;
+  handler_.on_message = [&](Connection& connection, Message& message) {
+    if (message.view() != "STARTTLS") return;
+    try {
+      connection.StartTls(tls_);
+    } catch (const std::runtime_error& error) {
+      fault = error.what();
+      throw;
+    }
+  };
+  Options options = On();
+  options.framing = Delimiter({"\n"});
+  Start(options);
+  for (const std::string& behind : {std::string("evil\n"), std::string("ev")}) {
+    auto wire = DialPlain();
+    wire->Send("STARTTLS\n" + behind);
+    EXPECT_TRUE(Eventually([&] {
+      wire->Receive(100);
+      return wire->state() != Peer::State::kOpen;
+    }));
+    EXPECT_TRUE(std::exchange(fault, "").starts_with("the peer has sent something behind"));
+  }
+  ASSERT_TRUE(WaitForClosed(2));
+  for (const auto& [id, record] : handler_.records) {
+    EXPECT_EQ(record.closed, CloseReason::kHookError);
+    EXPECT_EQ(record.messages, std::vector<std::string>{"STARTTLS"}) << "nothing follows as TLS";
+  }
+}
+
+TEST_P(StartTlsTest, AMessageThatIsTheLastMayBeginIt) {
+  handler_.on_message = [&](Connection& connection, Message& message) {
+    if (!connection.tls() && message.view() == "STARTTLS") connection.StartTls(tls_);
+    connection.SendAsMessage(message.view());
+  };
+  Options options = On();
+  options.framing = Delimiter({"\n"});
+  Start(options);
+  auto wire = DialPlain();
+  wire->Send("noop\nSTARTTLS\n");
+  EXPECT_EQ(ReadPlain(*wire, 5), "noop\n");
+  TlsPeer client(std::move(wire), context.get());
+  EXPECT_EQ(Talk(client, "more\n", 14), "STARTTLS\nmore\n");
+}
+
+TEST_P(StartTlsTest, AHandshakeThatFailsIsReported) {
+  std::atomic<bool> begun{false};
+  handler_.on_read = [&](Connection& connection, Buffer&) {
+    connection.StartTls(tls_);
+    begun = true;
+  };
+  Start(On());
+  auto wire = DialPlain();
+  wire->Send("STARTTLS");
+  ASSERT_TRUE(Eventually([&] { return begun.load(); }));
+  wire->Send("what is this, TLS?");
+  ASSERT_TRUE(WaitForClosed());
+  EXPECT_EQ(Only().error.kind, ErrorKind::kTls);
+  EXPECT_EQ(Only().closed, CloseReason::kError);
+  EXPECT_EQ(Failures(TlsFailure::kProtocol), 1U);
+}
+
+TEST_P(StartTlsTest, AHandshakeThatTakesTooLongEndsTheConnection) {
+  TlsServerOptions options = certificates.Server();
+  options.handshake_timeout = 50ms;
+  tls_ = Tls::Server(options);
+  handler_.on_read = [&](Connection& connection, Buffer&) { connection.StartTls(tls_); };
+  Start(On());
+  auto wire = DialPlain();
+  wire->Send("STARTTLS");
+  ASSERT_TRUE(WaitForClosed());
+  EXPECT_EQ(Only().closed, CloseReason::kHandshakeTimeout);
+  EXPECT_EQ(Failures(TlsFailure::kTimeout), 1U);
+}
+
+TEST_P(StartTlsTest, ItBelongsIntoHooks) {
+  Start(On());
+  auto wire = DialPlain();
+  ASSERT_TRUE(handler_.WaitFor([&] { return !handler_.records.empty(); }));
+  const ConnectionPtr connection = server_.connections().front();
+  EXPECT_THROW(connection->StartTls(tls_), std::logic_error);
+  EXPECT_FALSE(connection->tls());
+}
+
+INSTANTIATE_TEST_SUITE_P(Ports, StartTlsTest, ::testing::ValuesIn(AvailableBackends()));
+
+}  // namespace
+}  // namespace iocp::testing
