@@ -40,6 +40,16 @@ def test_what_is_linked_exists(document: Path) -> None:
             assert anchor in _anchors(target), link
 
 
+def test_the_programs_of_the_library_are_parts_of_the_examples() -> None:
+    """The examples are built and run as tests of C++."""
+    text = (REPOSITORY / "docs" / "using" / "cpp.md").read_text("utf-8")
+    blocks = re.findall(r"```cpp\n(.*?)```", text, re.DOTALL)
+    examples = [file.read_text("utf-8") for file in (REPOSITORY / "examples").glob("*.cpp")]
+    assert blocks
+    for block in blocks:
+        assert any(block in example for example in examples), block
+
+
 def _programs() -> list[str]:
     return re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <new>
 #include <utility>
@@ -22,9 +23,17 @@ constexpr long kMostCertificateBytes = 64L * 1024;  // of a peer's chain
 constexpr const char* kGroups[] = {"X25519MLKEM768:X25519:P-256:P-384", "X25519:P-256:P-384",
                                    "P-256:P-384"};
 
-int ContextIndex() {
-  static const int index = SSL_CTX_get_ex_new_index(0, nullptr, nullptr, nullptr, nullptr);
-  return index;
+// Where a context keeps its owner; less than 0 before the first was made. One that was made in vain,
+// by two threads at a time, stays unused.
+std::atomic<int> context_index{-1};
+
+bool MakeContextIndex() {
+  int expected = -1;
+  if (context_index >= 0) return true;
+  const int made = SSL_CTX_get_ex_new_index(0, nullptr, nullptr, nullptr, nullptr);
+  if (made < 0) return false;
+  context_index.compare_exchange_strong(expected, made);
+  return true;
 }
 
 void Require(bool done, const char* option) {
@@ -37,9 +46,8 @@ int Number(TlsVersion version) {
 
 // Nothing of OpenSSL runs when the process ends: threads may still use it then.
 bool InitializeOpenSsl() {
-  static const bool done =
-      OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT | OPENSSL_INIT_LOAD_SSL_STRINGS, nullptr) == 1;
-  return done;
+  return OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT | OPENSSL_INIT_LOAD_SSL_STRINGS, nullptr) == 1 &&
+         MakeContextIndex();
 }
 
 // ---- Tickets, in the form that OpenSSL asks for.
@@ -95,11 +103,11 @@ int OnServerName(SSL*, int*, void*) { return SSL_TLSEXT_ERR_OK; }
 }  // namespace
 
 const SslContext& SslContext::Of(const SSL_CTX* ssl_ctx) {
-  return *static_cast<const SslContext*>(SSL_CTX_get_ex_data(ssl_ctx, ContextIndex()));
+  return *static_cast<const SslContext*>(SSL_CTX_get_ex_data(ssl_ctx, context_index));
 }
 
 SslContext::SslContext(TlsDescription& description, std::size_t shard) : description_(description) {
-  if (!InitializeOpenSsl()) throw TlsError("OpenSSL cannot be initialized");
+  if (!InitializeOpenSsl()) throw std::bad_alloc();
   const CleanErrors clean;
   ssl_ctx_.reset(SSL_CTX_new(description.is_server ? TLS_server_method() : TLS_client_method()));
   if (ssl_ctx_ == nullptr) {
@@ -111,7 +119,7 @@ SslContext::SslContext(TlsDescription& description, std::size_t shard) : descrip
   // The stage decrypts into the memory of what was received: see SslStage::ReadInto.
   SSL_CTX_set_read_ahead(get(), 0);
   SSL_CTX_set_max_cert_list(get(), kMostCertificateBytes);
-  Require(SSL_CTX_set_ex_data(get(), ContextIndex(), this) == 1, "memory");
+  Require(SSL_CTX_set_ex_data(get(), context_index, this) == 1, "memory");
   SetVersions();
   SetCiphers();
   SetGroups();

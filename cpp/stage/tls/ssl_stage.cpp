@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cassert>
 #include <climits>
 #include <cstring>
@@ -37,7 +38,7 @@ bool IsAddress(const std::string& name) {
 class SslBio {
  public:
   static BIO* New(SslStage* stage) {
-    static BIO_METHOD* const method = Method();
+    BIO_METHOD* const method = Method();
     BIO* const bio = method == nullptr ? nullptr : BIO_new(method);
     if (bio == nullptr) return nullptr;
     BIO_set_data(bio, stage);
@@ -46,8 +47,18 @@ class SslBio {
   }
 
  private:
-  // Never freed: an SSL object may outlive whatever would do it.
+  // Made once, and never freed: an SSL object may outlive whatever would do it. Null when there is
+  // no memory.
   static BIO_METHOD* Method() {
+    static std::atomic<BIO_METHOD*> kept{nullptr};
+    BIO_METHOD* known = kept.load(std::memory_order_acquire);
+    if (known != nullptr) return known;
+    BIO_METHOD* const made = NewMethod();
+    if (made == nullptr || kept.compare_exchange_strong(known, made)) return made;
+    BIO_meth_free(made);
+    return known;
+  }
+  static BIO_METHOD* NewMethod() {
     BIO_METHOD* const method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "iocp");
     if (method == nullptr) return nullptr;
     BIO_meth_set_read(method, [](BIO* bio, char* to, int size) {
