@@ -51,6 +51,8 @@ class TlsMemoryTest : public TlsTest {
       if (i == 10) peer.EndStream();
       ended = i >= 12;
     }
+    // OpenSSL 3.0 may send an alert and not fail itself: the client leaves then.
+    if (peer.failure() != 0) note(pair.server.stack().EndReceive(pair.server));
     const std::string got = pair.Received();
     EXPECT_EQ(got, answer.substr(0, got.size()));
     const std::string all = "from the clientand more";
@@ -62,7 +64,8 @@ class TlsMemoryTest : public TlsTest {
       EXPECT_TRUE(peer.ended_in_order());
     } else {
       EXPECT_TRUE(FailingMemory::failed());
-      EXPECT_TRUE(error.kind == ErrorKind::kOutOfResources || error.kind == ErrorKind::kTls)
+      EXPECT_TRUE(error.kind == ErrorKind::kOutOfResources || error.kind == ErrorKind::kTls ||
+                  error.kind == ErrorKind::kTruncated)
           << static_cast<int>(error.kind);
       EXPECT_FALSE(peer.ended_in_order());
     }
@@ -106,7 +109,7 @@ TEST_F(TlsMemoryTest, ATlsIsMadeOrNot) {
   options.alpn = {"a"};
   static_cast<void>(Tls::Server(options));
   long made = 0;
-  for (long count = 0; made == 0 && count < 100'000; ++count) {
+  for (long count = 0; made == 0 && count < 100'000; count += 1 + count / 40) {
     FailingMemory::Forget();
     long rest = count;
     try {
