@@ -50,7 +50,7 @@ def program_of(test: NamedTest) -> str | None:
         return None
     folder = Path(test.file).parent
     lists = (REPOSITORY / "tests/cpp" / folder / "CMakeLists.txt").read_text("utf-8")
-    for name, sources in re.findall(r"iocp_test\((\w+)([^)]*)\)", lists):
+    for name, sources in re.findall(r"iocp_(?:tls_)?test\((\w+)([^)]*)\)", lists):
         if Path(test.file).name in [f"{name}.cpp", *sources.split()]:
             return f"{folder}/{name}"
     sys.exit(f"no program has {test.file}")

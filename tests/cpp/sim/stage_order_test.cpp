@@ -127,6 +127,45 @@ TEST_F(StageTest, AStageThatBecomesReadyInASendIsSeenAtOnce) {
   EXPECT_TRUE(Knows(scenario, *client));
 }
 
+// Handshakes take long: in each turn a few of them go on, those first that have waited longest.
+TEST_F(StageTest, AFewHandshakesGoOnInEachTurn) {
+  constexpr std::size_t kClients = 11;
+  Scenario scenario(With(1));
+  std::vector<std::unique_ptr<Peer>> clients;
+  for (std::size_t i = 0; i < kClients; ++i) clients.push_back(scenario.Dial());
+  scenario.StepAll();
+  for (auto& client : clients) client->Send(Scrambling::kClientGreeting);
+  const auto known = [&] {
+    std::string which;
+    for (auto& client : clients) which += Knows(scenario, *client) ? 'x' : '.';
+    return which;
+  };
+  scenario.Step(0);
+  EXPECT_EQ(known(), "xxxx.......");
+  clients[10]->Send("behind what waits");
+  scenario.Step(0);
+  EXPECT_EQ(known(), "xxxxxxxx...");
+  scenario.Step(0);
+  EXPECT_EQ(known(), "xxxxxxxxxxx");
+  scenario.StepAll();
+  EXPECT_EQ(Of(scenario, *clients[10]).received.size(), 16U) << "the last byte waits in the stage";
+}
+
+// What waits for its turn goes with its connection.
+TEST_F(StageTest, AClientThatLeavesWhileItsHandshakeWaitsIsForgotten) {
+  Scenario scenario(With(1));
+  std::vector<std::unique_ptr<Peer>> clients;
+  for (std::size_t i = 0; i < 9; ++i) clients.push_back(scenario.Dial());
+  scenario.StepAll();
+  for (auto& client : clients) client->Send(Scrambling::kClientGreeting);
+  scenario.Step(0);
+  clients[8]->Reset();
+  clients[7]->EndStream();
+  scenario.StepAll();
+  EXPECT_FALSE(Knows(scenario, *clients[8]));
+  EXPECT_TRUE(Knows(scenario, *clients[7]));
+}
+
 TEST_F(StageTest, AServerThatListensFirstIsEstablishedWithTheFirstData) {
   Scenario::Setup setup = With(1);
   setup.options.established_on = EstablishedOn::kFirstData;
