@@ -274,7 +274,8 @@ Status Server::Start(const Options& options) {
   } catch (const std::bad_alloc&) {
     return {Status::Problem::kSystem, {ErrorKind::kOutOfResources, 0}, "out of memory"};
   } catch (const TlsError& error) {
-    return {Status::Problem::kBadOption, {ErrorKind::kInvalidArgument, 0},
+    return {Status::Problem::kBadOption,
+            {ErrorKind::kInvalidArgument, 0},
             std::string("tls: ") + error.what()};
   }
 }

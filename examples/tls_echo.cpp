@@ -1,5 +1,5 @@
-// An echo server with TLS: tls_echo CERTIFICATE KEY, both files in PEM format. It prints its port, and
-// stops when its input ends.
+// An echo server with TLS: tls_echo CERTIFICATE KEY, both files in PEM format. It prints its port,
+// and stops when its input ends.
 #include <iocp/iocp.h>
 
 #include <cstdio>

@@ -10,8 +10,7 @@
 namespace iocp {
 
 Worker::Worker(Engine& engine, Shard& shard)
-    : Owner(shard.port(), shard.index(), engine.options(), engine.handler(),
-            engine.wanted_hooks()),
+    : Owner(shard.port(), shard.index(), engine.options(), engine.handler(), engine.wanted_hooks()),
       engine_(engine),
       shard_(shard),
       batch_(kBatchCompletions) {}

@@ -3,7 +3,6 @@
 #include <new>
 #include <utility>
 
-
 namespace iocp {
 
 void Session::Begin(Owner& owner, const Address& local, const Address& remote,
@@ -387,9 +386,8 @@ void Session::CheckDeadlines(Owner& owner) {
     timeouts_.NoteSent(owner.now());
     outbound_.BeginAgain(owner.now());
   }
-  const std::optional<CloseReason> passed =
-      timeouts_.Passed(owner.now(), owner.looked_at(), *options_, inbound_, outbound_, receives,
-                       sends);
+  const std::optional<CloseReason> passed = timeouts_.Passed(
+      owner.now(), owner.looked_at(), *options_, inbound_, outbound_, receives, sends);
   if (!passed) return;
   // The stream ends without waiting for the peer. A silent one may still be taking what hooks have
   // sent, and the system goes on with that: see CompletionPort::Close. Behind stages this makes no

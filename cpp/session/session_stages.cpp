@@ -62,8 +62,8 @@ void Session::PassThroughStages(Owner& owner, Received&& received) {
   }
   StageStack& stages = *outbound_.stages();
   ArrivalSink sink(*this, owner);
-  const Error error = received.end ? stages.EndReceive(sink)
-                                   : stages.Receive(std::move(received.buffer), sink);
+  const Error error =
+      received.end ? stages.EndReceive(sink) : stages.Receive(std::move(received.buffer), sink);
   NoteStages(owner, error);
   sink.DeliverError(error);
 }
@@ -162,8 +162,7 @@ void Session::StartTls(const Tls& tls) {
   }
   std::vector<std::unique_ptr<Stage>> made;
   made.push_back(MakeTlsStage(tls, owner->shard_index()));
-  auto stages =
-      std::make_unique<StageStack>(std::move(made), owner->now() + HandshakeTimeout(tls));
+  auto stages = std::make_unique<StageStack>(std::move(made), owner->now() + HandshakeTimeout(tls));
   {
     const MutexLock lock(inbox_.mutex());
     outbound_.queue().Append(inbox_.sends());

@@ -14,7 +14,8 @@ void Timeouts::ForEach(const Options& options, const Inbound& inbound, const Out
   const TimePoint ready_by = outbound.ready_by();
   if (ready_by != TimePoint::max()) visit(CloseReason::kHandshakeTimeout, ready_by);
   // Not once the end of a stream without data was reported: nobody waits for data any more.
-  if (ready_by == TimePoint::max() && options.first_data_timeout && inbound.bytes_received() == 0 && !inbound.end_reported()) {
+  if (ready_by == TimePoint::max() && options.first_data_timeout && inbound.bytes_received() == 0 &&
+      !inbound.end_reported()) {
     visit(CloseReason::kFirstDataTimeout, accepted_at_ + *options.first_data_timeout);
   }
   // Nor once the stream has ended. A peer that is not listened to is not silent.

@@ -32,9 +32,8 @@ std::FILE* OpenFile(const std::string& file) {
 }
 
 [[noreturn]] void RefuseFile(const char* option, const std::string& file, int code) {
-  throw TlsError(
-      Quoted(option, file) + " cannot be read: " + std::generic_category().message(code), file,
-      code);
+  throw TlsError(Quoted(option, file) + " cannot be read: " + std::generic_category().message(code),
+                 file, code);
 }
 
 std::string ReadFile(const char* option, const std::string& file) {
@@ -51,8 +50,8 @@ std::string ReadFile(const char* option, const std::string& file) {
   while (const std::size_t got = std::fread(part, 1, sizeof(part), open.get())) {
     text.append(part, got);
     if (text.size() > kLargestFile) {
-      throw TlsError(Quoted(option, file) + " is larger than 16 MiB, so it is not what it should be",
-                     file);
+      throw TlsError(
+          Quoted(option, file) + " is larger than 16 MiB, so it is not what it should be", file);
     }
   }
   if (std::ferror(open.get()) != 0) RefuseFile(option, file, errno);
@@ -99,9 +98,9 @@ std::vector<X509Ptr> ReadCertificates(const char* option, const std::string& fil
   const bool at_end = ERR_GET_LIB(ERR_peek_last_error()) == ERR_LIB_PEM &&
                       ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
   if (!at_end) {
-    throw TlsError(Quoted(option, file) + " holds a certificate that cannot be read: " +
-                       OpenSslReason(),
-                   file);
+    throw TlsError(
+        Quoted(option, file) + " holds a certificate that cannot be read: " + OpenSslReason(),
+        file);
   }
   if (certificates.empty()) {
     throw TlsError(Quoted(option, file) + " holds no certificate in PEM format", file);

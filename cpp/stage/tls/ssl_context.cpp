@@ -23,8 +23,8 @@ constexpr long kMostCertificateBytes = 64L * 1024;  // of a peer's chain
 constexpr const char* kGroups[] = {"X25519MLKEM768:X25519:P-256:P-384", "X25519:P-256:P-384",
                                    "P-256:P-384"};
 
-// Where a context keeps its owner; less than 0 before the first was made. One that was made in vain,
-// by two threads at a time, stays unused.
+// Where a context keeps its owner; less than 0 before the first was made. One that was made in
+// vain, by two threads at a time, stays unused.
 std::atomic<int> context_index{-1};
 
 bool MakeContextIndex() {
@@ -57,8 +57,8 @@ bool SetTicketKey(const TicketKey& key, const unsigned char* iv, EVP_CIPHER_CTX*
   const EVP_CIPHER* const kind = key.size == 16 ? EVP_aes_128_cbc() : EVP_aes_256_cbc();
   char digest[] = "SHA256";
   OSSL_PARAM parameters[] = {
-      OSSL_PARAM_construct_octet_string(
-          OSSL_MAC_PARAM_KEY, const_cast<unsigned char*>(key.mac.data()), key.size),
+      OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY,
+                                        const_cast<unsigned char*>(key.mac.data()), key.size),
       OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0), OSSL_PARAM_END};
   return EVP_CipherInit_ex(cipher, kind, nullptr, key.cipher.data(), iv, encrypt ? 1 : 0) == 1 &&
          EVP_MAC_CTX_set_params(mac, parameters) == 1;
@@ -73,7 +73,8 @@ int OnTicket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHER_CTX* c
   const auto now = std::chrono::steady_clock::now();
   TicketKey key;
   if (encrypt != 0) {
-    if (!keys->Current(now, &key) || RAND_bytes(iv, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) != 1)
+    if (!keys->Current(now, &key) ||
+        RAND_bytes(iv, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) != 1)
       return -1;
     std::copy(key.name.begin(), key.name.end(), name);
     return SetTicketKey(key, iv, cipher, mac, true) ? 1 : -1;
@@ -91,9 +92,9 @@ int OnAlpn(SSL* ssl, const unsigned char** chosen, unsigned char* chosen_size,
            const unsigned char* offered, unsigned int offered_size, void*) {
   const std::string& own = SslContext::Of(SSL_get_SSL_CTX(ssl)).description().alpn;
   unsigned char* found = nullptr;
-  const int result = SSL_select_next_proto(
-      &found, chosen_size, reinterpret_cast<const unsigned char*>(own.data()),
-      static_cast<unsigned int>(own.size()), offered, offered_size);
+  const int result =
+      SSL_select_next_proto(&found, chosen_size, reinterpret_cast<const unsigned char*>(own.data()),
+                            static_cast<unsigned int>(own.size()), offered, offered_size);
   *chosen = found;
   return result == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }

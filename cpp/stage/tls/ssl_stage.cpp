@@ -121,8 +121,8 @@ int SslStage::WriteWire(const char* from, int size) {
 // Called for each message, and for each head of a record; an alert that is sent may be the answer
 // to one that came.
 void SslStage::OnMessage(int sent, int, int type, const void*, std::size_t, SSL*, void* self) {
-  if (type == SSL3_RT_ALERT || (sent == 0 && (type == SSL3_RT_HANDSHAKE ||
-                                              type == SSL3_RT_CHANGE_CIPHER_SPEC))) {
+  if (type == SSL3_RT_ALERT ||
+      (sent == 0 && (type == SSL3_RT_HANDSHAKE || type == SSL3_RT_CHANGE_CIPHER_SPEC))) {
     static_cast<SslStage*>(self)->CountControl();
   }
 }
@@ -304,7 +304,8 @@ Error SslStage::ReadAll(Buffer& bytes, std::size_t* plain, Output& output) {
       if (apart.size() == 0) return RunOutOfMemory();
       room = kRecord;
     }
-    const int got = SSL_read(ssl_.get(), to, static_cast<int>(std::min<std::size_t>(room, INT_MAX)));
+    const int got =
+        SSL_read(ssl_.get(), to, static_cast<int>(std::min<std::size_t>(room, INT_MAX)));
     if (got <= 0) {
       const int error = SSL_get_error(ssl_.get(), got);
       if (error == SSL_ERROR_WANT_READ) return {};
@@ -368,7 +369,7 @@ Error SslStage::EndSend(Output& output) {
   const Call call(*this, output);
   const int result = SSL_shutdown(ssl_.get());
   return result < 0 && SSL_get_error(ssl_.get(), result) != SSL_ERROR_WANT_READ ? Fail(result)
-                                                                                 : Error{};
+                                                                                : Error{};
 }
 
 // ---- For those who do not know of OpenSSL.

@@ -57,7 +57,8 @@ class SslStage final : public Stage {
   // What the BIO is asked for.
   int ReadWire(char* to, int size);
   int WriteWire(const char* from, int size);
-  static void OnMessage(int sent, int version, int type, const void*, std::size_t, SSL*, void* self);
+  static void OnMessage(int sent, int version, int type, const void*, std::size_t, SSL*,
+                        void* self);
   void CountControl();
 
   const std::shared_ptr<const TlsDescription> tls_;

@@ -42,8 +42,8 @@ class TlsDescription {
   std::string alpn;  // as on the wire: each name behind its length
   TlsVersion min_version = TlsVersion::kTls12;
   std::optional<TlsVersion> max_version;
-  std::string cipher_list;    // of TLS 1.2
-  std::string cipher_suites;  // of TLS 1.3; "": the library's
+  std::string cipher_list;                                     // of TLS 1.2
+  std::string cipher_suites;                                   // of TLS 1.3; "": the library's
   std::map<std::string, std::shared_ptr<TlsDescription>> sni;  // by names in lower case
   std::shared_ptr<TicketKeys> ticket_keys;                     // null: there are no tickets
   std::string server_name;

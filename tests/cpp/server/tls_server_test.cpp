@@ -1,6 +1,4 @@
 // Servers with TLS, over every port of this system, with clients of OpenSSL.
-#include "server/tls_fixture.h"
-
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -9,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/tls_fixture.h"
 
 namespace iocp::testing {
 namespace {

@@ -113,7 +113,9 @@ class TlsTest : public ::testing::Test {
     client = std::make_unique<TlsEnd>(client_tls, shard);
     Exchange(*client, *server, step);
   }
-  void Connect() { Connect(Tls::Server(certificates.Server()), Tls::Client(certificates.Client())); }
+  void Connect() {
+    Connect(Tls::Server(certificates.Server()), Tls::Client(certificates.Client()));
+  }
 
   const Certificates certificates;
   std::unique_ptr<TlsEnd> server;

@@ -52,13 +52,15 @@ TEST_F(TlsOptionsTest, AFileThatIsWrongIsNamed) {
   EXPECT_EQ(code, 0);
   EXPECT_EQ(Refusal([&](auto& options) { options.key_file = empty; }),
             "key_file '" + empty + "' holds no private key in PEM format that can be read");
-  const std::string broken = File(
-      "broken.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
-  EXPECT_TRUE(Refusal([&](auto& options) { options.ca_file = broken; })
-                  .starts_with("ca_file '" + broken + "' holds a certificate that cannot be read"));
+  const std::string broken =
+      File("broken.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+  EXPECT_TRUE(Refusal([&](auto& options) {
+                options.ca_file = broken;
+              }).starts_with("ca_file '" + broken + "' holds a certificate that cannot be read"));
   const std::string other = certificates.folder().Path("client.key");
-  EXPECT_TRUE(Refusal([&](auto& options) { options.key_file = other; })
-                  .starts_with("the key in '" + other + "' is not that of the certificate in '"));
+  EXPECT_TRUE(Refusal([&](auto& options) {
+                options.key_file = other;
+              }).starts_with("the key in '" + other + "' is not that of the certificate in '"));
 }
 
 TEST_F(TlsOptionsTest, AnEncryptedKeyNeedsItsPassword) {
@@ -73,8 +75,8 @@ TEST_F(TlsOptionsTest, AnEncryptedKeyNeedsItsPassword) {
     });
   };
   EXPECT_EQ(refusal("open sesame"), "");
-  EXPECT_EQ(refusal(""), "key_file '" + good.key_file +
-                             "' holds an encrypted key: give its password");
+  EXPECT_EQ(refusal(""),
+            "key_file '" + good.key_file + "' holds an encrypted key: give its password");
   EXPECT_EQ(refusal("close"), "key_file '" + good.key_file +
                                   "' holds an encrypted key that the password does not open");
 }
@@ -90,14 +92,17 @@ TEST_F(TlsOptionsTest, ACertificateAndItsKeyMayBeInOneFile) {
 }
 
 TEST_F(TlsOptionsTest, OptionsOutOfRangeAreRefused) {
-  EXPECT_TRUE(Refusal([](auto& options) { options.certificate_file = ""; })
-                  .starts_with("certificate_file must be given"));
+  EXPECT_TRUE(Refusal([](auto& options) {
+                options.certificate_file = "";
+              }).starts_with("certificate_file must be given"));
   EXPECT_TRUE(Refusal([](auto& options) { options.alpn = {""}; }).starts_with("alpn: a name has"));
-  EXPECT_TRUE(Refusal([](auto& options) { options.alpn = {std::string(256, 'x')}; })
-                  .starts_with("alpn: a name has"));
+  EXPECT_TRUE(Refusal([](auto& options) {
+                options.alpn = {std::string(256, 'x')};
+              }).starts_with("alpn: a name has"));
   EXPECT_EQ(Refusal([](auto& options) { options.alpn = {std::string(255, 'x')}; }), "");
-  EXPECT_TRUE(Refusal([](auto& options) { options.verify = TlsVerify::kRequired; })
-                  .starts_with("verify needs ca_file"));
+  EXPECT_TRUE(Refusal([](auto& options) {
+                options.verify = TlsVerify::kRequired;
+              }).starts_with("verify needs ca_file"));
   EXPECT_TRUE(Refusal([](auto& options) {
                 options.min_version = TlsVersion::kTls13;
                 options.max_version = TlsVersion::kTls12;
@@ -106,14 +111,15 @@ TEST_F(TlsOptionsTest, OptionsOutOfRangeAreRefused) {
       Refusal([](auto& options) { options.ciphers = "nonsense"; }).starts_with("ciphers: "));
   EXPECT_TRUE(
       Refusal([](auto& options) { options.ciphers = "TLS_NONSENSE"; }).starts_with("ciphers: "));
-  EXPECT_EQ(Refusal([](auto& options) {
-              options.ciphers = "TLS_CHACHA20_POLY1305_SHA256:ECDHE+AESGCM";
-            }),
-            "");
-  EXPECT_TRUE(Refusal([](auto& options) { options.handshake_timeout = {}; })
-                  .starts_with("handshake_timeout must be"));
-  EXPECT_TRUE(Refusal([](auto& options) { options.ticket_keys = {"short"}; })
-                  .starts_with("ticket_keys: a key has"));
+  EXPECT_EQ(
+      Refusal([](auto& options) { options.ciphers = "TLS_CHACHA20_POLY1305_SHA256:ECDHE+AESGCM"; }),
+      "");
+  EXPECT_TRUE(Refusal([](auto& options) {
+                options.handshake_timeout = {};
+              }).starts_with("handshake_timeout must be"));
+  EXPECT_TRUE(Refusal([](auto& options) {
+                options.ticket_keys = {"short"};
+              }).starts_with("ticket_keys: a key has"));
   EXPECT_TRUE(Refusal([](auto& options) {
                 options.ticket_keys = {std::string(80, 'k')};
                 options.session_tickets = false;

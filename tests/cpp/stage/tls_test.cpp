@@ -106,9 +106,9 @@ TEST_F(TlsTest, TellsWhatTheHandshakeHasSettled) {
     X509* const certificate =
         d2i_X509(nullptr, &der, static_cast<long>(info.peer_certificate.size()));
     ASSERT_NE(certificate, nullptr);
-    EXPECT_EQ(X509_check_host(certificate, end == client.get() ? "localhost" : "client", 0, 0,
-                              nullptr),
-              1);
+    EXPECT_EQ(
+        X509_check_host(certificate, end == client.get() ? "localhost" : "client", 0, 0, nullptr),
+        1);
     X509_free(certificate);
   }
 }
@@ -227,8 +227,7 @@ TEST_F(TlsTest, TheNameOfTheServerIsChecked) {
   EXPECT_EQ(fault("127.0.0.1"), "");
   EXPECT_EQ(fault("example.org"), "the peer's certificate is refused: hostname mismatch");
   EXPECT_EQ(fault("127.0.0.2"), "the peer's certificate is refused: IP address mismatch");
-  EXPECT_EQ(fault(""),
-            "server_name must be given: there is no name to check the certificate with");
+  EXPECT_EQ(fault(""), "server_name must be given: there is no name to check the certificate with");
   TlsClientOptions trusting = certificates.Client();
   trusting.server_name = "example.org";
   trusting.verify = false;

@@ -26,12 +26,12 @@ bool Fails() {
 void* Allocate(std::size_t size) { return Fails() ? nullptr : std::malloc(size == 0 ? 1 : size); }
 
 // Before OpenSSL has allocated anything, or it refuses.
-const bool replaced = CRYPTO_set_mem_functions(
-                          [](std::size_t size, const char*, int) { return Allocate(size); },
-                          [](void* memory, std::size_t size, const char*, int) {
-                            return Fails() ? nullptr : std::realloc(memory, size);
-                          },
-                          [](void* memory, const char*, int) { std::free(memory); }) == 1;
+const bool replaced =
+    CRYPTO_set_mem_functions([](std::size_t size, const char*, int) { return Allocate(size); },
+                             [](void* memory, std::size_t size, const char*, int) {
+                               return Fails() ? nullptr : std::realloc(memory, size);
+                             },
+                             [](void* memory, const char*, int) { std::free(memory); }) == 1;
 
 }  // namespace
 

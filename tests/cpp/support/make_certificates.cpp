@@ -11,7 +11,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   const iocp::testing::Certificates certificates;
-  for (const char* const name : {"ca.pem", "server.pem", "server.key", "client.pem", "client.key"}) {
+  for (const char* const name :
+       {"ca.pem", "server.pem", "server.key", "client.pem", "client.key"}) {
     std::filesystem::copy(certificates.folder().Path(name), std::filesystem::path(argv[1]) / name);
   }
   return 0;
