@@ -68,8 +68,9 @@ class Owner {
     --handshake_steps_;
     return true;
   }
-  // What the hook that runs was given, and how many bytes behind that it was not.
+  // What the hook that runs was given, whose it is, and how many bytes behind that it was not.
   struct Delivering {
+    const Session* session = nullptr;
     const Buffer* buffer = nullptr;
     std::size_t rest = 0;
   };

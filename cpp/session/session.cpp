@@ -201,7 +201,7 @@ void Session::NotifyRead(Owner& owner, Buffer& buffer) {
   // Looked at once the batch has begun: whoever it had to wait for may have closed the connection.
   hooks.Enter();
   if (!Deliverable()) return;
-  owner.set_delivering({&buffer, 0});
+  owner.set_delivering({this, &buffer, 0});
   hooks.Run(*this, kHookRead, [&](Handler& handler) { handler.OnReadCompleted(*this, buffer); });
   owner.set_delivering({});
 }

@@ -120,7 +120,7 @@ bool Session::DeliverMessages(Owner& owner, Buffer& bytes, bool last) try {
   // connection, or set another framing.
   if (!MayRead() || framing_changed_.load(std::memory_order_acquire)) return false;
   cutter_->Decode(messages);
-  owner.set_delivering({&bytes, cutter_->kept() + bytes.size() - cuts.used});
+  owner.set_delivering({this, &bytes, cutter_->kept() + bytes.size() - cuts.used});
   owner.counters().messages.Add(messages.size());
   if (lists) {
     hooks.Run(*this, kHookMessages, [&](Handler& handler) { handler.OnMessages(*this, messages); });

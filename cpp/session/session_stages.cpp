@@ -136,8 +136,9 @@ void Session::CountHandshakeFailure(Owner& owner) const {
 // is none of them: it comes through the stage.
 bool Session::HasUndelivered(Owner& owner) const {
   const Owner::Delivering& delivering = owner.delivering();
-  if (inbound_.deferred_bytes() != 0 || delivering.rest != 0) return true;
-  if (delivering.buffer == nullptr && cutter_ != nullptr && cutter_->inside()) return true;
+  const bool delivers = delivering.session == this;
+  if (inbound_.deferred_bytes() != 0 || (delivers && delivering.rest != 0)) return true;
+  if (!delivers && cutter_ != nullptr && cutter_->inside()) return true;
   for (const Arrival& arrival : owner.arrivals()) {
     if (arrival.session == this && arrival.buffer.size() != 0 &&
         &arrival.buffer != delivering.buffer) {
