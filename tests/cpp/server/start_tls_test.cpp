@@ -57,7 +57,7 @@ TEST_P(StartTlsTest, WhatWasSentBeforeIsPlainAndWhatFollowsIsNot) {
 
 // A send is with the system, and more waits, while TLS begins.
 TEST_P(StartTlsTest, ABacklogGoesOutAsItIs) {
-  const std::string before = Pattern(4'000'000, 1);
+  const std::string before = Pattern(kMoreThanFits, 1);
   const std::string after = Pattern(1'000'000, 2);
   handler_.on_read = [&](Connection& connection, Buffer& bytes) {
     if (bytes.view() == "1") {
@@ -70,7 +70,7 @@ TEST_P(StartTlsTest, ABacklogGoesOutAsItIs) {
   };
   Options options = On();
   options.flow_control = false;
-  options.send_backlog_limit = 16 * 1024 * 1024;
+  options.send_backlog_limit = 2 * kMoreThanFits;
   Start(options);
   auto wire = DialPlain();
   wire->Send("1");
