@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(g++ ccache make cmake ninja-build pkg-config liburing-dev libgtest-dev libssl-dev python3
-  python3-venv python3-dev redis-tools valgrind "$@")
+  python3-venv python3-dev curl gnutls-bin openssl redis-tools sslscan testssl.sh valgrind "$@")
 
 if ! command -v dpkg-query >/dev/null; then
   echo "Not a Debian system: see to it that what Debian calls ${packages[*]} is installed." >&2

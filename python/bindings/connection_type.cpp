@@ -7,6 +7,8 @@
 #include <functional>
 #include <new>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -17,6 +19,7 @@
 #include "options.h"
 #include "python_handler.h"
 #include "timer_type.h"
+#include "tls_type.h"
 
 namespace py = pybind11;
 
@@ -29,6 +32,7 @@ struct ConnectionObject {
   Connection* connection;  // one counted reference
   PyObject* data;          // the user's
   PyObject* framing;       // as it was last set, or the server's
+  PyObject* tls_info;      // once it was asked for and there was one; else null
   PyObject* weak_references;
   // True exactly when the server has a hook for what clients send without a framing, or with one.
   bool takes_bytes;
@@ -136,6 +140,50 @@ PyObject* Schedule(PyObject* self, PyObject* const* arguments, Py_ssize_t count)
 template <CallKind kKind>
 PyCFunction ScheduleFunction() {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Schedule<kKind>));
+}
+
+PyObject* StartTls(PyObject* self, PyObject* argument) {
+  if (RefuseInForkedChild()) return nullptr;
+  try {
+    const Tls tls = TlsOf("tls", argument);
+    if (!tls) throw py::type_error("tls must be an iocp_bind.TLS, not None");
+    Of(self).StartTls(tls);
+    Py_RETURN_NONE;
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const py::type_error& error) {
+    PyErr_SetString(PyExc_TypeError, error.what());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const TlsError& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::logic_error& error) {
+    constexpr std::string_view kInCpp = "StartTls";
+    std::string text = error.what();
+    if (text.starts_with(kInCpp)) text.replace(0, kInCpp.size(), "start_tls()");
+    PyErr_SetString(PyExc_RuntimeError, text.c_str());
+  } catch (const std::runtime_error& error) {
+    PyErr_SetString(TlsErrorType(), error.what());
+  }
+  return nullptr;
+}
+
+PyObject* GetTls(PyObject* self, void*) {
+  if (InForkedChild()) Py_RETURN_NONE;
+  PyObject*& kept = Self(self)->tls_info;
+  if (kept == nullptr) {
+    try {
+      PyObject* const info = MakeTlsInfo(Of(self).tls());
+      if (info == nullptr || info == Py_None) return info;
+      // Another thread may have made one meanwhile.
+      PyObject* const before = std::exchange(kept, info);
+      Py_XDECREF(before);
+    } catch (const std::bad_alloc&) {
+      return PyErr_NoMemory();
+    }
+  }
+  Py_INCREF(kept);
+  return kept;
 }
 
 template <void (Connection::*kFunction)()>
@@ -296,6 +344,7 @@ void Deallocate(PyObject* self) {
   if (Self(self)->weak_references != nullptr) PyObject_ClearWeakRefs(self);
   Clear(self);
   Py_DECREF(Self(self)->framing);
+  Py_XDECREF(Self(self)->tls_info);
   Self(self)->connection->DropReference();
   PyTypeObject* type = Py_TYPE(self);
   type->tp_free(self);
@@ -330,6 +379,23 @@ PyMethodDef methods[] = {
      "Send several messages, all or none of them, as one send.\n\n"
      "`messages` is an iterable of contiguous bytes-like objects. It returns and raises the same\n"
      "as send_message()."},
+    {"start_tls", &StartTls, METH_O,
+     "start_tls($self, tls, /)\n--\n\n"
+     "Begin TLS on a connection that has none, as STARTTLS does. In its hooks and callbacks only.\n"
+     "\n"
+     "What was sent before goes out as it is; what is sent from now on goes out when the handshake\n"
+     "is done. Hooks then get what the client has sent in TLS, and `tls` says what was settled. A\n"
+     "handshake that fails is reported by on_connection_error; one that takes too long ends the\n"
+     "connection with CloseReason.HANDSHAKE_TIMEOUT. It does nothing once the connection is\n"
+     "closing or closed. After an exception nothing has changed.\n\n"
+     "Args:\n"
+     "    tls: an iocp_bind.TLS. With one of iocp_bind.TLS.client() the server takes the part of\n"
+     "        the client in the handshake.\n\n"
+     "Raises:\n    TLSError: the client has sent something behind what the hooks were given. It\n"
+     "        came without TLS, perhaps from somebody else, and must not count as sent in TLS.\n"
+     "        Close the connection.\n"
+     "    RuntimeError: this is no hook or callback of the connection, or it has TLS already.\n"
+     "    TypeError: `tls` is no iocp_bind.TLS."},
     {"close", &Call<&Connection::Close>, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "Send what is queued, end the stream, wait for the peer at most close_timeout, close.\n\n"
@@ -424,6 +490,10 @@ PyGetSetDef attributes[] = {
      "what\n"
      "        the client would send.",
      nullptr},
+    {"tls", &GetTls, nullptr,
+     "A TLSInfo: what the handshake of TLS has settled. None without TLS, and before a handshake of\n"
+     "start_tls() is done. It stays when the connection has ended.",
+     nullptr},
     {"data", &GetData, &SetData, "Yours to set: any object; None at first.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
@@ -457,6 +527,7 @@ PyObject* WrapConnection(Connection& connection, bool in_hook, const HookTable* 
   connection.AddReference();
   object->connection = &connection;
   object->data = nullptr;
+  object->tls_info = nullptr;
   object->framing = framing.release().ptr();
   object->takes_bytes = takes_bytes;
   object->takes_messages = takes_messages;

@@ -16,6 +16,9 @@ namespace {
 PyObject* backend_unavailable = nullptr;
 PyObject* send_backlog_full = nullptr;
 PyObject* frame_error = nullptr;
+PyObject* tls_fault = nullptr;
+PyObject* tls_error = nullptr;
+PyObject* tls_truncated = nullptr;
 std::atomic<int> running_servers{0};
 std::atomic<bool> forked_while_running{false};
 
@@ -65,6 +68,8 @@ int CodeOf(const Error& error) {
 
 PyObject* BackendUnavailableType() { return backend_unavailable; }
 PyObject* SendBacklogFullType() { return send_backlog_full; }
+PyObject* TlsFaultType() { return tls_fault; }
+PyObject* TlsErrorType() { return tls_error; }
 
 PyObject* MakeOSError(const Error& error) {
   const int code = CodeOf(error);
@@ -87,6 +92,11 @@ PyObject* MakeFrameError(const FrameFault& fault) {
     return nullptr;
   }
   return error.release().ptr();
+}
+
+PyObject* MakeTlsError(bool truncated, const std::string& fault) {
+  // What a peer sends is no part of it, and the sentences of OpenSSL are ASCII.
+  return PyObject_CallFunction(truncated ? tls_truncated : tls_error, "s", fault.c_str());
 }
 
 void RaiseStatus(const Status& status) {
@@ -153,6 +163,17 @@ void RegisterErrors(py::module_& module) {
       "is too long; otherwise both are None. `announced` is also None if the whole length is not "
       "known.",
       none.ptr());
+  tls_error = NewException(
+      module, "TLSError", PyExc_ConnectionError,
+      "TLS has failed on a connection; the message says why.\n\n"
+      "`Server.on_connection_error` gets it, and `Connection.start_tls` raises it.");
+  tls_truncated = NewException(
+      module, "TLSTruncated", tls_error,
+      "The stream of a connection with TLS ended without the end of TLS.\n\n"
+      "Somebody on the way may have cut it off, so what came may not be all that was sent. It is\n"
+      "an orderly end with ``TLS(allow_truncation=True)``.");
+  tls_fault = NewException(module, "_TLSFault", PyExc_Exception,
+                           "Why a TLS cannot be made: (sentence, errno or 0).");
 #ifndef _WIN32
   ::pthread_atfork(nullptr, nullptr, [] {
     if (running_servers.load() > 0) forked_while_running.store(true);

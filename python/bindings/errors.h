@@ -5,12 +5,16 @@
 #include <pybind11/pybind11.h>
 
 #include <exception>
+#include <string>
 
 namespace iocp::python {
 
 // The exceptions of the package, made in errors.cpp. Borrowed references, alive with the module.
 PyObject* BackendUnavailableType();
 PyObject* SendBacklogFullType();
+// Why a TLS cannot be made, for the Python layer: (sentence, errno or 0).
+PyObject* TlsFaultType();
+PyObject* TlsErrorType();
 
 // A Python error is set, and this travels to where it is reported.
 class PythonErrorSet : public std::exception {
@@ -26,6 +30,9 @@ PyObject* MakeOSError(const Error& error);
 
 // iocp_bind.FrameError. A new reference, or null with an error set.
 PyObject* MakeFrameError(const FrameFault& fault);
+
+// iocp_bind.TLSError, or TLSTruncated. A new reference, or null with an error set.
+PyObject* MakeTlsError(bool truncated, const std::string& fault);
 
 // True exactly when a running server was inherited through fork: its threads are not in this
 // process, and nothing of it can be used here.

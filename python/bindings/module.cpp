@@ -7,11 +7,13 @@
 #include "receive_view.h"
 #include "server.h"
 #include "timer_type.h"
+#include "tls_type.h"
 
 PYBIND11_MODULE_EXEC(_core, module) {
   module.doc() = "The native part of iocp_bind; use the package, not this module.";
   iocp::python::RegisterErrors(module);
   iocp::python::RegisterFramings(module);
+  iocp::python::RegisterTls(module);
   iocp::python::RegisterConnection(module);
   iocp::python::RegisterReceiveView();
   iocp::python::RegisterTimer(module);

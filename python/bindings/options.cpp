@@ -7,6 +7,7 @@
 #include <string>
 
 #include "framing_type.h"
+#include "tls_type.h"
 
 namespace py = pybind11;
 
@@ -139,6 +140,7 @@ constexpr Entry kEntries[] = {
                            py::handle v) { o.write_low_water = Integer<std::size_t>(n, v); }},
     {"flow_control", [](Options& o, const char* n, py::handle v) { o.flow_control = Truth(n, v); }},
     {"framing", [](Options& o, const char* n, py::handle v) { o.framing = FramingOf(n, v); }},
+    {"tls", [](Options& o, const char* n, py::handle v) { o.tls = ServerTlsOf(n, v); }},
     {"established_on",
      [](Options& o, const char* n, py::handle v) {
        o.established_on = Choice(n, v, "connect", EstablishedOn::kConnect, "first_data",

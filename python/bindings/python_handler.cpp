@@ -87,6 +87,19 @@ py::object TakeError() {
   return py::reinterpret_steal<py::object>(value);
 }
 
+// What on_connection_error gets: a new reference, or null with an error set.
+PyObject* MakeError(Connection& connection, const Error& error) {
+  switch (error.kind) {
+    case ErrorKind::kBadFrame:
+      return MakeFrameError(connection.frame_fault());
+    case ErrorKind::kTls:
+    case ErrorKind::kTruncated:
+      return MakeTlsError(error.kind == ErrorKind::kTruncated, connection.tls_fault());
+    default:
+      return MakeOSError(error);
+  }
+}
+
 }  // namespace
 
 unsigned PythonHandler::WantedHooks() const {
@@ -227,10 +240,7 @@ EndOfStream PythonHandler::OnEndOfStream(Connection& connection) {
 }
 
 void PythonHandler::OnConnectionError(Connection& connection, Error error) {
-  PyObject* exception = error.kind == ErrorKind::kBadFrame
-                            ? MakeFrameError(connection.frame_fault())
-                            : MakeOSError(error);
-  Call(hooks_->error, connection, exception, true);
+  Call(hooks_->error, connection, MakeError(connection, error), true);
 }
 
 void PythonHandler::OnConnectionClosing(Connection& connection, CloseReason reason) {

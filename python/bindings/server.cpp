@@ -20,6 +20,7 @@
 #include "options.h"
 #include "python_handler.h"
 #include "timer_type.h"
+#include "tls_type.h"
 
 namespace py = pybind11;
 
@@ -123,6 +124,8 @@ class Core {
       throw py::error_already_set();
     }
     native_->handler.BeginRun(std::move(table));
+    const py::object given = options["tls"];
+    const py::object before = std::exchange(tls_, given);
     Status status;
     {
       const Starting starting(*this);
@@ -133,7 +136,12 @@ class Core {
       // Start has waited for the workers of the run before, whose last one said that it has ended.
       if (status.ok() && native_->handler.has_hooks()) hooks["begun"]();
     }
-    if (status.ok()) return;
+    if (status.ok()) {
+      // It may have been set while the server was started with another one.
+      if (!tls_.is(given)) native_->server.SetTls(ServerTlsOf("tls", tls_));
+      return;
+    }
+    if (tls_.is(given)) tls_ = before;
     native_->handler.EndRun();
     RaiseStatus(status);
   }
@@ -143,6 +151,32 @@ class Core {
     const Duration duration = Timeout(timeout);
     const WithoutGil released;
     native_->server.Shutdown(duration);
+  }
+
+  // An iocp_bind.TLS, or None.
+  py::object tls() {
+    RefuseAfterFork();
+    return tls_;
+  }
+  void SetTls(const py::object& value) {
+    RefuseAfterFork();
+    const Tls tls = ServerTlsOf("tls", value);
+    if (!tls) {
+      if (starting_ || Running()) {
+        throw py::type_error(
+            "a server that runs cannot go on without TLS: set tls to another iocp_bind.TLS");
+      }
+      tls_ = value;
+      return;
+    }
+    {
+      // Makes what each worker needs. That takes long.
+      const WithoutGil released;
+      native_->server.SetTls(tls);
+    }
+    // Quick this time. Of two threads that set it, both parts go to the one that comes here last.
+    native_->server.SetTls(tls);
+    tls_ = value;
   }
 
   void CloseConnection(const py::object& connection) {
@@ -289,6 +323,11 @@ class Core {
     py::list closed;
     for (const std::uint64_t count : stats.closed) closed.append(count);
     dict["closed"] = closed;
+    dict["tls_handshakes"] = stats.tls_handshakes;
+    dict["tls_resumed"] = stats.tls_resumed;
+    py::list tls_failures;
+    for (const std::uint64_t count : stats.tls_failures) tls_failures.append(count);
+    dict["tls_failures"] = tls_failures;
     dict["connections"] = stats.connections;
     dict["reads"] = stats.reads;
     dict["messages"] = stats.messages;
@@ -352,6 +391,7 @@ class Core {
     Core& core_;
   };
 
+  py::object tls_ = py::none();  // of new connections; an iocp_bind.TLS, or None
   bool starting_ = false;  // true exactly while a thread is in Start past its checks; under the GIL
 };
 
@@ -373,6 +413,8 @@ void RegisterServer(py::module_& module) {
       .def(py::init<>())
       .def("start", &Core::Start)
       .def("shutdown", &Core::Shutdown)
+      .def("tls", &Core::tls)
+      .def("set_tls", &Core::SetTls)
       .def("close_connection", &Core::CloseConnection)
       .def("close_all_connections", &Core::CloseAllConnections)
       .def("broadcast", &Core::Broadcast)

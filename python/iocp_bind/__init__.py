@@ -18,6 +18,8 @@ from iocp_bind._core import (
     FrameError,
     SendBacklogFull,
     TimerHandle,
+    TLSError,
+    TLSTruncated,
     __version__,
 )
 from iocp_bind._framing import (
@@ -31,9 +33,11 @@ from iocp_bind._framing import (
     VarintPrefix,
 )
 from iocp_bind._server import Server
-from iocp_bind._types import BackendInfo, CloseReason, Stats, backends
+from iocp_bind._tls import TLS, TLSInfo, TLSLibrary, tls_library
+from iocp_bind._types import BackendInfo, CloseReason, Stats, TLSFailure, backends
 
 __all__ = [
+    "TLS",
     "BackendInfo",
     "BackendUnavailable",
     "CloseReason",
@@ -49,8 +53,14 @@ __all__ = [
     "Server",
     "Slip",
     "Stats",
+    "TLSError",
+    "TLSFailure",
+    "TLSInfo",
+    "TLSLibrary",
+    "TLSTruncated",
     "TimerHandle",
     "VarintPrefix",
     "__version__",
     "backends",
+    "tls_library",
 ]

@@ -23,7 +23,7 @@ from iocp_bind._hook_checks import (
     refuse_unknown_hooks,
 )
 from iocp_bind._hooks import Data, Hooks
-from iocp_bind._types import CloseReason, Stats
+from iocp_bind._types import CloseReason, Stats, TLSFailure
 from iocp_bind._waiting import Stopped, StopSignals
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from iocp_bind._core import Connection, TimerHandle
     from iocp_bind._start_options import StartOptions
+    from iocp_bind._tls import TLS
 
     _Args = TypeVarTuple("_Args")
 
@@ -136,6 +137,7 @@ class Server(Hooks[Data]):
         write_low_water: int = 16 * 1024,
         flow_control: bool = True,
         framing: Framing | EllipsisType | None = ...,
+        tls: TLS | EllipsisType | None = ...,
         established_on: Literal["connect", "first_data"] = "connect",
         first_data_timeout: float | None = 120.0,
         idle_timeout: float | None = None,
@@ -194,6 +196,10 @@ class Server(Hooks[Data]):
             framing: how connections cut what they receive into messages; by default the
                 attribute `framing` of the server. A connection may change it:
                 `Connection.framing`.
+            tls: TLS for all clients, an `iocp_bind.TLS`; None for none. By default it is what the
+                attribute `tls` of the server has, which this sets. `on_connection_established`
+                is called when the handshake is done; until then the `handshake_timeout` of the
+                TLS takes the place of `first_data_timeout`, which counts from then on.
             established_on: when `on_connection_established` is called. With ``"first_data"``
                 no hook is ever called for a client that sends nothing.
             first_data_timeout: how long a client may be silent after connecting. Turn it
@@ -234,6 +240,8 @@ class Server(Hooks[Data]):
         options["backend"] = _chosen_backend(backend)
         if framing is ...:
             options["framing"] = self.framing
+        if tls is ...:
+            options["tls"] = self.tls
         if not isinstance(zero_copy, bool):
             raise TypeError(f"zero_copy must be a bool, not {type(zero_copy).__name__}")
         refuse_hidden_methods(self, Server)
@@ -481,6 +489,27 @@ class Server(Hooks[Data]):
         return _core_of(self).backend()
 
     @property
+    def tls(self) -> TLS | None:
+        """What new clients get: an `iocp_bind.TLS`, or None for connections without TLS.
+
+        It may be set at any time, on any thread, to renew a certificate, for example. While the
+        server runs, those who connect from then on get the new one. Clients that are connected
+        keep what they have. Before `start`, and after the server has stopped, it is what the next
+        `start` takes, unless that gets one of its own. It is None at first. If setting raises an
+        exception, nothing has changed.
+
+        Raises:
+            TypeError: it is set to something else; or to None while the server runs.
+            ValueError: it is set to one of `iocp_bind.TLS.client`.
+            RuntimeError: this is a forked child.
+        """
+        return _core_of(self).tls()
+
+    @tls.setter
+    def tls(self, tls: TLS | None) -> None:
+        _core_of(self).set_tls(tls)
+
+    @property
     def running(self) -> bool:
         """True from a `start` that succeeded until the last worker has left."""
         return _core_of(self).running()
@@ -494,7 +523,8 @@ class Server(Hooks[Data]):
         """Return the counters since `start`."""
         values = _core_of(self).stats()
         closed = dict(zip(CloseReason, values.pop("closed"), strict=True))
-        return Stats(closed=closed, **values)
+        failures = dict(zip(TLSFailure, values.pop("tls_failures"), strict=True))
+        return Stats(closed=closed, tls_failures=failures, **values)
 
 
 # A descriptor: access through it asks no __getattr__, __setattr__ or attribute of a subclass.

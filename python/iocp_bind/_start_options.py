@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from types import EllipsisType
 
     from iocp_bind._framing import Framing
+    from iocp_bind._tls import TLS
 
 
 class StartOptions(TypedDict, total=False):
@@ -30,6 +31,7 @@ class StartOptions(TypedDict, total=False):
     write_low_water: int
     flow_control: bool
     framing: Framing | EllipsisType | None
+    tls: TLS | EllipsisType | None
     established_on: Literal["connect", "first_data"]
     first_data_timeout: float | None
     idle_timeout: float | None

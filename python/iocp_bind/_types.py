@@ -36,7 +36,26 @@ class CloseReason(enum.IntEnum):
     MESSAGE_TIMEOUT = 11
     """A message was not complete within `message_timeout`."""
     HANDSHAKE_TIMEOUT = 12
-    """A handshake of TLS that the server began later was not done in time."""
+    """A handshake that `Connection.start_tls` began was not done within `handshake_timeout`."""
+
+
+class TLSFailure(enum.IntEnum):
+    """Why a handshake of TLS came to nothing; `Stats.tls_failures` counts them."""
+
+    TIMEOUT = 0
+    """It was not done within `handshake_timeout`, or another time of the connection was up."""
+    PEER_LEFT = 1
+    """The client ended or broke the connection."""
+    PROTOCOL = 2
+    """The client sent what is no TLS, or nothing that the server accepts: an old version, say."""
+    CERTIFICATE = 3
+    """The client's certificate is missing, or is not trusted."""
+    REFUSED = 4
+    """The client refused, with an alert: it does not trust the server's certificate, say."""
+    RESOURCES = 5
+    """Memory ran out."""
+    CLOSED = 6
+    """The server closed the connection, because it stops."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +75,13 @@ class Stats:
     """Connections that were established, whether or not the hook is overridden. Counter."""
     closed: dict[CloseReason, int]
     """Established connections that have ended, by reason. Counters."""
+    tls_handshakes: int
+    """Handshakes of TLS that were done. Counter."""
+    tls_resumed: int
+    """How many of them went on from an earlier session of the client. Counter."""
+    tls_failures: dict[TLSFailure, int]
+    """Handshakes that came to nothing, by cause. No hook is called for such a connection, unless
+    `Connection.start_tls` began the handshake. Counters."""
     connections: int
     """Connections that exist now. Gauge."""
     reads: int

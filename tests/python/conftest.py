@@ -25,6 +25,8 @@ from support import (
     wait_until,
 )
 
+from support.tls import Certificates, ConnectTls, make_connect_tls, need_tls
+
 import iocp_bind
 
 with contextlib.suppress(ImportError):
@@ -130,3 +132,16 @@ def connect(serve: Serve) -> Iterator[Connect]:
     finally:
         for client in opened:
             client.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates for the tests of TLS, which need this fixture to run."""
+    need_tls()
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def connect_tls(serve: Serve, certificates: Certificates) -> Iterator[ConnectTls]:
+    """Make clients with TLS; close them after the test, before the servers stop."""
+    yield from make_connect_tls(certificates)

@@ -16,4 +16,6 @@ def run() -> int:
     say("back-ends, best first:")
     for name, backend in iocp_bind.backends().items():
         say(f"  {name:<9} {'available' if backend.available else f'no: {backend.reason}'}")
+    library = iocp_bind.tls_library()
+    say(f"TLS: {library.version if library.available else f'no: {library.reason}'}")
     return 0
