@@ -173,7 +173,7 @@ def test_a_client_that_does_not_read_is_not_read_from(
         try:
             sent += client.send(data[sent : sent + 16384])
         except ssl.SSLWantWriteError:
-            return server.stats().send_backlog > 64 * 1024
+            return server.stats().send_backlog > 16 * 1024
         assert sent < len(data)
         return False
 
@@ -192,9 +192,7 @@ def test_a_client_that_does_not_read_is_not_read_from(
 def test_pausing_stops_the_hooks_and_resuming_delivers_all(
     serve: Serve, certificates: Certificates, connect_tls: ConnectTls
 ) -> None:
-    server = serve(
-        Recorder(read=lambda conn, data: conn.pause_reading()), tls=certificates.tls()
-    )
+    server = serve(Recorder(read=lambda conn, data: conn.pause_reading()), tls=certificates.tls())
     client = connect_tls(server)
     data = pattern(300_000)
     client.sendall(data[:10])
@@ -264,7 +262,7 @@ def test_alpn(serve: Serve, certificates: Certificates, connect_tls: ConnectTls)
     (conn,) = server.connections()
     assert conn.tls is not None
     assert conn.tls.alpn is None, "a client that offers none is served"
-    with pytest.raises(ssl.SSLError, match="NO_APPLICATION_PROTOCOL"):
+    with pytest.raises(ssl.SSLError, match="(?i)no.application.protocol"):
         connect_tls(server, certificates.context(alpn=["two"]))
     server.wait_for(lambda: failures(server) == {TLSFailure.PROTOCOL: 1}, "the failure")
 
@@ -337,9 +335,7 @@ def test_ciphers_are_chosen(
         assert cipher[0] in ciphers.split(":")
 
 
-def test_a_shutdown_does_not_wait_for_handshakes(
-    serve: Serve, certificates: Certificates
-) -> None:
+def test_a_shutdown_does_not_wait_for_handshakes(serve: Serve, certificates: Certificates) -> None:
     server = serve(Recorder(), tls=certificates.tls())
     with clients_of(server, 5) as clients:
         clients[0].sendall(b"\x16\x03\x01")
@@ -485,7 +481,10 @@ def test_an_answer_may_come_after_the_end_of_the_stream(
     assert conn.send(answer)
     conn.close()
     client.settimeout(DEADLINE)
-    assert recv_to_end(client) == answer
+    assert recv_exact(client, len(answer)) == answer
+    with pytest.raises(ssl.SSLZeroReturnError):
+        client.recv(1)  # the end of TLS, behind ours
+    client.close()
     assert server.wait_closed(conn) is CloseReason.LOCAL_CLOSE
 
 
@@ -501,9 +500,7 @@ def test_a_timeout_ends_tls_in_order(
 # ---- What the server takes as TLS.
 
 
-def test_a_server_takes_the_tls_of_a_server_alone(
-    certificates: Certificates, backend: str
-) -> None:
+def test_a_server_takes_the_tls_of_a_server_alone(certificates: Certificates, backend: str) -> None:
     server = Recorder()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with pytest.raises(TypeError, match=r"not an ssl\.SSLContext.*iocp_bind\.TLS\(certfile"):
