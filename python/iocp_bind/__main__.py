@@ -28,11 +28,13 @@ def _parser() -> argparse.ArgumentParser:
     echo_parser.add_argument(
         "--shutdown-event", metavar="NAME", help="end when this named event is set (Windows)"
     )
-    echo_parser.set_defaults(
-        run=lambda args: echo.run(
-            args.host, args.port, args.backend, args.workers, args.quiet, args.shutdown_event
-        )
+    echo_parser.add_argument(
+        "--tls-cert", metavar="FILE", help="serve with TLS: the certificate, in PEM format"
     )
+    echo_parser.add_argument(
+        "--tls-key", metavar="FILE", help="its private key; default: it is in the same file"
+    )
+    echo_parser.set_defaults(run=echo.run)
 
     demo_parser = commands.add_parser(
         "demo", help="serve real clients on a free port, show what happened"

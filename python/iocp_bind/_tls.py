@@ -108,7 +108,7 @@ def _choice(name: str, value: object, *choices: str) -> str:
     return value
 
 
-def _list(name: str, kind: type[str] | type[bytes], values: object) -> list[bytes]:
+def _list(name: str, kind: type[str | bytes], values: object) -> list[bytes]:
     """Return a list of what has the type `kind`."""
     wanted = f"an iterable of {kind.__name__}"
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):

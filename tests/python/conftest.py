@@ -24,7 +24,6 @@ from support import (
     uring_refusal,
     wait_until,
 )
-
 from support.tls import Certificates, ConnectTls, make_connect_tls, need_tls
 
 import iocp_bind

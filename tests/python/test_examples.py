@@ -63,6 +63,8 @@ def test_every_example_is_tested() -> None:
         "adder.py",
         "gateway.py",
         "varint_echo.py",
+        # test_tls_programs.py
+        "tls_echo.py",
         # test_example_keyvalue.py
         "keyvalue.py",
         "expiring.py",

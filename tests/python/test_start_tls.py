@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,8 +222,7 @@ def test_the_client_of_a_handshake(
         info = server.wait_connection().tls
         assert info is not None
         assert (info.version, info.alpn) == ("TLSv1.3", "chat")
-        with open(certificates.server.cert) as file:
-            chain = file.read().split("-----BEGIN")
+        chain = Path(certificates.server.cert).read_text().split("-----BEGIN")
         assert info.peer_certificate == ssl.PEM_cert_to_DER_cert("-----BEGIN" + chain[1])
 
 

@@ -262,7 +262,7 @@ def test_alpn(serve: Serve, certificates: Certificates, connect_tls: ConnectTls)
     (conn,) = server.connections()
     assert conn.tls is not None
     assert conn.tls.alpn is None, "a client that offers none is served"
-    with pytest.raises(ssl.SSLError, match="(?i)no.application.protocol"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
         connect_tls(server, certificates.context(alpn=["two"]))
     server.wait_for(lambda: failures(server) == {TLSFailure.PROTOCOL: 1}, "the failure")
 
@@ -318,7 +318,7 @@ def test_versions_are_limited(
     ):
         server = serve(Recorder(read=echo_back), tls=certificates.tls(**options))
         assert ask(connect_tls(server, wanted), b"x") == b"x"
-        with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL"):
+        with pytest.raises(ssl.SSLError, match=r"PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL"):
             connect_tls(server, refused)
 
 
@@ -505,7 +505,7 @@ def test_a_server_takes_the_tls_of_a_server_alone(certificates: Certificates, ba
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with pytest.raises(TypeError, match=r"not an ssl\.SSLContext.*iocp_bind\.TLS\(certfile"):
         server.start(port=0, backend=backend, tls=context)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="tls must be None or an iocp_bind.TLS.*not str"):
+    with pytest.raises(TypeError, match=r"tls must be None or an iocp_bind\.TLS.*not str"):
         server.start(port=0, backend=backend, tls="cert.pem")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be the TLS of a server"):
         server.start(port=0, backend=backend, tls=TLS.client(ca=certificates.ca))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,7 @@ def stranger(certificates: Certificates) -> Certificates:
 
 
 def _der(certificates: Certificates) -> bytes:
-    with open(certificates.client.cert) as file:
-        return ssl.PEM_cert_to_DER_cert(file.read())
+    return ssl.PEM_cert_to_DER_cert(Path(certificates.client.cert).read_text())
 
 
 # ---- Certificates of clients.

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +194,7 @@ def test_curl_gets_a_page_up_to_its_end(
 
 
 @pytest.fixture
-def tlslite(echo: Recorder, connect: Connect, request: pytest.FixtureRequest) -> Iterator[Any]:
+def tlslite(echo: Recorder, connect: Connect, request: pytest.FixtureRequest) -> Any:
     """A connected client; the parameter is the version."""
     raw = connect(echo)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -205,7 +204,7 @@ def tlslite(echo: Recorder, connect: Connect, request: pytest.FixtureRequest) ->
     settings.minVersion = settings.maxVersion = (3, 4 if version == "1.3" else 3)
     client.handshakeClientCert(serverName="localhost", settings=settings)
     client.closeSocket = False
-    yield client
+    return client
 
 
 BOTH_VERSIONS = pytest.mark.parametrize("tlslite", ["1.2", "1.3"], indirect=True)

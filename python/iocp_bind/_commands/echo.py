@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 import time
@@ -29,7 +30,8 @@ class EchoServer(iocp_bind.Server):
         if self.shutdown_event is not None:
             _stop_at_event(self.shutdown_event, self)
         host, port = self.address
-        say(f"echo server listening on {host}:{port} with {self.backend}; Ctrl-C ends it")
+        tls = "" if self.tls is None else " and TLS"
+        say(f"echo server listening on {host}:{port} with {self.backend}{tls}; Ctrl-C ends it")
 
     def on_read_completed(self, conn: Connection, data: bytes) -> None:
         """Echo."""
@@ -46,7 +48,8 @@ class ReportingEchoServer(EchoServer):
 
     def on_connection_established(self, conn: Connection) -> None:
         """Report."""
-        self._report(conn, f"connected ({self.connection_count} now)")
+        tls = "" if conn.tls is None else f" with {conn.tls.version}"
+        self._report(conn, f"connected{tls} ({self.connection_count} now)")
 
     def on_read_completed(self, conn: Connection, data: bytes) -> None:
         """Report and echo."""
@@ -89,25 +92,26 @@ def _stop_at_event(name: str, server: iocp_bind.Server) -> None:
     threading.Thread(target=wait, name="shutdown event", daemon=True).start()
 
 
-def run(
-    host: str,
-    port: int,
-    backend: str,
-    workers: int | None,
-    quiet: bool,
-    shutdown_event: str | None,
-) -> int:
-    """Serve until Ctrl-C, Ctrl-Break or SIGTERM, or until the event named `shutdown_event`."""
-    server = (EchoServer if quiet else ReportingEchoServer)(shutdown_event)
+def _tls(cert: str | None, key: str | None) -> iocp_bind.TLS | None:
+    if cert is None and key is not None:
+        raise ValueError("--tls-key needs --tls-cert")
+    return None if cert is None else iocp_bind.TLS(cert, key)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C, Ctrl-Break or SIGTERM, or until the event `args.shutdown_event`."""
+    server = (EchoServer if args.quiet else ReportingEchoServer)(args.shutdown_event)
     try:
         server.run(
-            host,
-            port,
+            args.host,
+            args.port,
             shutdown_timeout=SHUTDOWN_TIMEOUT,
-            backend=backend,  # type: ignore[arg-type]
-            workers=workers,
+            backend=args.backend,
+            workers=args.workers,
+            tls=_tls(args.tls_cert, args.tls_key),
         )
-    except (OSError, ValueError, iocp_bind.BackendUnavailable) as error:
+    # BackendUnavailable, and a build without TLS, are RuntimeErrors.
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"iocp_bind echo: {error}", file=sys.stderr)
         return 1
     say("stopped")

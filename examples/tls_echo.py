@@ -1,0 +1,69 @@
+"""An echo server with TLS, which makes a certificate for itself. SIGHUP renews it.
+
+Without --cert it calls the program `openssl` for a certificate of its own. Clients have to be told
+to trust that one: ``openssl s_client -connect localhost:4567 -CAfile cert.pem`` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import subprocess
+from pathlib import Path
+
+import iocp_bind
+
+logger = logging.getLogger("tls_echo")
+
+
+class Echo(iocp_bind.Server):
+    """Sends back what it receives, and says who has come."""
+
+    def on_connection_established(self, conn: iocp_bind.Connection) -> None:
+        """Say what TLS has settled; the handshake is done."""
+        if conn.tls is not None:
+            logger.info("a client with %s and %s", conn.tls.version, conn.tls.cipher)
+
+    def on_read_completed(self, conn: iocp_bind.Connection, data: bytes) -> None:
+        """Echo."""
+        conn.send(data)
+
+
+def make_certificate(cert: Path, key: Path) -> None:
+    """Make a certificate for this machine, which nobody else vouches for."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "30", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, "-out", cert, "-keyout", key], check=True, capture_output=True)
+
+
+def main() -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=4567)
+    parser.add_argument("--cert", type=Path, help="a certificate, in PEM format")
+    parser.add_argument("--key", type=Path, help="its private key")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    cert: Path = args.cert or Path("cert.pem")
+    key: Path = args.key or (cert if args.cert else Path("key.pem"))
+    if args.cert is None:
+        make_certificate(cert, key)
+    server = Echo()
+
+    def renew(*_: object) -> None:
+        try:
+            server.tls = iocp_bind.TLS(cert, key)
+        except (OSError, ValueError) as error:  # the old one stays
+            logger.error("the certificate was not renewed: %s", error)
+        else:
+            logger.info("new clients get the certificate in %s", cert)
+
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, renew)
+    server.run(port=args.port, tls=iocp_bind.TLS(cert, key))
+
+
+if __name__ == "__main__":
+    main()
