@@ -40,6 +40,8 @@ def test_the_examples_are_strict(tmp_path: Path) -> None:
 
 
 USER = """
+from pathlib import Path
+
 import iocp_bind
 from iocp_bind import CloseReason, Connection
 
@@ -93,8 +95,21 @@ Lines().start(framing=iocp_bind.Netstring(), message_timeout=1.5)
 Lines().run(framing=None)
 reveal_type(Lines().broadcast_message(b"x", None, to=[], on_full="close"))
 base = iocp_bind.Server()
+tls = iocp_bind.TLS("cert.pem", Path("key.pem"), b"x", ca="ca.pem", verify="required", alpn=["a"])
+tls = iocp_bind.TLS("cert.pem", sni={"a.example": tls}, ticket_keys=[b"x" * 48], max_version="1.3")
+base.start(tls=tls)
+base.run(tls=None)
+reveal_type(base.tls)
+base.tls = tls
+reveal_type(iocp_bind.TLS.client(server_name="a.example", verify=False))
+reveal_type(base.stats().tls_failures[iocp_bind.TLSFailure.TIMEOUT])
+reveal_type(iocp_bind.tls_library().version)
 data, views = b"", memoryview(b"")
 for each in base.connections():
+    each.start_tls(tls)
+    reveal_type(each.tls)
+    assert each.tls is not None
+    reveal_type(each.tls.peer_certificate)
     base.on_message(each, data)
     base.on_messages(each, [data])
     Views().on_messages(each, [views])
@@ -128,6 +143,8 @@ server.on_read_complete
 
 # The types that each hook gets: an override that takes another one is an error.
 OVERRIDES = """
+import ssl
+
 import iocp_bind
 from iocp_bind import Connection, Server
 
@@ -170,6 +187,13 @@ iocp_bind.LengthPrefix(4, "middle")  # error
 iocp_bind.LengthPrefix(4, "big", 0)  # error
 iocp_bind.Delimiter("x")  # error
 Bytes().broadcast_message("x")  # error
+conn.tls = None  # error
+conn.start_tls(ssl.create_default_context())  # error
+Bytes().start(tls=ssl.create_default_context())  # error
+Bytes().tls = "cert.pem"  # error
+iocp_bind.TLS("cert.pem", verify=True)  # error
+iocp_bind.TLS("cert.pem", min_version="1.1")  # error
+iocp_bind.TLS.client("cert.pem")  # error
 """
 
 
@@ -187,6 +211,12 @@ def test_a_user_sees_the_right_types(tmp_path: Path) -> None:
         "iocp_bind._framing.Framing | None",
         "int | None",
         "int",
+        "iocp_bind._tls.TLS | None",
+        "iocp_bind._tls.TLS",
+        "int",
+        "str",
+        "iocp_bind._tls.TLSInfo | None",
+        "bytes | None",
         "user.Mine",
         "tuple[str, int]",
         "list[iocp_bind._core.Connection]",
@@ -229,7 +259,9 @@ def test_the_stub_matches_the_module(tmp_path: Path) -> None:
     """stubtest compares _core.pyi with the module itself."""
     allowed = tmp_path / "allowed"
     # Only for their metaclass, which is pybind11's.
-    allowed.write_text("iocp_bind._core.Core\niocp_bind._core.NativeFraming\n")
+    allowed.write_text(
+        "iocp_bind._core.Core\niocp_bind._core.NativeFraming\niocp_bind._core.NativeTLS\n"
+    )
     command = [sys.executable, "-m", "mypy.stubtest", "iocp_bind._core"]
     command += ["--ignore-disjoint-bases", f"--allowlist={allowed}"]
     done = subprocess.run(
@@ -260,10 +292,17 @@ def test_what_is_public_is_what_the_design_names() -> None:
         "Server",
         "Slip",
         "Stats",
+        "TLS",
+        "TLSError",
+        "TLSFailure",
+        "TLSInfo",
+        "TLSLibrary",
+        "TLSTruncated",
         "TimerHandle",
         "VarintPrefix",
         "__version__",
         "backends",
+        "tls_library",
     }
     assert [reason.name for reason in iocp_bind.CloseReason] == [
         "PEER_CLOSED",
