@@ -383,7 +383,8 @@ PyMethodDef methods[] = {
      "start_tls($self, tls, /)\n--\n\n"
      "Begin TLS on a connection that has none, as STARTTLS does. In its hooks and callbacks only.\n"
      "\n"
-     "What was sent before goes out as it is; what is sent from now on goes out when the handshake\n"
+     "What was sent before goes out as it is; what is sent from now on goes out when the "
+     "handshake\n"
      "is done. Hooks then get what the client has sent in TLS, and `tls` says what was settled. A\n"
      "handshake that fails is reported by on_connection_error; one that takes too long ends the\n"
      "connection with CloseReason.HANDSHAKE_TIMEOUT. It does nothing once the connection is\n"
@@ -491,7 +492,8 @@ PyGetSetDef attributes[] = {
      "        the client would send.",
      nullptr},
     {"tls", &GetTls, nullptr,
-     "A TLSInfo: what the handshake of TLS has settled. None without TLS, and before a handshake of\n"
+     "A TLSInfo: what the handshake of TLS has settled. None without TLS, and before a handshake "
+     "of\n"
      "start_tls() is done. It stays when the connection has ended.",
      nullptr},
     {"data", &GetData, &SetData, "Yours to set: any object; None at first.", nullptr},

@@ -163,10 +163,10 @@ void RegisterErrors(py::module_& module) {
       "is too long; otherwise both are None. `announced` is also None if the whole length is not "
       "known.",
       none.ptr());
-  tls_error = NewException(
-      module, "TLSError", PyExc_ConnectionError,
-      "TLS has failed on a connection; the message says why.\n\n"
-      "`Server.on_connection_error` gets it, and `Connection.start_tls` raises it.");
+  tls_error =
+      NewException(module, "TLSError", PyExc_ConnectionError,
+                   "TLS has failed on a connection; the message says why.\n\n"
+                   "`Server.on_connection_error` gets it, and `Connection.start_tls` raises it.");
   tls_truncated = NewException(
       module, "TLSTruncated", tls_error,
       "The stream of a connection with TLS ended without the end of TLS.\n\n"

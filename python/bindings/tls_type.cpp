@@ -86,8 +86,8 @@ NativeTls NewClient(const py::dict& values) {
 
 // Whether it is a context of Python's own module for TLS, which is not imported for the question.
 bool IsSslContext(py::handle value) {
-  const py::object ssl = py::reinterpret_steal<py::object>(
-      PyImport_GetModule(py::str("ssl").ptr()));
+  const py::object ssl =
+      py::reinterpret_steal<py::object>(PyImport_GetModule(py::str("ssl").ptr()));
   if (!ssl) {
     PyErr_Clear();
     return false;
@@ -98,8 +98,8 @@ bool IsSslContext(py::handle value) {
 // What a peer has named: it may be any bytes.
 py::object NameOrNone(const std::string& name) {
   if (name.empty()) return py::none();
-  PyObject* const text = PyUnicode_DecodeUTF8(name.data(), static_cast<Py_ssize_t>(name.size()),
-                                              "backslashreplace");
+  PyObject* const text =
+      PyUnicode_DecodeUTF8(name.data(), static_cast<Py_ssize_t>(name.size()), "backslashreplace");
   if (text == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(text);
 }

@@ -25,7 +25,7 @@ from support import (
     saw_end,
     wait_until,
 )
-from support.tls import Certificates, ConnectTls, end_in_order, failures, tool
+from support.tls import Certificates, ConnectTls, end_in_order, exchange, failures, tool
 
 import iocp_bind
 from iocp_bind import CloseReason, Connection, TLSFailure
@@ -90,6 +90,7 @@ def test_bytes_that_came_without_tls_are_not_taken_for_it(
     client = connect(server)
     client.sendall(b"STARTTLS\n" + behind)
     assert saw_end(client)
+    client.close()
     conn = server.wait_connection()
     server.wait_closed(conn)
     (error,) = server.errors
@@ -140,6 +141,7 @@ def test_it_needs_a_tls(serve: Serve, connect: Connect, wrong: object) -> None:
     client = connect(server)
     client.sendall(b"STARTTLS\n")
     assert saw_end(client)
+    client.close()
     server.wait_closed(server.wait_connection())
     (error,) = server.errors
     assert type(error) is TypeError
@@ -215,10 +217,7 @@ def test_the_client_of_a_handshake(
     with context.wrap_socket(connect(server), server_side=True) as peer:
         assert recv_exact(peer, 6) == b"hello\n"
         data = pattern(200_000)
-        sender = threading.Thread(target=peer.sendall, args=(data,))
-        sender.start()
-        assert recv_exact(peer, len(data)) == data
-        sender.join()
+        assert exchange(peer, data, len(data)) == data
         info = server.wait_connection().tls
         assert info is not None
         assert (info.version, info.alpn) == ("TLSv1.3", "chat")

@@ -24,7 +24,7 @@ from support import (
 )
 
 import iocp_bind
-from iocp_bind import CloseReason, Connection, Stats
+from iocp_bind import CloseReason, Connection, Stats, TLSFailure
 
 COUNTERS = {
     "accepted": int,
@@ -32,6 +32,9 @@ COUNTERS = {
     "accept_errors": int,
     "established": int,
     "closed": dict,
+    "tls_handshakes": int,
+    "tls_resumed": int,
+    "tls_failures": dict,
     "connections": int,
     "reads": int,
     "messages": int,
@@ -80,6 +83,7 @@ def test_the_counters_are_those_of_the_design(serve: Serve) -> None:
     for name, kind in COUNTERS.items():
         assert isinstance(getattr(stats, name), kind), name
     assert stats.closed == dict.fromkeys(CloseReason, 0)
+    assert stats.tls_failures == dict.fromkeys(TLSFailure, 0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         stats.accepted = 1  # type: ignore[misc]
 
@@ -87,7 +91,11 @@ def test_the_counters_are_those_of_the_design(serve: Serve) -> None:
 def test_a_fresh_server_has_counted_nothing(serve: Serve) -> None:
     stats = serve(Recorder()).stats()
     for name in COUNTERS:
-        if name not in ("closed", "pending_accepts", "free_buffers", "free_contexts"):
+        if COUNTERS[name] is not dict and name not in (
+            "pending_accepts",
+            "free_buffers",
+            "free_contexts",
+        ):
             assert getattr(stats, name) == 0, name
 
 

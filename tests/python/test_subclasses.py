@@ -169,7 +169,7 @@ METHODS = [
     "run",
     "serve_forever",
 ]
-PROPERTIES = ["address", "backend", "running", "connection_count"]
+PROPERTIES = ["address", "backend", "running", "tls", "connection_count"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -236,6 +236,7 @@ USES: dict[str, Any] = {
     "address": lambda server: server.address,
     "backend": lambda server: server.backend,
     "running": lambda server: server.running,
+    "tls": lambda server: server.tls,
     "connection_count": lambda server: server.connection_count,
     "stats": lambda server: server.stats(),
 }

@@ -213,7 +213,7 @@ BOTH_VERSIONS = pytest.mark.parametrize("tlslite", ["1.2", "1.3"], indirect=True
 @BOTH_VERSIONS
 def test_one_byte_in_each_record(echo: Recorder, tlslite: Any) -> None:
     tlslite.recordSize = 1
-    data = pattern(3000)
+    data = pattern(500)
     tlslite.sendall(data)
     assert bytes(tlslite.read(min=len(data), max=len(data))) == data
     conn = echo.wait_connection()

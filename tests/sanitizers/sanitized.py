@@ -26,6 +26,7 @@ LEFT_OUT = {
     "test_promises.py::test_a_client_that_sends_and_never_reads": MEMORY,
     "test_promises.py::test_short_connections": MEMORY,
     "test_promises.py::test_starts_and_shutdowns": MEMORY,
+    "test_tls_options.py::test_it_is_freed": MEMORY,
     "test_promises.py::test_memory_of_an_idle_connection_that_has_spoken_once": MEMORY,
 }
 

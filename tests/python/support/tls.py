@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import shutil
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -143,6 +144,34 @@ def make_connect_tls(certificates: Certificates) -> Iterator[ConnectTls]:
             client.close()
 
 
+def exchange(client: ssl.SSLSocket, data: bytes, size: int) -> bytes:
+    """Send `data`, and receive `size` bytes meanwhile.
+
+    In one thread: before Python 3.13, sending and receiving at once on one SSLSocket is not safe.
+    """
+    got = bytearray()
+    rest = memoryview(data)
+    client.setblocking(False)
+    try:
+        while len(got) < size or rest:
+            moved = False
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                count = client.send(rest[:16384]) if rest else 0
+                rest = rest[count:]
+                moved = count != 0
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                part = client.recv(1 << 16)
+                assert part, f"the stream ended after {len(got)} of {size} bytes"
+                got += part
+                moved = True
+            if not moved:
+                ready = select.select([client], [client] if rest else [], [], DEADLINE)
+                assert ready != ([], [], []), f"nothing came after {len(got)} of {size} bytes"
+    finally:
+        client.settimeout(DEADLINE)
+    return bytes(got)
+
+
 def end_in_order(client: ssl.SSLSocket) -> None:
     """End our stream in TLS, and see the server's end in TLS and then that of the connection."""
     raw = client.unwrap()
@@ -181,14 +210,3 @@ def wait_failure(server: Recorder, cause: TLSFailure, count: int = 1) -> None:
     server.wait_for(lambda: failures(server) == {cause: count}, f"{count} times {cause.name}")
     server.wait_for(lambda: server.connection_count == 0, "the connections ending")
     assert server.events == []
-
-
-def until(client: ssl.SSLSocket, done: Callable[[bytes], bool]) -> bytes:
-    """Receive until `done` says that it is all."""
-    client.settimeout(DEADLINE)
-    got = b""
-    while not done(got):
-        part = client.recv(1 << 16)
-        assert part, f"the stream ended after {got[:100]!r}"
-        got += part
-    return got
