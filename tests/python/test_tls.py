@@ -138,22 +138,14 @@ def test_a_broadcast_reaches_all_whose_handshake_is_done(
     connect(server)
     wait_until(lambda: server.connection_count == 5, "the client without a handshake")
     data = pattern(100_000)
+    first = next(c for c in server.connections() if c.remote_address == clients[0].getsockname())
     assert server.broadcast(data) == 4
-    assert server.broadcast_message(b"bye", exclude=server.of("established")[0].conn) == 3
-    assert sorted(_next(client, len(data)) == data for client in clients) == [True] * 4
+    assert server.broadcast_message(b"bye", exclude=first) == 3
+    assert server.broadcast(b"end") == 4
     for client in clients:
-        client.settimeout(0.05)
-    got = []
-    for client in clients:
-        try:
-            got.append(client.recv(10))
-        except TimeoutError:
-            got.append(b"")
-    assert sorted(got) == [b"", b"bye\n", b"bye\n", b"bye\n"]
-
-
-def _next(client: ssl.SSLSocket, size: int) -> bytes:
-    return recv_exact(client, size)
+        assert recv_exact(client, len(data)) == data
+        expected = b"end" if client is clients[0] else b"bye\nend"
+        assert recv_exact(client, len(expected)) == expected
 
 
 def test_a_client_that_does_not_read_is_not_read_from(
@@ -170,7 +162,8 @@ def test_a_client_that_does_not_read_is_not_read_from(
         try:
             sent += client.send(data[sent : sent + 16384])
         except ssl.SSLWantWriteError:
-            return server.stats().send_backlog > 16 * 1024
+            # Reading stops by the memory of the backlog, which is more than its bytes.
+            return server.stats().send_backlog > 8 * 1024
         assert sent < len(data)
         return False
 

@@ -230,8 +230,8 @@ def test_it_is_freed(certificates: Certificates) -> None:
     before = resident_bytes()
     for _ in range(400):
         certificates.tls()
-    # One has about 100 KiB.
-    assert resident_bytes() - before < 10 * 1024 * 1024
+    # One has about 24 KiB.
+    assert resident_bytes() - before < 3 * 1024 * 1024
 
 
 # ---- The library.
