@@ -12,14 +12,18 @@ from results import (
     CONNECT,
     LENGTH_PREFIX,
     LINES,
+    NGINX,
     RAW,
+    RESUME,
     SHA256,
     STREAMS,
+    TLS,
     TWISTED,
     UVLOOP,
     before,
 )
 
+SMALL = 256
 SERVERS = Path(__file__).resolve().parent / "servers"
 BACKENDS = ("io_uring", "epoll")
 BYTES = ("echo", SHA256)
@@ -35,6 +39,9 @@ class Workload:
     name: str
     arguments: tuple[str, ...]
     hook: str = "echo"
+    tls: bool = False
+    one_small: bool = False
+    """A connection has one message of a few bytes in flight."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +59,36 @@ class Contender:
     """The things that it can do with a message."""
     only_echoes: bool = False
     """It sends back bytes, whatever they mean, and is not told of a hook."""
+    plain: bool = True
+    """It can do without TLS."""
+    tls: tuple[str, ...] = ()
+    """The command that serves with TLS, once `--tls` and a file are added; empty: none does."""
+    http: bool = False
+    """It answers requests: one short message at a time."""
 
-    def command_for(self, workload: Workload) -> list[str]:
-        """The command line that serves `workload`."""
+    def serves(self, workload: Workload) -> bool:
+        """Whether it can."""
+        if workload.hook not in self.hooks or (self.http and not workload.one_small):
+            return False
+        return bool(self.tls) if workload.tls else self.plain
+
+    def command_for(self, workload: Workload, certificate: Path | None = None) -> list[str]:
+        """The command line that serves `workload`, with this certificate if that has TLS."""
         options = []
+        if workload.tls:
+            options += ["--tls", str(certificate)]
         if workload.hook != "echo" and not self.only_echoes:
             options += ["--hook", workload.hook]
         if self.backend is not None:
             options += ["--backend", self.backend, "--workers", str(self.workers)]
-        return [*self.command, *options]
+        return [*(self.tls if workload.tls else self.command), *options]
+
+    def load_arguments(self, workload: Workload, certificate: Path | None = None) -> list[str]:
+        """The arguments of the load generator, but for where the server is."""
+        options = ["--tls", str(certificate)] if workload.tls else []
+        if self.http:
+            options.append("--http")
+        return [*workload.arguments, *options]
 
 
 def echo(connections: int, size: int, in_flight: int, check_every: int = 1) -> Workload:
@@ -73,6 +101,15 @@ def echo(connections: int, size: int, in_flight: int, check_every: int = 1) -> W
             *("--in-flight", str(in_flight)),
             *("--check-every", str(check_every)),
         ),
+        one_small=in_flight == 1 and size <= SMALL,
+    )
+
+
+def with_tls(workload: Workload, *arguments: str) -> Workload:
+    """Return the same over TLS."""
+    name = f"{TLS}/{workload.name}"
+    return dataclasses.replace(
+        workload, name=name, arguments=(*workload.arguments, *arguments), tls=True
     )
 
 
@@ -85,18 +122,23 @@ FEW = echo(64, 64, 1)
 MANY = echo(64, 64, 32)
 # A client that copies and compares them all would be the limit, and all servers equal.
 LARGE = echo(16, 16384, 4, check_every=8)
+ACCEPTS = Workload(
+    CONNECT, ("--connect", "--connections", "64", "--bytes", "64"), one_small=True
+)
 
 WORKLOADS = (
     FEW,
     echo(1000, 256, 1),
     MANY,
     LARGE,
-    Workload(CONNECT, ("--connect", "--connections", "64", "--bytes", "64")),
+    ACCEPTS,
     # A hook that computes. The hash is of 256 KiB that the server has, not of what it receives, so
     # that the client, which may share a CPU with a worker, costs next to nothing.
     Workload(SHA256, ("--connections", "64", "--bytes", "64"), hook=SHA256),
     *(framed(LENGTH_PREFIX, workload) for workload in (MANY, FEW, LARGE)),
     framed(LINES, MANY),
+    *(with_tls(workload) for workload in (FEW, LARGE, ACCEPTS)),
+    dataclasses.replace(with_tls(ACCEPTS, "--resume"), name=f"{TLS}/{RESUME}"),
 )
 
 
@@ -115,14 +157,15 @@ def iocp_bind_contenders(
         for backend in BACKENDS:
             for count in workers:
                 name = f"{language}/{backend}{hook}" + (f"/{count}" if count != 1 else "")
-                ours.append(Contender(name, program, backend, count, hooks=hooks))
+                tls = program if BYTES == hooks or language == "cpp" else ()
+                ours.append(Contender(name, program, backend, count, hooks=hooks, tls=tls))
     return ours
 
 
 def contenders_before(checkout: Path, workers: Sequence[int]) -> list[Contender]:
     """The servers of iocp_bind that `make bench` built in another checkout.
 
-    One from before there was framing has no servers for messages.
+    One from before there was framing has no servers for messages, and likewise for TLS.
     """
     found = iocp_bind_contenders(
         checkout / "build" / "release" / "bench",
@@ -133,8 +176,12 @@ def contenders_before(checkout: Path, workers: Sequence[int]) -> list[Contender]
     known = {*BYTES}
     if (checkout / "cpp" / "iocp" / "framing.h").is_file():
         known |= {*MESSAGES}
+    # The server that the bench has, not the engine alone.
+    has_tls = "--tls" in (checkout / "bench" / "server_echo.cpp").read_text(encoding="utf-8")
     return [
-        dataclasses.replace(server, name=before(server.name), hooks=hooks)
+        dataclasses.replace(
+            server, name=before(server.name), hooks=hooks, tls=server.tls if has_tls else ()
+        )
         for server in found
         if (hooks := tuple(hook for hook in server.hooks if hook in known))
     ]
@@ -148,10 +195,24 @@ def contenders(binaries: Path, python: str, workers: Sequence[int]) -> list[Cont
             (str(binaries / "raw_epoll_echo"),),
             hooks=("echo", *MESSAGES),
             only_echoes=True,
+            tls=(str(binaries / "raw_tls_echo"),),
+        ),
+        Contender(
+            NGINX,
+            (python, str(SERVERS / "echo_nginx.py")),
+            hooks=("echo",),
+            plain=False,
+            tls=(python, str(SERVERS / "echo_nginx.py")),
+            http=True,
         ),
         *iocp_bind_contenders(binaries, SERVERS, python, workers),
         *(
-            Contender(name, (python, str(SERVERS / script)), hooks=hooks)
+            Contender(
+                name,
+                (python, str(SERVERS / script)),
+                hooks=hooks,
+                tls=(python, str(SERVERS / script)) if "echo" in hooks else (),
+            )
             for name, script, hooks in (
                 (UVLOOP, "echo_uvloop.py", (*BYTES, *MESSAGES)),
                 (ASYNCIO, "echo_asyncio.py", (*BYTES, *MESSAGES)),

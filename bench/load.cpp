@@ -5,6 +5,7 @@
 // - one thread, edge-triggered epoll that is registered once per connection and never changed;
 // - one recv and one send per readiness; what is in flight is written in one piece, as a client
 //   that pipelines does;
+// - with TLS it pays as much as the server: the server's CPU time is the figure then;
 // - messages with a framing are ready-made too, and come back as they were sent: it never has to
 //   cut what it receives;
 // - every byte is checked, by one memcmp against a ready-made pattern; --check-every lets some
@@ -26,12 +27,15 @@
 #include <cinttypes>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "load_idle.h"
 #include "load_measurement.h"
 #include "load_options.h"
 #include "load_pattern.h"
+#include "load_stream.h"
 
 namespace load {
 namespace {
@@ -49,8 +53,9 @@ void Register(int epoll, int fd, std::uint64_t id) {
 // Long-lived connections, each with the same number of messages in flight all the time.
 class EchoRun {
  public:
-  explicit EchoRun(const Options& options)
+  EchoRun(const Options& options, TlsClient* tls)
       : options_(options),
+        tls_(tls),
         message_size_(options.message_size()),
         measurement_(options),
         pattern_(options),
@@ -85,6 +90,7 @@ class EchoRun {
  private:
   struct Connection {
     int fd = -1;
+    Stream stream;
     std::size_t send_position = 0;     // in the pattern
     std::size_t receive_position = 0;  // in the pattern
     std::size_t unsent = 0;            // bytes of issued messages that the system has not taken
@@ -111,6 +117,7 @@ class EchoRun {
     }
     connection.send_position = pattern_.Start(id);
     connection.receive_position = connection.send_position;
+    connection.stream.Begin(connection.fd, tls_, options_.http);
     Register(epoll_, connection.fd, id);
   }
 
@@ -135,44 +142,37 @@ class EchoRun {
     Connection& connection = connections_[id];
     while (connection.unsent > 0) {
       const std::size_t size = std::min(connection.unsent, Pattern::kWindow);
-      const ssize_t sent = send(connection.fd, pattern_.At(connection.send_position), size,
-                                MSG_NOSIGNAL | MSG_DONTWAIT);
-      if (sent < 0) {
-        if (errno == EAGAIN) return;
-        Fail(kRunError, "connection %zu: send: %s", id, ErrorText(errno).c_str());
-      }
-      const auto count = static_cast<std::size_t>(sent);
+      const std::size_t count =
+          connection.stream.Send(pattern_.At(connection.send_position), size);
+      if (count == 0) return;
       connection.unsent -= count;
       connection.send_position = pattern_.Advance(connection.send_position, count);
     }
   }
 
   void OnReady(std::size_t id, std::uint32_t events) {
-    const Connection& connection = connections_[id];
+    Connection& connection = connections_[id];
     if ((events & EPOLLIN) != 0) {
-      // A full read may have left something, and an edge comes only once.
-      while (Receive(id) == received_.size()) {
-      }
+      // An edge comes only once.
+      do {
+        Receive(id);
+      } while (connection.stream.more());
     }
     if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) {
       Fail(kRunError, "connection %zu: closed by the server, %zu bytes short", id,
            connection.outstanding);
     }
-    if ((events & EPOLLOUT) != 0 && connection.unsent > 0) Flush(id);
+    // With TLS the end of the handshake lets messages go.
+    if ((events & EPOLLOUT) != 0) connection.stream.Flush();
+    if (connection.unsent > 0) Flush(id);
   }
 
-  std::size_t Receive(std::size_t id) {
+  void Receive(std::size_t id) {
     Connection& connection = connections_[id];
     const bool check = receives_++ % options_.check_every == 0;
-    // With MSG_TRUNC the bytes are dropped and only counted, as TCP on Linux does it.
-    const ssize_t result = recv(connection.fd, received_.data(), received_.size(),
-                                check ? MSG_DONTWAIT : MSG_DONTWAIT | MSG_TRUNC);
-    if (result < 0) {
-      if (errno == EAGAIN) return 0;
-      Fail(kRunError, "connection %zu: recv: %s", id, ErrorText(errno).c_str());
-    }
-    const auto size = static_cast<std::size_t>(result);
-    if (size == 0) return 0;  // reported by its event
+    const std::size_t size =
+        connection.stream.Receive(received_.data(), received_.size(), check);
+    if (size == 0) return;
     if (size > connection.outstanding - connection.unsent) {
       Fail(kRunError, "connection %zu: more bytes came back than were sent", id);
     }
@@ -184,7 +184,6 @@ class EchoRun {
     connection.outstanding -= size;
     connection.partial += size;
     if (connection.partial >= message_size_) Answered(id);
-    return size;
   }
 
   // At least one whole message came back: accounts for all that did, and sends as many.
@@ -204,6 +203,7 @@ class EchoRun {
   }
 
   const Options& options_;
+  TlsClient* const tls_;  // null without
   const std::size_t message_size_;
   Measurement measurement_;
   Pattern pattern_;
@@ -219,8 +219,9 @@ class EchoRun {
 // Connections that live for one message; always the same number at once.
 class ConnectRun {
  public:
-  explicit ConnectRun(const Options& options)
+  ConnectRun(const Options& options, TlsClient* tls)
       : options_(options),
+        tls_(tls),
         message_size_(options.message_size()),
         measurement_(options),
         pattern_(options),
@@ -250,6 +251,7 @@ class ConnectRun {
  private:
   struct Slot {
     int fd = -1;
+    Stream stream;
     std::uint64_t started = 0;
     std::size_t start = 0;  // in the pattern
     std::size_t sent = 0;
@@ -281,6 +283,7 @@ class ConnectRun {
       Fail(kRunError, "cannot connect to port %d (connection number %" PRIu64 "): %s",
            ntohs(options_.server.sin_port), opened_, ErrorText(errno).c_str());
     }
+    slot.stream.Begin(slot.fd, tls_, options_.http);
     Register(epoll_, slot.fd, id);
     Send(id);  // on the loopback it is connected by now, mostly; else EPOLLOUT reports it
   }
@@ -290,12 +293,9 @@ class ConnectRun {
     while (slot.sent < message_size_) {
       const std::size_t size = std::min(message_size_ - slot.sent, Pattern::kWindow);
       const std::size_t position = pattern_.Advance(slot.start, slot.sent);
-      const ssize_t sent = send(slot.fd, pattern_.At(position), size, MSG_NOSIGNAL);
-      if (sent < 0) {
-        if (errno == EAGAIN || errno == ENOTCONN) return;
-        Fail(kRunError, "connect or send: %s", ErrorText(errno).c_str());
-      }
-      slot.sent += static_cast<std::size_t>(sent);
+      const std::size_t sent = slot.stream.Send(pattern_.At(position), size);
+      if (sent == 0) return;
+      slot.sent += sent;
     }
   }
 
@@ -308,11 +308,13 @@ class ConnectRun {
       Fail(kRunError, "a connection broke after %zu of %zu bytes: %s", slot.received, message_size_,
            ErrorText(error).c_str());
     }
-    if (slot.sent < message_size_ && (events & EPOLLOUT) != 0) Send(id);
     if ((events & EPOLLIN) != 0) {
-      while (Receive(id)) {
-      }
+      do {
+        Receive(id);
+      } while (slot.stream.more());
     }
+    if ((events & EPOLLOUT) != 0) slot.stream.Flush();
+    if (slot.sent < message_size_) Send(id);
     if (slot.received == message_size_) {
       Finish(id);
     } else if ((events & (EPOLLRDHUP | EPOLLHUP)) != 0) {
@@ -321,16 +323,10 @@ class ConnectRun {
     }
   }
 
-  // True when there may be more to read.
-  bool Receive(std::size_t id) {
+  void Receive(std::size_t id) {
     Slot& slot = slots_[id];
-    const ssize_t result = recv(slot.fd, received_.data(), received_.size(), 0);
-    if (result < 0) {
-      if (errno == EAGAIN) return false;
-      Fail(kRunError, "recv: %s", ErrorText(errno).c_str());
-    }
-    const auto size = static_cast<std::size_t>(result);
-    if (size == 0) return false;  // reported by its event
+    const std::size_t size = slot.stream.Receive(received_.data(), received_.size(), true);
+    if (size == 0) return;
     if (size > slot.sent - slot.received) {
       Fail(kRunError, "more bytes came back than were sent");
     }
@@ -339,12 +335,17 @@ class ConnectRun {
       Fail(kRunError, "the bytes that came back are not those sent");
     }
     slot.received += size;
-    return size == received_.size() && slot.received < message_size_;
   }
 
   void Finish(std::size_t id) {
-    close(slots_[id].fd);
-    measurement_.Record(slots_[id].started, Now());
+    Slot& slot = slots_[id];
+    // The first connections had no session yet that they could go on with.
+    if (options_.resume && (!tls_->has_session() || slot.stream.refused_session())) {
+      Fail(kRunError, "the server does not resume sessions");
+    }
+    slot.stream.End();
+    close(slot.fd);
+    measurement_.Record(slot.started, Now());
     if (measurement_.draining()) {
       --open_;
     } else {
@@ -353,6 +354,7 @@ class ConnectRun {
   }
 
   const Options& options_;
+  TlsClient* const tls_;  // null without
   const std::size_t message_size_;
   Measurement measurement_;
   Pattern pattern_;
@@ -391,10 +393,16 @@ int main(int argc, char** argv) {
   const Options options = ParseOptions(argc, argv);
   RaiseDescriptorLimit(options.connections);
   if (options.cpu >= 0) PinTo(options.cpu);
-  if (options.connect_mode) {
-    ConnectRun(options).Run();
+  std::unique_ptr<TlsClient> tls;
+  if (!options.authority.empty()) {
+    tls = std::make_unique<TlsClient>(options.authority, options.resume);
+  }
+  if (options.idle_mode) {
+    RunIdle(options, tls.get());
+  } else if (options.connect_mode) {
+    ConnectRun(options, tls.get()).Run();
   } else {
-    EchoRun(options).Run();
+    EchoRun(options, tls.get()).Run();
   }
   return 0;
 }

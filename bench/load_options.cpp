@@ -28,6 +28,10 @@ constexpr const char* kUsage =
     "  --in-flight N       messages per connection (1)\n"
     "  --check-every N     look at the bytes of one receive in N, count those of the others (1)\n"
     "  --connect           each connection lives for one message\n"
+    "  --idle              each connection gets one message back, and stays: tells the memory of one\n"
+    "  --tls FILE          TLS 1.3; the server's certificate comes from the one in FILE\n"
+    "  --resume            with --connect: each connection goes on with an earlier session\n"
+    "  --http              a message is the path of a GET, and comes back as the body\n"
     "  --seconds S         measured time (2)\n"
     "  --warm-up S         before it (0.5)\n"
     "  --cpu N             run on this CPU only\n"
@@ -98,6 +102,18 @@ void SetOption(int which, const char* name, Options& options) {
     case 'C':
       options.connect_mode = true;
       break;
+    case 'I':
+      options.idle_mode = true;
+      break;
+    case 't':
+      options.authority = optarg;
+      break;
+    case 'r':
+      options.resume = true;
+      break;
+    case 'H':
+      options.http = true;
+      break;
     case 's':
       options.duration = ParseSeconds(name, optarg, 0.01);
       break;
@@ -134,7 +150,7 @@ void Fail(int exit_code, const char* format, ...) {
 }
 
 Options ParseOptions(int argc, char** argv) {
-  static constexpr std::array<option, 14> kLongOptions = {{
+  static constexpr std::array<option, 18> kLongOptions = {{
       {"host", required_argument, nullptr, 'h'},
       {"port", required_argument, nullptr, 'p'},
       {"connections", required_argument, nullptr, 'c'},
@@ -143,6 +159,10 @@ Options ParseOptions(int argc, char** argv) {
       {"in-flight", required_argument, nullptr, 'f'},
       {"check-every", required_argument, nullptr, 'k'},
       {"connect", no_argument, nullptr, 'C'},
+      {"idle", no_argument, nullptr, 'I'},
+      {"tls", required_argument, nullptr, 't'},
+      {"resume", no_argument, nullptr, 'r'},
+      {"http", no_argument, nullptr, 'H'},
       {"seconds", required_argument, nullptr, 's'},
       {"warm-up", required_argument, nullptr, 'w'},
       {"cpu", required_argument, nullptr, 'u'},
@@ -163,6 +183,16 @@ Options ParseOptions(int argc, char** argv) {
   if (options.server.sin_port == 0) Fail(kUsageError, "--port is needed");
   if (options.connect_mode && options.in_flight != 1) {
     Fail(kUsageError, "--connect has one message per connection, so no --in-flight");
+  }
+  if (options.resume && (!options.connect_mode || options.authority.empty())) {
+    Fail(kUsageError, "--resume needs --connect and --tls");
+  }
+  if (options.http && (options.in_flight != 1 || options.bytes > 1024 ||
+                       options.framing != Framing::kNone)) {
+    Fail(kUsageError, "--http takes one message at a time, of at most 1024 bytes, and no framing");
+  }
+  if (options.idle_mode && (options.connect_mode || options.server_pid == 0)) {
+    Fail(kUsageError, "--idle needs --server-pid, and no --connect");
   }
   return options;
 }

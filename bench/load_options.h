@@ -49,6 +49,10 @@ const char* NameOf(Framing framing);
 struct Options {
   sockaddr_in server{};
   bool connect_mode = false;
+  bool idle_mode = false;
+  std::string authority;  // of TLS; "": there is none
+  bool resume = false;
+  bool http = false;
   std::size_t connections = 64;
   std::size_t bytes = 64;  // of a message, without what the framing adds
   Framing framing = Framing::kNone;

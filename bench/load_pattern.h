@@ -30,6 +30,7 @@ class Pattern {
       state ^= state << 17U;
       bytes_[i] = static_cast<char>(state >> 32U);
     }
+    if (options.http) MakePath();
     if (options.framing == Framing::kLengthPrefix) AddLengths(options.bytes);
     if (options.framing == Framing::kLines) EndLines();
     for (std::size_t i = period_; i < bytes_.size(); ++i) bytes_[i] = bytes_[i - period_];
@@ -69,6 +70,11 @@ class Pattern {
         bytes_[at + i] = static_cast<char>(payload >> (8 * (kLengthSize - 1 - i)) & 0xFFU);
       }
     }
+  }
+
+  // Letters, which a path may contain.
+  void MakePath() {
+    for (char& byte : bytes_) byte = static_cast<char>('a' + static_cast<unsigned char>(byte) % 26);
   }
 
   void EndLines() {

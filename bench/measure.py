@@ -66,9 +66,10 @@ def check_contender(contender: Contender) -> None:
 class Servers:
     """The servers of one workload, each started when it is first asked for."""
 
-    def __init__(self, workload: Workload, cpus: list[int]) -> None:
+    def __init__(self, workload: Workload, cpus: list[int], certificate: Path) -> None:
         """None runs yet."""
         self._workload = workload
+        self._certificate = certificate
         self._cpus = cpus
         self._running: dict[str, tuple[RunningServer, contextlib.ExitStack]] = {}
 
@@ -76,7 +77,7 @@ class Servers:
         """The server, running; BenchError or MissingError when it does not start."""
         if contender.name not in self._running:
             stack = contextlib.ExitStack()
-            command = contender.command_for(self._workload)
+            command = contender.command_for(self._workload, self._certificate)
             cpus = self._cpus if contender.under_wine else self._cpus[: contender.workers]
             end = end_input if contender.under_wine else subprocess.Popen.terminate
             server = stack.enter_context(running_server(command, cpus, end))
@@ -105,6 +106,8 @@ class Bench:
     server_cpus: list[int]
     """A server with one worker gets the first, one with two the first two, and so on."""
     load_cpu: int
+    certificate: Path
+    """With its key: of the servers with TLS."""
 
     def run(self, results: Results, console: Console) -> None:
         """Fill in `results`, with progress on `console`; what is there stays there on Ctrl-C."""
@@ -151,12 +154,12 @@ class Bench:
         return [
             name
             for name, contender in self.contenders.items()
-            if workload.hook in contender.hooks and name not in out
+            if contender.serves(workload) and name not in out
         ]
 
     def _run_rounds(self, workload: Workload, rounds: range, results: Results, show: Show) -> None:
         """Some rounds of one workload, whose servers live side by side meanwhile."""
-        servers = Servers(workload, self.server_cpus)
+        servers = Servers(workload, self.server_cpus, self.certificate)
         try:
             for number in rounds:
                 for name in rotated(self._competitors(workload, results), number):
@@ -201,7 +204,7 @@ class Bench:
                 *("--cpu", str(self.load_cpu)),
                 *("--seconds", str(self.seconds)),
                 *("--warm-up", str(WARM_UP)),
-                *workload.arguments,
+                *self.contenders[name].load_arguments(workload, self.certificate),
             ],
             timeout=self.seconds + WARM_UP + LOAD_SLACK,
         )

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from results import (
-    CONNECT,
     RAW,
     Change,
     Results,
     Row,
     compare,
+    is_connect,
     is_framed,
     peer,
     relative,
@@ -104,7 +104,7 @@ def _draw_bars(
     axes.axhline(1.0, color="black", linewidth=1, linestyle="--", label=f"{RAW} (C, epoll)")
     axes.set_xticks(
         range(len(workloads)),
-        [f"{name}\n(CPU per connection)" if name == CONNECT else name for name in workloads],
+        [f"{name}\n(CPU per connection)" if is_connect(name) else name for name in workloads],
     )
     axes.set_ylabel("rate, raw C epoll loop = 1")
     axes.spines[["top", "right"]].set_visible(False)
@@ -173,7 +173,7 @@ WIDTH = 140
 
 
 def _table(workload: str, rows: Sequence[Row], results: Results, *, wide: bool) -> Table:
-    per = "connections" if workload == CONNECT else "requests"
+    per = "connections" if is_connect(workload) else "requests"
     rounds = max(row.rounds for row in rows)
     title = f"{workload}: {per}, medians, rounds: {rounds}"
     unused = set()

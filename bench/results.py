@@ -18,6 +18,9 @@ TWISTED = "twisted"
 LENGTH_PREFIX = "length-prefix"
 LINES = "lines"
 CONNECT = "connect"
+NGINX = "nginx"
+TLS = "tls"
+RESUME = "resume"
 SHA256 = "sha256"
 
 
@@ -199,6 +202,11 @@ def is_framed(workload: str) -> bool:
     return workload.startswith((f"{LENGTH_PREFIX}/", f"{LINES}/"))
 
 
+def is_connect(workload: str) -> bool:
+    """Whether what counts is connections."""
+    return workload.rpartition("/")[2] in (CONNECT, RESUME)
+
+
 def peer(results: Results, workload: str) -> str:
     """The server to compare Python servers with: uvloop, or asyncio if uvloop is missing.
 
@@ -274,8 +282,8 @@ def relative(before: float | None, after: float | None) -> float | None:
 def score(row: Row) -> float | None:
     """The figure in the chart: how good the row is against the raw loop, more is better.
 
-    The rate; for `connect`, where the client has more to do than any server, the CPU time.
+    The rate; for `connect` and `resume`, where the client has more to do than any server, the CPU time.
     """
-    if row.workload != CONNECT:
+    if not is_connect(row.workload):
         return row.rate_to_raw
     return 1 / row.cpu_to_raw if row.cpu_to_raw else None

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from certificate import certificate
 from contenders import (
     WINDOWS_WORKLOADS,
     WORKLOADS,
@@ -191,7 +192,7 @@ def what_there_is(
     return python, windows_contenders(arguments.windows, wine, arguments.workers), WINDOWS_WORKLOADS
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[Bench, Results]:
+def prepare(arguments: argparse.Namespace, certificate_file: Path) -> tuple[Bench, Results]:
     """Return the settings that the command line asks for; ValueError when they cannot be."""
     binaries = (arguments.binaries or find_binaries()).resolve()
     if not (binaries / "iocp_load").is_file():
@@ -210,6 +211,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Bench, Results]:
         seconds=arguments.seconds,
         server_cpus=arguments.server_cpus,
         load_cpu=arguments.load_cpu,
+        certificate=certificate_file,
     )
     settings = {
         **describe_machine(),
@@ -224,7 +226,15 @@ def prepare(arguments: argparse.Namespace) -> tuple[Bench, Results]:
 
 def measure(arguments: argparse.Namespace, log: Console) -> tuple[Results, bool]:
     """Run the bench; the results, and whether it was interrupted."""
-    bench, results = prepare(arguments)
+    with certificate() as file:
+        return measure_with(arguments, log, file)
+
+
+def measure_with(
+    arguments: argparse.Namespace, log: Console, certificate_file: Path
+) -> tuple[Results, bool]:
+    """Run the bench with this certificate for the servers with TLS."""
+    bench, results = prepare(arguments, certificate_file)
     used = max(contender.workers for contender in bench.contenders.values())
     if not arguments.windows and bench.load_cpu in bench.server_cpus[:used]:
         log.print("[yellow]server and load generator share a CPU: the figures say little[/]")

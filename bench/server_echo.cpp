@@ -1,10 +1,11 @@
 // server_echo: an echo on iocp::Server with default options, as a user would write it.
 //
 //   server_echo [--backend NAME] [--workers N] [--hook echo|sha256|length-prefix|lines]
-//               [--host ADDRESS] [--port N]
+//               [--host ADDRESS] [--port N] [--tls FILE]
 //   server_echo --list
 //
 // The hooks "length-prefix" and "lines" get messages, which the engine cuts from the stream.
+// --tls names a PEM file with a certificate and its key.
 // Prints "listening PORT"; ends when its standard input does, on Linux at SIGTERM and SIGINT as
 // well. --list prints one line per back-end: its name, a tab, and nothing when it is available or
 // else why it is not.
@@ -70,6 +71,7 @@ struct CommandLine {
   std::fputs(
       "usage: server_echo [--backend NAME] [--workers N]\n"
       "                   [--hook echo|sha256|length-prefix|lines] [--host ADDRESS] [--port N]\n"
+      "                   [--tls FILE]\n"
       "       server_echo --list\n",
       stderr);
   std::exit(2);
@@ -115,6 +117,10 @@ CommandLine ParseOptions(int argc, char** argv) {
       options.host = value;
     } else if (name == "--port") {
       options.port = ParseInt(value);
+    } else if (name == "--tls") {
+      iocp::TlsServerOptions tls;
+      tls.certificate_file = value;
+      options.tls = iocp::Tls::Server(tls);
     } else {
       Usage();
     }
@@ -135,7 +141,13 @@ int main(int argc, char** argv) {
     ListBackends();
     return 0;
   }
-  const CommandLine line = ParseOptions(argc, argv);
+  CommandLine line;
+  try {
+    line = ParseOptions(argc, argv);
+  } catch (const iocp::TlsError& error) {
+    std::fprintf(stderr, "server_echo: %s\n", error.what());
+    return 1;
+  }
 
   if (!bench::Prepare()) return 1;
   iocp::Server server(*line.handler);

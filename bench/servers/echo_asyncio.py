@@ -1,6 +1,6 @@
 """Echo on asyncio: the Protocol that its documentation shows, or one that cuts messages by hand.
 
-python echo_asyncio.py [--hook NAME] [--host ADDRESS] [--port N]
+python echo_asyncio.py [--hook NAME] [--host ADDRESS] [--port N] [--tls FILE]
 prints "listening PORT", ends at SIGTERM, on Windows when its standard input ends.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import hashlib
 import signal
+import ssl
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Collection, Coroutine
@@ -111,14 +112,26 @@ async def end() -> None:
     await ended.wait()
 
 
-Listen = Callable[[str, str, int], Awaitable[asyncio.Server]]
-"""Starts to serve with a hook, at a host and port."""
+Listen = Callable[[str, str, int, "ssl.SSLContext | None"], Awaitable[asyncio.Server]]
+"""Starts to serve with a hook, at a host and port, with TLS or without."""
 
 
-async def listen(hook: str, host: str, port: int) -> asyncio.Server:
+async def listen(
+    hook: str, host: str, port: int, context: ssl.SSLContext | None
+) -> asyncio.Server:
     """Start to serve."""
     loop = asyncio.get_running_loop()
-    return await loop.create_server(HOOKS[hook], host, port, backlog=1024)
+    return await loop.create_server(HOOKS[hook], host, port, backlog=1024, ssl=context)
+
+
+def tls_context(file: str | None) -> ssl.SSLContext | None:
+    """TLS with the certificate and key in the file, and one ticket for each handshake."""
+    if file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    context.num_tickets = 1
+    return context
 
 
 async def serve(starting: Awaitable[asyncio.Server]) -> None:
@@ -142,12 +155,13 @@ def main(run: Runner, listen: Listen = listen, hooks: Collection[str] = HOOKS) -
     parser.add_argument("--hook", choices=hooks, default="echo")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--tls", metavar="FILE")
     options = parser.parse_args()
     # asyncio receives into a fresh 256 KiB object each time. glibc maps and unmaps it, which costs
     # several times the echo, until the process has once freed something larger; most programs have
     # by chance. This one does so on purpose: peers are measured at their best.
     bytes(1_000_000)
-    run(serve(listen(options.hook, options.host, options.port)))
+    run(serve(listen(options.hook, options.host, options.port, tls_context(options.tls))))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ prints "listening PORT", ends at SIGTERM.
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 from echo_asyncio import main
 
@@ -19,9 +20,11 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def listen(_hook: str, host: str, port: int) -> asyncio.Server:
+async def listen(
+    _hook: str, host: str, port: int, context: ssl.SSLContext | None
+) -> asyncio.Server:
     """Start to serve."""
-    return await asyncio.start_server(echo, host, port, backlog=1024)
+    return await asyncio.start_server(echo, host, port, backlog=1024, ssl=context)
 
 
 if __name__ == "__main__":
