@@ -26,6 +26,7 @@ class Session::ArrivalSink final : public StageStack::Sink {
     owner_.arrivals().emplace_back(&session_, Buffer(), Error{ErrorKind::kEndOfStream, 0});
   }
   [[nodiscard]] TimePoint Now() const override { return owner_.now(); }
+  [[nodiscard]] SendMemory* send_memory() override { return &owner_.send_memory(); }
 
  private:
   Session& session_;

@@ -40,7 +40,7 @@ void Outbound::AcceptCopy(SendQueue& queue, const std::string_view* pieces, std:
 }
 
 void Outbound::CountSent(std::size_t bytes, SendMemory* memory) {
-  if (stages_ != nullptr) bytes = stages_->Sent(bytes);
+  if (stages_ != nullptr) bytes = stages_->Sent(bytes, memory);
   sent_bytes_.Add(bytes);
   ended_bytes_.Add(bytes);
   ended_charge_.Add(bytes);

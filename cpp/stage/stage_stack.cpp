@@ -42,7 +42,7 @@ class StageStack::LayerOutput final : public Stage::Output {
   void Down(const void* data, std::size_t size) override {
     Layer& layer = this->layer();
     if (size == 0 || layer.ended_down) return;
-    Put(layer, {static_cast<const char*>(data), size});
+    Put(layer, {static_cast<const char*>(data), size}, sink_.send_memory());
     if (layer.sending) return;
     layer.marks.push_back({layer.out_made, 0, size});
     stack_.own_waiting_ += size;
@@ -71,9 +71,9 @@ StageStack::StageStack(std::vector<std::unique_ptr<Stage>> stages, TimePoint rea
 StageStack::~StageStack() = default;
 
 // Copies bytes into the output of a layer.
-void StageStack::Put(Layer& layer, std::string_view bytes) {
+void StageStack::Put(Layer& layer, std::string_view bytes, SendMemory* memory) {
   if (!layer.down.Pack(&bytes, 1, bytes.size())) {
-    SendItem* const item = SendItem::Copy(&bytes, 1, nullptr);
+    SendItem* const item = SendItem::Copy(&bytes, 1, memory);
     if (item == nullptr) throw std::bad_alloc();
     layer.down.Push(item);
   }
@@ -111,7 +111,7 @@ void StageStack::SendPlain(const SendQueue& user, std::uint64_t sent) {
   while (const std::size_t count = user.Gather(pieces, place, kMostAhead)) {
     for (std::size_t i = 0; i < count; ++i) {
       const std::string_view piece(static_cast<const char*>(pieces[i].data), pieces[i].size);
-      Put(wire, piece);
+      Put(wire, piece, nullptr);
       wire.marks.push_back({wire.out_made, piece.size(), 0});
       wire.taken += piece.size();
       place = user.Forward(place, piece.size());
@@ -247,10 +247,11 @@ std::size_t StageStack::waiting() const {
   return static_cast<std::size_t>(bytes);
 }
 
-std::size_t StageStack::Sent(std::size_t bytes) {
+std::size_t StageStack::Sent(std::size_t bytes, SendMemory* memory) {
   for (Layer& layer : layers_) {
     SendQueue ended;
     layer.down.Advance(bytes, ended);
+    while (SendItem* const item = ended.Pop()) SendItem::Destroy(item, memory);
     layer.out_sent += bytes;
     bytes = 0;
     auto mark = layer.marks.begin();

@@ -14,6 +14,7 @@
 #include "stage/stage.h"
 #include "stream/piece.h"
 #include "stream/reorder_queue.h"
+#include "stream/send_item.h"
 #include "stream/send_queue.h"
 
 namespace iocp {
@@ -35,6 +36,8 @@ class StageStack {
     virtual void Deliver(Buffer bytes) = 0;
     virtual void DeliverEnd() = 0;
     [[nodiscard]] virtual std::chrono::steady_clock::time_point Now() const = 0;
+    // The memory of the worker that calls; null: there is none.
+    [[nodiscard]] virtual SendMemory* send_memory() { return nullptr; }
 
    protected:
     ~Sink() = default;
@@ -101,8 +104,8 @@ class StageStack {
   // The pieces that the port is to send next: see SendQueue::Gather.
   std::size_t Gather(Piece* pieces) const { return layers_.front().down.Gather(pieces); }
   // The system has taken `bytes` from the wire's queue. Returns how many bytes of the user's queue
-  // have gone out with them.
-  std::size_t Sent(std::size_t bytes);
+  // have gone out with them. `memory` is the calling worker's, or null.
+  std::size_t Sent(std::size_t bytes, SendMemory* memory);
   // Bytes that the system has taken in all, also before there were stages.
   [[nodiscard]] std::uint64_t bytes_sent() const { return sent_before_ + layers_.front().out_sent; }
 
@@ -132,7 +135,7 @@ class StageStack {
   };
   class LayerOutput;
 
-  static void Put(Layer& layer, std::string_view bytes);
+  static void Put(Layer& layer, std::string_view bytes, SendMemory* memory);
   // `call()`, unless there was an error before; remembers that there was one.
   template <typename Call>
   Error Guard(Call call);

@@ -30,10 +30,14 @@ using X509StorePtr = std::unique_ptr<X509_STORE, FreeWith<&X509_STORE_free>>;
 // beginning, and left empty.
 class CleanErrors {
  public:
-  CleanErrors() { ERR_clear_error(); }
+  CleanErrors() { Clear(); }
   CleanErrors(const CleanErrors&) = delete;
   CleanErrors& operator=(const CleanErrors&) = delete;
-  ~CleanErrors() {
+  ~CleanErrors() { Clear(); }
+
+ private:
+  // To look costs less than to clear.
+  static void Clear() {
     if (ERR_peek_error() != 0) ERR_clear_error();
   }
 };

@@ -87,7 +87,7 @@ class StageStackTest : public ::testing::Test, public StageStack::Sink {
       size += take;
     }
     SendQueue complete;
-    const std::size_t ended = user_.Advance(stack_->Sent(size), complete);
+    const std::size_t ended = user_.Advance(stack_->Sent(size, nullptr), complete);
     return ended;
   }
   void Deliver(Buffer bytes) override { up_ += bytes.view(); }

@@ -64,7 +64,7 @@ class TlsEnd : public StageStack::Sink {
         size += pieces[i].size;
       }
       SendQueue complete;
-      user_.Advance(stack_->Sent(size), complete);
+      user_.Advance(stack_->Sent(size, nullptr), complete);
     }
   }
 

@@ -81,7 +81,7 @@ class TlsMemoryTest : public TlsTest {
         size += pieces[i].size;
       }
       SendQueue complete;
-      user.Advance(stack.Sent(size), complete);
+      user.Advance(stack.Sent(size, nullptr), complete);
     }
     return wire;
   }

@@ -139,7 +139,7 @@ TEST_F(TlsTest, SmallSendsShareRecordsAndLargeOnesFillThem) {
     records += RecordsIn(wire).size();
     server->Receive(wire);
     SendQueue complete;
-    user.Advance(client->stack().Sent(size), complete);
+    user.Advance(client->stack().Sent(size, nullptr), complete);
   }
   EXPECT_EQ(server->received.size(), bytes);
   EXPECT_LE(records, (bytes + 16'383) / 16'384);
