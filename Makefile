@@ -122,6 +122,7 @@ format: venv ## format everything
 	$(VENV)/bin/ruff format .
 
 bench: venv $(VENV)/package.stamp ## measure, side by side; BENCH_ARGS="--help" for the options
+	@tools/bootstrap.sh nginx-light openssl
 	cmake --preset release
 	cmake --build --preset release -j $(JOBS)
 	$(VENV)/bin/python bench/run.py $(BENCH_ARGS)

@@ -122,9 +122,7 @@ FEW = echo(64, 64, 1)
 MANY = echo(64, 64, 32)
 # A client that copies and compares them all would be the limit, and all servers equal.
 LARGE = echo(16, 16384, 4, check_every=8)
-ACCEPTS = Workload(
-    CONNECT, ("--connect", "--connections", "64", "--bytes", "64"), one_small=True
-)
+ACCEPTS = Workload(CONNECT, ("--connect", "--connections", "64", "--bytes", "64"), one_small=True)
 
 WORKLOADS = (
     FEW,
@@ -157,7 +155,7 @@ def iocp_bind_contenders(
         for backend in BACKENDS:
             for count in workers:
                 name = f"{language}/{backend}{hook}" + (f"/{count}" if count != 1 else "")
-                tls = program if BYTES == hooks or language == "cpp" else ()
+                tls = program if hooks == BYTES or language == "cpp" else ()
                 ours.append(Contender(name, program, backend, count, hooks=hooks, tls=tls))
     return ours
 

@@ -142,8 +142,7 @@ class EchoRun {
     Connection& connection = connections_[id];
     while (connection.unsent > 0) {
       const std::size_t size = std::min(connection.unsent, Pattern::kWindow);
-      const std::size_t count =
-          connection.stream.Send(pattern_.At(connection.send_position), size);
+      const std::size_t count = connection.stream.Send(pattern_.At(connection.send_position), size);
       if (count == 0) return;
       connection.unsent -= count;
       connection.send_position = pattern_.Advance(connection.send_position, count);
@@ -170,8 +169,7 @@ class EchoRun {
   void Receive(std::size_t id) {
     Connection& connection = connections_[id];
     const bool check = receives_++ % options_.check_every == 0;
-    const std::size_t size =
-        connection.stream.Receive(received_.data(), received_.size(), check);
+    const std::size_t size = connection.stream.Receive(received_.data(), received_.size(), check);
     if (size == 0) return;
     if (size > connection.outstanding - connection.unsent) {
       Fail(kRunError, "connection %zu: more bytes came back than were sent", id);

@@ -28,7 +28,8 @@ constexpr const char* kUsage =
     "  --in-flight N       messages per connection (1)\n"
     "  --check-every N     look at the bytes of one receive in N, count those of the others (1)\n"
     "  --connect           each connection lives for one message\n"
-    "  --idle              each connection gets one message back, and stays: tells the memory of one\n"
+    "  --idle              each connection gets one message back, and stays: tells the memory of "
+    "one\n"
     "  --tls FILE          TLS 1.3; the server's certificate comes from the one in FILE\n"
     "  --resume            with --connect: each connection goes on with an earlier session\n"
     "  --http              a message is the path of a GET, and comes back as the body\n"
@@ -187,8 +188,8 @@ Options ParseOptions(int argc, char** argv) {
   if (options.resume && (!options.connect_mode || options.authority.empty())) {
     Fail(kUsageError, "--resume needs --connect and --tls");
   }
-  if (options.http && (options.in_flight != 1 || options.bytes > 1024 ||
-                       options.framing != Framing::kNone)) {
+  if (options.http &&
+      (options.in_flight != 1 || options.bytes > 1024 || options.framing != Framing::kNone)) {
     Fail(kUsageError, "--http takes one message at a time, of at most 1024 bytes, and no framing");
   }
   if (options.idle_mode && (options.connect_mode || options.server_pid == 0)) {

@@ -282,7 +282,7 @@ def relative(before: float | None, after: float | None) -> float | None:
 def score(row: Row) -> float | None:
     """The figure in the chart: how good the row is against the raw loop, more is better.
 
-    The rate; for `connect` and `resume`, where the client has more to do than any server, the CPU time.
+    The rate; for connections, where the client has more to do than any server, the CPU time.
     """
     if not is_connect(row.workload):
         return row.rate_to_raw

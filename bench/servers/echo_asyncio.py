@@ -116,9 +116,7 @@ Listen = Callable[[str, str, int, "ssl.SSLContext | None"], Awaitable[asyncio.Se
 """Starts to serve with a hook, at a host and port, with TLS or without."""
 
 
-async def listen(
-    hook: str, host: str, port: int, context: ssl.SSLContext | None
-) -> asyncio.Server:
+async def listen(hook: str, host: str, port: int, context: ssl.SSLContext | None) -> asyncio.Server:
     """Start to serve."""
     loop = asyncio.get_running_loop()
     return await loop.create_server(HOOKS[hook], host, port, backlog=1024, ssl=context)

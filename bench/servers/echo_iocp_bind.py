@@ -2,9 +2,9 @@
 
 python echo_iocp_bind.py [--backend NAME] [--workers N] [--hook NAME] [--one-by-one]
 [--host ADDRESS] [--port N] [--tls FILE] prints "listening PORT", ends at SIGTERM, on Windows when
-its standard input ends. The hooks "length-prefix" and "lines" get lists of messages, with --one-by-one each
-message by itself. With --list it prints one line per back-end: its name, a tab, and nothing when it
-is available or else why it is not.
+its standard input ends. The hooks "length-prefix" and "lines" get lists of messages, with
+--one-by-one each message by itself. With --list it prints one line per back-end: its name, a tab,
+and nothing when it is available or else why it is not.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ http {{
     ssl_certificate_key {certificate};
     ssl_protocols TLSv1.2 TLSv1.3;
     ssl_session_cache off;
+    ssl_conf_command NumTickets 1;
     location / {{
       return 200 $request_uri;
     }}

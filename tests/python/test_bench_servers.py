@@ -1,12 +1,15 @@
-"""The servers of bench/ that cut messages from the stream: each cuts where the messages end."""
+"""The servers of bench/: each cuts messages where they end, and echoes over TLS."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from support import (
@@ -37,10 +40,10 @@ pytestmark = linux_only
 
 
 @contextmanager
-def _running(name: str, hook: str) -> Iterator[Address]:
+def _running(name: str, hook: str, *more: str) -> Iterator[Address]:
     """Run a server, then end it as the bench does: cleanly, with nothing on its stderr."""
     program, *options = PROGRAMS[name]
-    with Child([sys.executable, str(SERVERS / program), *options, "--hook", hook]) as child:
+    with Child([sys.executable, str(SERVERS / program), *options, "--hook", hook, *more]) as child:
         yield "127.0.0.1", int(child.line_with("listening ").split()[1])
         child.process.terminate()
         done = child.finish()
@@ -81,3 +84,36 @@ def test_an_announced_length_has_a_limit(name: str) -> None:
         client.sendall(b"\x7f\xff\xff\xff")
         with suppress(ConnectionResetError):
             assert recv_to_end(client) == b""
+
+
+@pytest.mark.parametrize("name", ["asyncio", "uvloop"])
+def test_an_echo_over_tls_resumes_sessions(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "both.pem"
+    # As bench/certificate.py does it.
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost "
+        "-keyout key.pem -out chain.pem && cat chain.pem key.pem > both.pem",
+        shell=True,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.create_default_context(cafile=str(file))
+    with _running(name, "echo", "--tls", str(file)) as address:
+        with (
+            open_client(address) as bare,
+            context.wrap_socket(bare, server_hostname="localhost") as client,
+        ):
+            assert client.version() == "TLSv1.3"
+            message = pattern(100_000)
+            client.sendall(message)
+            received = b""
+            while len(received) < len(message):
+                received += client.recv(65536)
+            assert received == message
+            session = client.session
+        with (
+            open_client(address) as bare,
+            context.wrap_socket(bare, server_hostname="localhost", session=session) as client,
+        ):
+            assert client.session_reused
