@@ -87,13 +87,15 @@ class StageStackTest : public ::testing::Test, public StageStack::Sink {
       size += take;
     }
     SendQueue complete;
-    const std::size_t ended = user_.Advance(stack_->Sent(size, nullptr), complete);
+    const std::size_t ended = user_.Advance(stack_->Sent(size, &memory_), complete);
     return ended;
   }
   void Deliver(Buffer bytes) override { up_ += bytes.view(); }
   void DeliverEnd() override { ++ends_; }
   [[nodiscard]] StageStack::TimePoint Now() const override { return {}; }
+  [[nodiscard]] SendMemory* send_memory() override { return &memory_; }
 
+  SendMemory memory_;
   SendQueue user_;
   std::string wire_;
   std::string up_;
@@ -120,6 +122,17 @@ TEST_F(StageStackTest, ASendIsCompleteWithItsLastWireByte) {
   EXPECT_EQ(wire_, "ababccdd");
   EXPECT_TRUE(stack().empty());
   EXPECT_EQ(stack().bytes_sent(), 8U);
+}
+
+TEST_F(StageStackTest, WhatGoesOutIsMadeInTheMemoryOfTheWorker) {
+  Make(2);
+  for (int i = 0; i < 3; ++i) {
+    Push("abc");
+    EXPECT_FALSE(Send());
+    EXPECT_EQ(memory_.kept(), 0U) << "the block of each layer is in use";
+    EXPECT_EQ(Take(100), 1U);
+    EXPECT_EQ(memory_.kept(), 2 * SendMemory::BlockSize(1)) << "both came back";
+  }
 }
 
 TEST_F(StageStackTest, EmptySendsAreCompleteOnceAllBeforeThemIsOut) {
