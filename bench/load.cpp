@@ -338,8 +338,12 @@ class ConnectRun {
   void Finish(std::size_t id) {
     Slot& slot = slots_[id];
     // The first connections had no session yet that they could go on with.
-    if (options_.resume && (!tls_->has_session() || slot.stream.refused_session())) {
-      Fail(kRunError, "the server does not resume sessions");
+    if (options_.resume && !tls_->has_session()) {
+      Fail(kRunError, "the server has given no session");
+    }
+    if (options_.resume && slot.stream.refused_session()) {
+      Fail(kRunError, "the server has not resumed the session of connection number %" PRIu64,
+           opened_);
     }
     slot.stream.End();
     close(slot.fd);
