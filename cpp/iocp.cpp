@@ -231,10 +231,10 @@ Status Server::Lifecycle::Start(const Options& options) {
     }
   } starting_now{*this};
 
-  // A Tls has made what one worker needs, and now what all need.
-  if (options.tls) PrepareTls(options.tls, static_cast<std::size_t>(options.workers));
   const auto new_run = std::make_shared<Run>(std::make_unique<Engine>(handler, options, *kind));
   Engine& engine = *new_run->engine;
+  // A Tls has made what one shard needs, and now what all need.
+  if (options.tls) PrepareTls(options.tls, engine.shard_count());
   status = engine.Listen({options.host, options.port, options.listen_backlog, options.no_delay,
                           options.reuse_port, options.dual_stack, options.keepalive});
   if (!status.ok()) return status;

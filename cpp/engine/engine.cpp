@@ -8,10 +8,18 @@
 #include "stage/tls/tls_stage.h"
 
 namespace iocp {
+namespace {
+
+Options WithoutTls(Options options) {
+  options.tls = {};
+  return options;
+}
+
+}  // namespace
 
 Engine::Engine(Handler& handler, const Options& options, const PortKind& kind, StageFactory stages)
     : handler_(handler),
-      options_(options),
+      options_(WithoutTls(options)),
       wanted_hooks_(handler.WantedHooks()),
       kind_(kind),
       stages_(std::move(stages)),
@@ -37,10 +45,11 @@ Status Engine::Listen(const ListenOptions& listen) {
   return status;
 }
 
-void Engine::SetTls(const Tls& tls) {
+void Engine::SetTls(Tls tls) {
+  // `tls`, the one before, ends behind the lock, as its end may take long.
   const MutexLock lock(tls_mutex_);
-  tls_ = tls;
-  has_tls_.store(static_cast<bool>(tls), std::memory_order_release);
+  std::swap(tls_, tls);
+  has_tls_.store(static_cast<bool>(tls_), std::memory_order_release);
 }
 
 bool Engine::MakeStages(const Shard& shard, TimePoint now, std::unique_ptr<StageStack>* stages) {

@@ -50,7 +50,7 @@ class Engine {
   }
 
   // TLS of new connections, a server's; it is ready to be used. Any thread.
-  void SetTls(const Tls& tls);
+  void SetTls(Tls tls);
 
   // Any thread, any number of times; the earliest deadline counts. Connections are closed
   // gracefully until `deadline`, aborted then.
@@ -103,7 +103,7 @@ class Engine {
 
  private:
   Handler& handler_;
-  const Options options_;
+  const Options options_;  // without `tls`, which SetTls may change
   const unsigned wanted_hooks_;
   const PortKind& kind_;
   const StageFactory stages_;

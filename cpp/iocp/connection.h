@@ -75,7 +75,8 @@ class Connection {
   [[nodiscard]] std::string tls_fault() const;
   // Begins TLS on a connection without it, as STARTTLS does. In hooks and callbacks of this
   // connection only. What was sent before goes out as it is, what is sent later when the handshake
-  // is done. A handshake that fails is reported by OnConnectionError. Throws std::logic_error
+  // is done; a copy is made of what still waits to be sent. A handshake that fails is reported by
+  // OnConnectionError. Throws std::logic_error
   // elsewhere, for a connection that has TLS, and for none; std::runtime_error when the peer has
   // sent something that no hook was given: it must not count as sent in TLS. Throws TlsError and
   // std::bad_alloc. Nothing was changed then. Does nothing when the connection is not open.

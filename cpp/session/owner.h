@@ -68,7 +68,8 @@ class Owner {
     --handshake_steps_;
     return true;
   }
-  // What the hook that runs was given, whose it is, and how many bytes behind that it was not.
+  // The buffer that a hook or callback of a connection was given or finds half delivered, and how
+  // many of its bytes, and of those kept before it, no hook was given yet.
   struct Delivering {
     const Session* session = nullptr;
     const Buffer* buffer = nullptr;

@@ -115,7 +115,9 @@ bool Session::DeliverMessages(Owner& owner, Buffer& bytes, bool last) try {
     return true;
   }
   if (lists || hooks.wants(kHookMessage)) hooks.Enter();
+  owner.set_delivering({this, &bytes, cutter_->kept() + bytes.size()});
   CallTimers(owner);
+  owner.set_delivering({});
   // Looked at again once the batch has begun: whoever it had to wait for may have closed the
   // connection, or set another framing.
   if (!MayRead() || framing_changed_.load(std::memory_order_acquire)) return false;

@@ -54,13 +54,15 @@ void Session::ContinueHandshake(Owner& owner) {
 }
 
 void Session::PassThroughStages(Owner& owner, Received&& received) {
-  // Once our stream has ended a stage has nothing more to say.
+  StageStack& stages = *outbound_.stages();
   const bool in_order = !received.end || received.end.kind == ErrorKind::kEndOfStream;
-  if (!in_order || closing_.phase() > Phase::kFlushing) {
+  // Once our stream has ended a stage has nothing more to say. Behind Close nobody listens to the
+  // peer, who may have ended its stream in any way, and still reads.
+  const bool unheard = closing_.phase() == Phase::kFlushing && received.end && stages.ready();
+  if (!in_order || unheard || closing_.phase() > Phase::kFlushing) {
     owner.arrivals().emplace_back(this, std::move(received.buffer), received.end);
     return;
   }
-  StageStack& stages = *outbound_.stages();
   ArrivalSink sink(*this, owner);
   const Error error =
       received.end ? stages.EndReceive(sink) : stages.Receive(std::move(received.buffer), sink);

@@ -16,7 +16,7 @@ void Timeouts::ForEach(const Options& options, const Inbound& inbound, const Out
   // Not once the end of a stream without data was reported: nobody waits for data any more.
   if (ready_by == TimePoint::max() && options.first_data_timeout && inbound.bytes_received() == 0 &&
       !inbound.end_reported()) {
-    visit(CloseReason::kFirstDataTimeout, accepted_at_ + *options.first_data_timeout);
+    visit(CloseReason::kFirstDataTimeout, data_due_from_ + *options.first_data_timeout);
   }
   // Nor once the stream has ended. A peer that is not listened to is not silent.
   if (const auto limit = receive_.value(); limit && !inbound.ended() && !blocked()) {

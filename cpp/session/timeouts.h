@@ -19,7 +19,7 @@ namespace iocp {
 class Timeouts {
  public:
   void Begin(TimePoint now, const Options& options) {
-    accepted_at_ = now;
+    data_due_from_ = now;
     active_at_ = now;
     silent_since_ = now;
     idle_.Set(options.idle_timeout);
@@ -33,7 +33,7 @@ class Timeouts {
   [[nodiscard]] const TimeLimit& receive() const { return receive_; }
 
   // The handshake is done: data may come from now on.
-  void NoteReady(TimePoint now) { accepted_at_ = now; }
+  void NoteReady(TimePoint now) { data_due_from_ = now; }
   // Bytes have been sent, or taken by the peer.
   void NoteSent(TimePoint now) { active_at_ = now; }
   void NoteReceived(TimePoint now) {
@@ -122,7 +122,7 @@ class Timeouts {
   void ForEach(const Options& options, const Inbound& inbound, const Outbound& outbound,
                Visit visit) const;
 
-  TimePoint accepted_at_;  // or when the handshake was done
+  TimePoint data_due_from_;  // when it was accepted; with stages, when they were ready
   TimePoint active_at_;
   // When the peer was last heard, or accepted, and later by as long as reading was blocked since.
   TimePoint silent_since_;

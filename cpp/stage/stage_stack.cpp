@@ -5,6 +5,8 @@
 #include <string_view>
 #include <utility>
 
+#include "stream/buffer_pool.h"
+
 namespace iocp {
 
 // The output of one layer, for one call of its stage.
@@ -224,7 +226,8 @@ const TlsReport* StageStack::tls() const {
 }
 
 void StageStack::Postpone(Received&& received) {
-  postponed_bytes_ += received.buffer.size();
+  received.buffer = BufferPool::Compact(std::move(received.buffer));
+  postponed_bytes_ += received.buffer.size() + sizeof(Received);
   postponed_.push_back(std::move(received));
 }
 

@@ -112,6 +112,31 @@ TEST_P(StartTlsTest, PlainBytesBehindItAreRefused) {
   }
 }
 
+// A callback runs between two messages of what has waited.
+TEST_P(StartTlsTest, PlainBytesBehindACallbackAreRefused) {
+  std::atomic<bool> paused{false};
+  std::atomic<bool> refused{false};
+  handler_.on_message = [&](Connection& connection, Message& message) {
+    if (message.view() == "PAUSE") {
+      connection.PauseReading();
+      paused = true;
+    }
+    if (message.view() != "STARTTLS") return;
+    connection.CallSoon([&] {
+      EXPECT_THROW(server_.connections().front()->StartTls(tls_), std::runtime_error);
+      refused = true;
+    });
+  };
+  Options options = On();
+  options.framing = Delimiter({"\n"});
+  Start(options);
+  auto wire = DialPlain();
+  wire->Send("PAUSE\nSTARTTLS\nNOOP\nDELE");
+  ASSERT_TRUE(Eventually([&] { return paused.load(); }));
+  server_.connections().front()->ResumeReading();
+  EXPECT_TRUE(Eventually([&] { return refused.load(); }));
+}
+
 TEST_P(StartTlsTest, AMessageThatIsTheLastMayBeginIt) {
   handler_.on_message = [&](Connection& connection, Message& message) {
     if (!connection.tls() && message.view() == "STARTTLS") connection.StartTls(tls_);

@@ -160,6 +160,32 @@ TEST_P(TlsServerTest, CloseSendsAllAndThenTheEnd) {
   EXPECT_EQ(Only().written, std::vector<std::size_t>{answer.size()});
 }
 
+// As without TLS: the server listens to nobody then, and the client still reads.
+TEST_P(TlsServerTest, BehindCloseAStreamThatIsCutOffEndsNoAnswer) {
+  const std::string answer = Pattern(kMoreThanFits, 3);
+  handler_.on_read = [&](Connection& connection, Buffer&) {
+    connection.Send(answer.data(), answer.size());
+    connection.Close();
+  };
+  Options options = OnTls();
+  options.close_timeout = kDeadline;
+  options.send_backlog_limit = 2 * kMoreThanFits;
+  Start(options);
+  auto client = Dial();
+  std::string received = Talk(*client, "question", 1000);
+  ASSERT_GE(received.size(), 1000U);
+  client->Truncate();
+  EXPECT_TRUE(Run(*client, [&] {
+    received += client->Receive(100'000);
+    return client->state() != Peer::State::kOpen;
+  }));
+  EXPECT_TRUE(IsSame(received, answer));
+  EXPECT_TRUE(client->ended_in_order());
+  ASSERT_TRUE(WaitForClosed());
+  EXPECT_EQ(Only().closed, CloseReason::kLocalClose);
+  EXPECT_EQ(Only().written, std::vector<std::size_t>{answer.size()});
+}
+
 TEST_P(TlsServerTest, ASlowReaderGetsAllAndKeepsTheServerFromReading) {
   const std::string data = Pattern(16'000'000, 2);
   StartEcho(OnTls());
