@@ -59,8 +59,9 @@ void SetCommon(Options* options, const py::dict& values) {
   options->min_version = Version(text("min_version"));
   if (!values["max_version"].is_none()) options->max_version = Version(text("max_version"));
   options->ciphers = text("ciphers");
-  options->handshake_timeout =
-      *Timeout("handshake_timeout", py::object(values["handshake_timeout"]));
+  // The engine refuses 0.
+  options->handshake_timeout = Timeout("handshake_timeout", py::object(values["handshake_timeout"]))
+                                   .value_or(Duration::zero());
   options->allow_truncation = values["allow_truncation"].cast<bool>();
 }
 
