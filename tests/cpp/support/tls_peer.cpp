@@ -117,7 +117,7 @@ void TlsPeer::EndStream() {
   Pump();
   if (idle() && handshake_done() && failure_ == 0) {
     ERR_clear_error();
-    SSL_shutdown(ssl_.get());
+    said_end_ = SSL_shutdown(ssl_.get()) >= 0;
     Pump();
   }
   wire_->EndStream();

@@ -49,9 +49,13 @@ class TlsPeer final : public Peer {
   // Moves what can be moved.
   void Step();
   [[nodiscard]] bool handshake_done() const { return SSL_is_init_finished(ssl_.get()) == 1; }
+  // Bytes that were taken, and are not with the wire.
+  [[nodiscard]] std::size_t waiting() const { return out_.size() + plain_.size(); }
   // True exactly when nothing waits to be sent.
-  [[nodiscard]] bool idle() const { return out_.empty() && plain_.empty(); }
+  [[nodiscard]] bool idle() const { return waiting() == 0; }
   [[nodiscard]] bool ended_in_order() const { return ended_; }
+  // True exactly when the end of its own stream is with the wire.
+  [[nodiscard]] bool said_end() const { return said_end_ && out_.empty(); }
   // OpenSSL's reason of what has failed; 0: nothing has. Alerts are from 1000 on.
   [[nodiscard]] int failure() const { return failure_; }
   [[nodiscard]] SSL* ssl() { return ssl_.get(); }
@@ -68,10 +72,11 @@ class TlsPeer final : public Peer {
   const std::unique_ptr<Peer> wire_;
   std::unique_ptr<SSL, SslFree> ssl_;
   SessionPtr session_;
-  std::string plain_;     // taken, and not encrypted yet
-  std::string out_;       // encrypted, and not sent
-  std::string received_;  // decrypted, and not asked for yet
-  bool ended_ = false;    // true exactly when the server has ended TLS's stream
+  std::string plain_;      // taken, and not encrypted yet
+  std::string out_;        // encrypted, and not sent
+  std::string received_;   // decrypted, and not asked for yet
+  bool ended_ = false;     // true exactly when the server has ended TLS's stream
+  bool said_end_ = false;  // true exactly when it has ended its own
   int failure_ = 0;
 };
 
