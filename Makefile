@@ -100,7 +100,7 @@ fuzz-canaries: ## fuzz ports with a mistake: each must be found within SECONDS=6
 
 test-32bit: ## the library compiles for 32 bits
 	@tools/bootstrap.sh g++-multilib
-	cmake --preset dev -B build/32bit -DCMAKE_CXX_FLAGS=-m32 -DCMAKE_C_FLAGS=-m32 -DIOCP_URING=OFF \
+	cmake --preset dev -B build/32bit -DCMAKE_CXX_FLAGS=-m32 -DCMAKE_C_FLAGS=-m32 -DIOCP_URING=OFF -DIOCP_TLS=OFF \
 	  -DIOCP_BUILD_TESTS=OFF >/dev/null
 	cmake --build build/32bit -j $(JOBS)
 
