@@ -36,7 +36,24 @@ std::FILE* OpenFile(const std::string& file) {
                  file, code);
 }
 
-std::string ReadFile(const char* option, const std::string& file) {
+// Wipes what it gives back.
+template <typename T>
+struct WipingAllocator {
+  using value_type = T;
+  WipingAllocator() = default;
+  template <typename Other>
+  explicit WipingAllocator(const WipingAllocator<Other>&) {}
+  T* allocate(std::size_t count) { return std::allocator<T>().allocate(count); }
+  void deallocate(T* memory, std::size_t count) {
+    OPENSSL_cleanse(memory, count * sizeof(T));
+    std::allocator<T>().deallocate(memory, count);
+  }
+  bool operator==(const WipingAllocator&) const = default;
+};
+using Text = std::vector<char, WipingAllocator<char>>;  // it may hold a key
+
+// No copy of the text stays elsewhere in memory.
+Text ReadFile(const char* option, const std::string& file) {
   if (file.find('\0') != std::string::npos) {
     throw TlsError(std::string(option) + " must not contain NUL");
   }
@@ -45,10 +62,14 @@ std::string ReadFile(const char* option, const std::string& file) {
   };
   const std::unique_ptr<std::FILE, Close> open(OpenFile(file));
   if (open == nullptr) RefuseFile(option, file, errno);
-  std::string text;
-  char part[4096];
-  while (const std::size_t got = std::fread(part, 1, sizeof(part), open.get())) {
-    text.append(part, got);
+  std::setvbuf(open.get(), nullptr, _IONBF, 0);
+  constexpr std::size_t kStep = 16384;
+  Text text;
+  for (std::size_t got = kStep; got == kStep;) {
+    const std::size_t before = text.size();
+    text.resize(before + kStep);
+    got = std::fread(text.data() + before, 1, kStep, open.get());
+    text.resize(before + got);
     if (text.size() > kLargestFile) {
       throw TlsError(
           Quoted(option, file) + " is larger than 16 MiB, so it is not what it should be", file);
@@ -58,7 +79,7 @@ std::string ReadFile(const char* option, const std::string& file) {
   return text;
 }
 
-BioPtr Reader(const std::string& text) {
+BioPtr Reader(const Text& text) {
   BioPtr bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
   if (bio == nullptr) throw std::bad_alloc();
   return bio;
@@ -88,7 +109,7 @@ std::string OpenSslReason() {
 
 std::vector<X509Ptr> ReadCertificates(const char* option, const std::string& file) {
   const CleanErrors clean;
-  const std::string text = ReadFile(option, file);
+  const Text text = ReadFile(option, file);
   const BioPtr bio = Reader(text);
   std::vector<X509Ptr> certificates;
   // The last part may be a certificate, a key or nothing.
@@ -110,15 +131,12 @@ std::vector<X509Ptr> ReadCertificates(const char* option, const std::string& fil
 
 EvpKeyPtr ReadKey(const char* option, const std::string& file, const std::string& password) {
   const CleanErrors clean;
-  std::string text = ReadFile(option, file);
-  const struct Cleanse {
-    std::string& secret;
-    ~Cleanse() { OPENSSL_cleanse(secret.data(), secret.size()); }
-  } cleanse{text};
+  const Text text = ReadFile(option, file);
   const BioPtr bio = Reader(text);
   Password asking{password};
   EvpKeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, &Password::Give, &asking));
   if (key != nullptr) return key;
+  static_cast<void>(OpenSslReason());  // there may have been no memory
   std::string why;
   if (asking.asked && password.empty()) {
     why = " holds an encrypted key: give its password";
@@ -126,7 +144,6 @@ EvpKeyPtr ReadKey(const char* option, const std::string& file, const std::string
     why = " holds an encrypted key that the password does not open";
   } else {
     why = " holds no private key in PEM format that can be read";
-    static_cast<void>(OpenSslReason());
   }
   throw TlsError(Quoted(option, file) + why, file);
 }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "stage/memory_wire.h"
+#include "stage/tls/pem.h"
 #include "stage/tls_fixture.h"
 #include "support/failing_memory.h"
 
@@ -123,6 +124,30 @@ TEST_F(TlsMemoryTest, ATlsIsMadeOrNot) {
     if (!FailingMemory::failed()) made = count;
   }
   EXPECT_GT(made, 100);
+}
+
+// And no other error is blamed.
+TEST_F(TlsMemoryTest, AnEncryptedKeyIsReadOrThereIsNoMemory) {
+  CertificateOptions secret;
+  secret.password = "open sesame";
+  certificates.Issue("secret", secret);
+  TlsServerOptions options = certificates.Server("secret");
+  options.password = secret.password;
+  static_cast<void>(Tls::Server(options));
+  bool made = false;
+  for (long count = 0; !made; count += 1 + count / 20) {
+    FailingMemory::Forget();
+    long rest = count;
+    try {
+      const FailingMemory memory(&rest, false);
+      static_cast<void>(ReadKey("key_file", options.key_file, options.password));
+      made = !FailingMemory::failed();
+    } catch (const std::bad_alloc&) {
+      continue;
+    } catch (const TlsError& error) {
+      FAIL() << "at allocation " << count << ": " << error.what();
+    }
+  }
 }
 
 }  // namespace
