@@ -9,14 +9,15 @@
 //    less, and in any call: so it can send by itself.
 // S3 The bytes that Send takes are in the output when it returns. A send of a user is complete when
 //    the system has what was made of its last byte.
-// S4 A stage that is not ready takes no sends, and OnConnectionEstablished waits for it.
+// S4 A stage that is not ready takes no sends, and OnConnectionEstablished waits for it. While a
+//    stage waits for the peer it takes no sends either, and EndSend does not come.
 // S5 An error ends the connection: what went up before is still delivered, then the error is
-//    reported. What the stage has put down is offered to the system once more, as it may say why.
-//    The peer gets a reset, unless the error is kTls and the system has taken all. The stage is not
-//    called again, but for Close. std::bad_alloc counts as kOutOfResources.
+//    reported. The bytes that the stage has put down are offered to the system once more, as they
+//    may say why. The peer gets a reset, unless the error is kTls and the system has taken all. The
+//    stage is not called again, but for Close. std::bad_alloc counts as kOutOfResources.
 // S6 EndSend comes once, behind all sends, when the connection is closed in order. It adds the end
-//    of the stage's own stream. A connection that breaks or is aborted goes without. What
-//    the stage puts down later is dropped: nothing follows the end.
+//    of the stage's own stream. A connection that breaks or is aborted goes without. The
+//    bytes that the stage puts down later are dropped: nothing follows the end.
 #pragma once
 
 #include <chrono>
@@ -66,12 +67,15 @@ class Stage {
   // it came too early.
   virtual Error EndReceive(Output& output) = 0;
   // `pieces`, none empty, are to be sent next. Takes bytes from the front, `*taken` of them; the
-  // rest comes again, with what follows it. Only called when ready.
+  // rest comes again, with what follows it. Only called when ready, and not waiting for the peer.
   virtual Error Send(const Piece* pieces, std::size_t count, std::size_t* taken,
                      Output& output) = 0;
   virtual Error EndSend(Output& output) = 0;
   // Once true it stays true.
   [[nodiscard]] virtual bool ready() const = 0;
+  // True exactly when it can make nothing of sends, nor of their end, before it receives more. It
+  // may only become true or false in Receive.
+  [[nodiscard]] virtual bool waits_for_peer() const { return false; }
   // The connection has ended: the last call. Others may still ask for what follows.
   virtual void Close() {}
   // Null for a stage that is not TLS.

@@ -174,7 +174,8 @@ Error StageStack::EndSend(const SendQueue& user, Sink& sink) {
 
 Error StageStack::SendThrough(std::size_t index, const SendQueue& above, Sink& sink) {
   Layer& layer = layers_[index];
-  while (layer.stage->ready() && layer.out_made - layer.out_sent + kStep <= kMostAhead) {
+  while (layer.stage->ready() && !layer.stage->waits_for_peer() &&
+         layer.out_made - layer.out_sent + kStep <= kMostAhead) {
     Piece pieces[kMaxPieces];
     const std::size_t count = above.Gather(pieces, layer.place, kStep);
     if (count == 0) return {};
@@ -202,7 +203,8 @@ Error StageStack::SendEnds(const SendQueue& user, Sink& sink) {
     if (layer.ended_down) continue;
     // Its end comes behind what it has no room for now. The stages below go on sending meanwhile.
     Piece pieces[kMaxPieces];
-    above_ended = above_ended && above.Gather(pieces, layer.place, 1) == 0;
+    above_ended =
+        above_ended && !layer.stage->waits_for_peer() && above.Gather(pieces, layer.place, 1) == 0;
     if (!above_ended) continue;
     error = CallStage(i, sink,
                       [](Stage& stage, Stage::Output& output) { return stage.EndSend(output); });
