@@ -32,29 +32,25 @@ TicketKey Parse(const std::string& bytes) {
 
 }  // namespace
 
+TicketKey::~TicketKey() { OPENSSL_cleanse(this, sizeof(*this)); }
+
 TicketKeys::TicketKeys(const std::vector<std::string>& keys) : rotates_(keys.empty()) {
   for (const std::string& key : keys) keys_.push_back(Parse(key));
-  if (rotates_) keys_.reserve(kMostOwn + 1);
-}
-
-TicketKeys::~TicketKeys() {
-  for (TicketKey& key : keys_) OPENSSL_cleanse(&key, sizeof(key));
 }
 
 // Also when nobody came for long: keys that are too old go, and a new one encrypts.
 bool TicketKeys::Rotate(TimePoint now) {
   if (!rotates_) return true;
-  if (!keys_.empty() && now - rotated_at_ < kRotation) return true;
-  if (!keys_.empty() && now - rotated_at_ >= kMostOwn * kRotation) keys_.clear();
+  std::erase_if(keys_, [&](const TicketKey& key) { return now - key.made_at >= 3 * kRotation; });
+  if (!keys_.empty() && now - keys_.front().made_at < kRotation) return true;
   TicketKey key;
+  key.made_at = now;
   if (RAND_bytes(key.name.data(), static_cast<int>(key.name.size())) != 1 ||
       RAND_priv_bytes(key.mac.data(), static_cast<int>(key.mac.size())) != 1 ||
       RAND_priv_bytes(key.cipher.data(), static_cast<int>(key.cipher.size())) != 1) {
     return false;
   }
   keys_.insert(keys_.begin(), key);
-  if (keys_.size() > kMostOwn) keys_.pop_back();
-  rotated_at_ = now;
   return true;
 }
 

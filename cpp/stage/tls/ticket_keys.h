@@ -11,13 +11,20 @@
 
 namespace iocp {
 
+// Every copy is wiped when it goes.
 struct TicketKey {
   static constexpr std::size_t kNameSize = 16;
+
+  TicketKey() = default;
+  TicketKey(const TicketKey&) = default;
+  TicketKey& operator=(const TicketKey&) = default;
+  ~TicketKey();
 
   std::array<unsigned char, kNameSize> name{};
   std::array<unsigned char, 32> mac{};
   std::array<unsigned char, 32> cipher{};
   std::size_t size = 32;  // bytes of `mac` and of `cipher` that count
+  std::chrono::steady_clock::time_point made_at;
 };
 
 // One ring for all workers. Any thread.
@@ -31,7 +38,6 @@ class TicketKeys {
   explicit TicketKeys(const std::vector<std::string>& keys);
   TicketKeys(const TicketKeys&) = delete;
   TicketKeys& operator=(const TicketKeys&) = delete;
-  ~TicketKeys();
 
   // The key to encrypt with. False when there is no randomness or memory for a new one.
   bool Current(TimePoint now, TicketKey* key);
@@ -39,14 +45,12 @@ class TicketKeys {
   bool Find(const unsigned char* name, TimePoint now, TicketKey* key, bool* is_current);
 
  private:
-  static constexpr std::size_t kMostOwn = 3;
-
   bool Rotate(TimePoint now) IOCP_REQUIRES(mutex_);
 
   const bool rotates_;
   Mutex mutex_;
-  std::vector<TicketKey> keys_ IOCP_GUARDED_BY(mutex_);  // the one that encrypts first
-  TimePoint rotated_at_ IOCP_GUARDED_BY(mutex_);         // when the first was made
+  // The one that encrypts first, and then from new to old.
+  std::vector<TicketKey> keys_ IOCP_GUARDED_BY(mutex_);
 };
 
 }  // namespace iocp
