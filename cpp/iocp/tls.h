@@ -97,14 +97,14 @@ struct TlsServerOptions {
   // In OpenSSL's words. Names that begin with TLS_ are suites of TLS 1.3, all else is for TLS 1.2.
   // "": those with forward secrecy and authenticated encryption.
   std::string ciphers;
-  // What clients get that ask for one of these host names. `*.example.org` stands for each name
+  // The Tls for clients that ask for one of these host names. `*.example.org` stands for each name
   // with one more label. All other clients, and those that ask for no name, get the options above.
-  // Of these, handshake_timeout, allow_truncation and sni have no effect.
+  // In a Tls of this map handshake_timeout, allow_truncation and sni have no effect.
   std::map<std::string, Tls> sni;
   // Whether clients may resume a session, also on another worker.
   bool session_tickets = true;
-  // Keys of tickets, of 48 or 80 random bytes each, as nginx has them: the first encrypts, all
-  // decrypt. Processes that have the same keys resume each other's sessions. Empty: keys of its
+  // Keys of tickets, 48 or 80 random bytes each, as in nginx: the first encrypts, all decrypt.
+  // Processes that share them and the certificate resume each other's sessions. Empty: keys of its
   // own, with a new one each hour, each of which decrypts for two more.
   std::vector<std::string> ticket_keys;
   // A client that has not finished its handshake by then is closed; more than 0.
@@ -120,8 +120,8 @@ struct TlsClientOptions {
   // Whether the server's certificate is checked: that it comes from one of the authorities, that it
   // is valid now, and that it is for `server_name`.
   bool verify = true;
-  // A host name or an address. The server is asked for a host name, and not for an address. "": the
-  // one that is connected to.
+  // A host name or an IP address. A host name is sent to the server; an address is not. Needed for
+  // verify.
   std::string server_name;
   // The client's own certificate, for a server that asks for one; "": none.
   std::string certificate_file;
@@ -135,12 +135,12 @@ struct TlsClientOptions {
   bool allow_truncation = false;
 };
 
-// What a handshake has settled.
+// The result of a handshake.
 struct TlsInfo {
   std::string version;           // "TLSv1.3"
   std::string cipher;            // "TLS_AES_256_GCM_SHA384"
   std::string alpn;              // the protocol; "": none was chosen
-  std::string server_name;       // the host name that the client has asked for; "": none
+  std::string server_name;       // the host name that was asked for, in lower case; "": none
   std::string peer_certificate;  // DER; "": the peer has shown none
   bool resumed = false;          // true exactly when the session goes on from an earlier one
 };

@@ -4,16 +4,15 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <utility>
 
-#include "stage/tls/ssl_context.h"
+#include "stage/tls/host_name.h"
 
 namespace iocp {
 namespace {
 
-constexpr std::size_t kMostHostName = 255;
-
-// The host name in lower case; "": there is none, or none that is well formed. OpenSSL looks at it
-// again, and refuses what is not.
+// The host name; "": there is none, or none that is well formed. OpenSSL looks at it again, and
+// refuses what is not.
 std::string AskedHost(SSL* ssl) {
   const unsigned char* data = nullptr;
   std::size_t size = 0;
@@ -23,21 +22,24 @@ std::string AskedHost(SSL* ssl) {
   if (size < kHead || data[2] != TLSEXT_NAMETYPE_host_name) return {};
   const std::size_t length = std::size_t{data[3]} << 8U | data[4];
   if (length > kMostHostName || length > size - kHead) return {};
-  std::string host(reinterpret_cast<const char*>(data) + kHead, length);
-  for (char& c : host) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  if (host.ends_with('.')) host.pop_back();
-  return host;
+  return NormalHostName({reinterpret_cast<const char*>(data) + kHead, length});
 }
 
 }  // namespace
 
 int OnClientHello(SSL* ssl, int* alert, void*) {
   try {
-    const SslContext& context = SslContext::Of(SSL_get_SSL_CTX(ssl));
-    const SslContext& other = context.ForHost(AskedHost(ssl));
-    if (&other == &context || other.TakeOver(ssl)) return SSL_CLIENT_HELLO_SUCCESS;
+    auto& hello = *static_cast<ClientHello*>(SSL_get_app_data(ssl));
+    std::string host = AskedHost(ssl);
+    if (hello.host) {
+      if (*hello.host == host) return SSL_CLIENT_HELLO_SUCCESS;
+      ERR_raise(ERR_LIB_SSL, SSL_R_BAD_EXTENSION);
+      *alert = SSL_AD_ILLEGAL_PARAMETER;
+      return SSL_CLIENT_HELLO_ERROR;
+    }
+    hello.host = std::move(host);
+    const SslContext& other = hello.context.ForHost(*hello.host);
+    if (&other == &hello.context || other.TakeOver(ssl)) return SSL_CLIENT_HELLO_SUCCESS;
   } catch (const std::bad_alloc&) {
     ERR_raise(ERR_LIB_SSL, ERR_R_MALLOC_FAILURE);
   }

@@ -1,4 +1,4 @@
-// What there is where the library was built without OpenSSL.
+// The functions of TLS where the library was built without OpenSSL.
 #include "iocp/tls.h"
 #include "stage/tls/tls_stage.h"
 
@@ -6,8 +6,8 @@ namespace iocp {
 namespace {
 
 constexpr const char* kReason =
-    "not compiled in: OpenSSL 3.0 was not found when this was built; install libssl-dev and build "
-    "again";
+    "not compiled in: this was built with IOCP_TLS=OFF, or OpenSSL 3.0 was not found; install "
+    "libssl-dev and build again without that option";
 
 }  // namespace
 

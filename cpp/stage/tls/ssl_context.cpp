@@ -82,7 +82,8 @@ int OnTicket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHER_CTX* c
   bool is_current = false;
   if (!keys->Find(name, now, &key, &is_current)) return 0;
   if (!SetTicketKey(key, iv, cipher, mac, false)) return -1;
-  // A ticket that is used twice shows that both connections are of one client.
+  // A TLS 1.3 client gets a new ticket each time: who sees one ticket twice on the wire knows that
+  // both connections are of one client.
   return is_current && SSL_version(ssl) < TLS1_3_VERSION ? 1 : 2;
 }
 
@@ -117,7 +118,7 @@ SslContext::SslContext(TlsDescription& description, std::size_t shard) : descrip
   SSL_CTX_set_mode(get(), SSL_MODE_RELEASE_BUFFERS);
   SSL_CTX_set_options(get(), SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
-  // The stage decrypts into the memory of what was received: see SslStage::ReadInto.
+  // The stage decrypts into the memory of what was received: see SslStage::ReadAll.
   SSL_CTX_set_read_ahead(get(), 0);
   SSL_CTX_set_max_cert_list(get(), kMostCertificateBytes);
   Require(SSL_CTX_set_ex_data(get(), context_index, this) == 1, "memory");
@@ -194,8 +195,8 @@ void SslContext::SetAuthorities() {
   }
 }
 
-// A session of a client whose certificate was checked must not go on where other authorities count,
-// also when both have the same keys of tickets.
+// A session must not go on where another certificate is shown, nor where clients' certificates are
+// judged by other rules, also when both have the same keys of tickets.
 void SslContext::SetSessions() {
   SSL_CTX_set_session_cache_mode(get(), SSL_SESS_CACHE_OFF);
   if (!description_.is_server) return;
@@ -205,11 +206,13 @@ void SslContext::SetSessions() {
   Require(EVP_DigestUpdate(hash.get(), &verify, 1) == 1, "memory");
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int size = 0;
-  for (const X509Ptr& authority : description_.authorities) {
-    Require(X509_digest(authority.get(), EVP_sha256(), digest.data(), &size) == 1 &&
+  const auto add = [&](const X509Ptr& certificate, const char* option) {
+    Require(X509_digest(certificate.get(), EVP_sha256(), digest.data(), &size) == 1 &&
                 EVP_DigestUpdate(hash.get(), digest.data(), size) == 1,
-            "ca_file");
-  }
+            option);
+  };
+  add(description_.chain.front(), "certificate_file");
+  for (const X509Ptr& authority : description_.authorities) add(authority, "ca_file");
   Require(EVP_DigestFinal_ex(hash.get(), digest.data(), &size) == 1 &&
               SSL_CTX_set_session_id_context(get(), digest.data(), size) == 1,
           "memory");

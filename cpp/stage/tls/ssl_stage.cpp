@@ -21,16 +21,9 @@ namespace {
 constexpr std::size_t kMostHandshake = std::size_t{32} * 1024;
 constexpr std::size_t kMostHandshakeWithCertificate = std::size_t{128} * 1024;
 // KeyUpdates, warnings and the like.
-constexpr std::uint32_t kMostControlsInARow = 32;
 constexpr std::uint32_t kMostControlsPerSecond = 100;
 // OpenSSL's number for the reason that is an alert of the peer.
 constexpr int kFirstAlert = SSL_AD_REASON_OFFSET;
-
-bool IsAddress(const std::string& name) {
-  ASN1_OCTET_STRING* const address = a2i_IPADDRESS(name.c_str());
-  ASN1_OCTET_STRING_free(address);
-  return address != nullptr;
-}
 
 }  // namespace
 
@@ -133,9 +126,7 @@ void SslStage::CountControl() {
     counted_since_ = now;
     controls_ = 0;
   }
-  if (++controls_in_a_row_ > kMostControlsInARow || ++controls_ > kMostControlsPerSecond) {
-    flooded_ = true;
-  }
+  if (++controls_ > kMostControlsPerSecond) flooded_ = true;
 }
 
 // ---- Errors.
@@ -189,11 +180,12 @@ Error SslStage::Fail(int result) {
 // ---- The handshake.
 
 Error SslStage::Open() {
-  ssl_.reset(SSL_new(context_.get()));
+  ssl_.reset(SSL_new(hello_.context.get()));
   BIO* const bio = ssl_ == nullptr ? nullptr : SslBio::New(this);
   if (bio == nullptr) return RunOutOfMemory();
   SSL_set_bio(ssl_.get(), bio, bio);
   if (tls_->is_server) {
+    if (SSL_set_app_data(ssl_.get(), &hello_) != 1) return RunOutOfMemory();
     SSL_set_accept_state(ssl_.get());
     return {};
   }
@@ -205,13 +197,14 @@ Error SslStage::Open() {
 bool SslStage::NameServer() {
   const std::string& name = tls_->server_name;
   if (name.empty()) return true;
-  const bool address = IsAddress(name);
+  const bool address = tls_->names_address;
   if (!address && SSL_set_tlsext_host_name(ssl_.get(), name.c_str()) != 1) return false;
   if (tls_->verify == TlsVerify::kNone) return true;
   if (address) {
     return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl_.get()), name.c_str()) == 1;
   }
-  SSL_set_hostflags(ssl_.get(), X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+  SSL_set_hostflags(ssl_.get(),
+                    X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
   return SSL_set1_host(ssl_.get(), name.c_str()) == 1;
 }
 
@@ -253,8 +246,12 @@ void SslStage::Finish() {
   unsigned int alpn_size = 0;
   SSL_get0_alpn_selected(ssl, &alpn, &alpn_size);
   if (alpn_size != 0) info.alpn.assign(reinterpret_cast<const char*>(alpn), alpn_size);
-  const char* const name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
-  if (name != nullptr) info.server_name = name;
+  // OpenSSL would name the host of the session that is resumed.
+  if (tls_->is_server) {
+    info.server_name = *hello_.host;
+  } else if (!tls_->names_address) {
+    info.server_name = tls_->server_name;
+  }
   info.resumed = SSL_session_reused(ssl) == 1;
   if (X509* const peer = SSL_get0_peer_certificate(ssl)) {
     unsigned char* der = nullptr;
@@ -309,10 +306,11 @@ Error SslStage::ReadAll(Buffer& bytes, std::size_t* plain, Output& output) {
     if (got <= 0) {
       const int error = SSL_get_error(ssl_.get(), got);
       if (error == SSL_ERROR_WANT_READ) return {};
-      if (error == SSL_ERROR_ZERO_RETURN) return {ErrorKind::kEndOfStream, 0};
-      return Fail(got);
+      if (error != SSL_ERROR_ZERO_RETURN) return Fail(got);
+      if (!waits_for_peer()) return {ErrorKind::kEndOfStream, 0};
+      return FailWith(TlsFailure::kProtocol, "the peer's stream has ended inside a message of TLS",
+                      {ErrorKind::kTls, 0});
     }
-    controls_in_a_row_ = 0;
     if (std::exchange(cut, false)) {
       output.Up(apart.Slice(0, static_cast<std::size_t>(got)));
       continue;
@@ -324,7 +322,7 @@ Error SslStage::ReadAll(Buffer& bytes, std::size_t* plain, Output& output) {
 }
 
 Error SslStage::EndReceive(Output&) {
-  if (ready() && tls_->allow_truncation) return {};
+  if (ready() && tls_->allow_truncation && !waits_for_peer()) return {};
   return FailWith(TlsFailure::kPeerLeft,
                   ready() ? "the stream has ended without the end of TLS: it may have been cut off"
                           : "the peer ended the connection in the handshake",
@@ -336,6 +334,12 @@ Error SslStage::Write(const void* data, std::size_t size) {
   const int result = SSL_write_ex(ssl_.get(), data, size, &written);
   if (result != 1) return Fail(result);
   return {};
+}
+
+// OpenSSL has the first part of a message, as a KeyUpdate, and neither writes nor ends before it
+// has all of it.
+bool SslStage::waits_for_peer() const {
+  return ready() && ssl_ != nullptr && SSL_in_init(ssl_.get()) == 1;
 }
 
 // Small pieces are joined, so that records are full.

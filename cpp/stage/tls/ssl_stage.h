@@ -10,6 +10,7 @@
 
 #include "iocp/tls.h"
 #include "stage/stage.h"
+#include "stage/tls/client_hello.h"
 #include "stage/tls/openssl.h"
 #include "stage/tls/ssl_context.h"
 #include "stage/tls/tls_report.h"
@@ -25,7 +26,7 @@ class SslStage final : public Stage {
  public:
   // `context` is one of `description`'s. `tls` keeps them.
   SslStage(std::shared_ptr<const TlsDescription> tls, const SslContext& context)
-      : tls_(std::move(tls)), context_(context) {}
+      : tls_(std::move(tls)), hello_{context, {}} {}
   ~SslStage() override = default;
 
   Error Begin(Output& output) override;
@@ -34,7 +35,11 @@ class SslStage final : public Stage {
   Error Send(const Piece* pieces, std::size_t count, std::size_t* taken, Output& output) override;
   Error EndSend(Output& output) override;
   [[nodiscard]] bool ready() const override { return report_.done; }
-  void Close() override { ssl_.reset(); }
+  [[nodiscard]] bool waits_for_peer() const override;
+  void Close() override {
+    ssl_.reset();
+    tls_.reset();
+  }
   [[nodiscard]] const TlsReport* tls() const override { return &report_; }
 
   // Bytes of a full record.
@@ -54,15 +59,15 @@ class SslStage final : public Stage {
   Error FailWith(TlsFailure failure, std::string fault, Error error);
   Error RunOutOfMemory();
 
-  // What the BIO is asked for.
+  // The BIO calls these.
   int ReadWire(char* to, int size);
   int WriteWire(const char* from, int size);
   static void OnMessage(int sent, int version, int type, const void*, std::size_t, SSL*,
                         void* self);
   void CountControl();
 
-  const std::shared_ptr<const TlsDescription> tls_;
-  const SslContext& context_;
+  std::shared_ptr<const TlsDescription> tls_;  // null once closed; `hello_` needs it
+  ClientHello hello_;
   SslPtr ssl_;
   TlsReport report_;
 
@@ -71,9 +76,7 @@ class SslStage final : public Stage {
   std::string_view wire_;  // bytes received, and not read by OpenSSL yet
 
   std::size_t handshake_bytes_ = 0;  // received before the handshake was done
-  // Records that are not of the application, since the last that was; and since `counted_since_`.
-  std::uint32_t controls_in_a_row_ = 0;
-  std::uint32_t controls_ = 0;
+  std::uint32_t controls_ = 0;       // messages that are not data, since `counted_since_`
   std::chrono::steady_clock::time_point counted_since_;
   bool no_memory_ = false;  // true exactly when the output found no memory
   bool flooded_ = false;    // true exactly when the peer has sent too much that is not data

@@ -1,11 +1,14 @@
 #include "stage/tls/tls_description.h"
 
+#include <openssl/x509v3.h>
+
 #include <algorithm>
 #include <chrono>
 #include <new>
 #include <string_view>
 #include <utility>
 
+#include "stage/tls/host_name.h"
 #include "stage/tls/pem.h"
 #include "stage/tls/ssl_context.h"
 
@@ -44,22 +47,13 @@ void SplitCiphers(const std::string& ciphers, std::string* list, std::string* su
   if (list->empty()) *list = kDefaultCiphers;
 }
 
-std::string LowerCase(std::string name) {
-  for (char& c : name) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return name;
-}
-
-void CheckHostName(const std::string& name) {
-  const std::string_view plain = name.starts_with("*.") ? std::string_view(name).substr(2) : name;
-  const bool good = !plain.empty() && name.size() <= 255 && plain.front() != '.' &&
-                    std::all_of(plain.begin(), plain.end(),
-                                [](char c) { return c > ' ' && c < 0x7f && c != '*' && c != ':'; });
-  if (good) return;
-  throw TlsError("sni: '" + name +
-                 "' is no host name: give one in ASCII (for others, as 'xn--...'), which may begin "
-                 "with '*.'");
+bool IsAddress(const std::string& name) {
+  const CleanErrors clean;
+  ASN1_OCTET_STRING* const address = a2i_IPADDRESS(name.c_str());
+  const bool is = address != nullptr;
+  ASN1_OCTET_STRING_free(address);
+  if (!is) static_cast<void>(OpenSslReason());  // there may have been no memory
+  return is;
 }
 
 X509StorePtr SystemAuthorities() {
@@ -111,12 +105,33 @@ void TlsDescription::ReadCommon(const Options& options) {
 
 void TlsDescription::ReadSni(const TlsServerOptions& options) {
   for (const auto& [name, tls] : options.sni) {
-    CheckHostName(name);
+    const std::string normal = NormalHostName(name);
+    const bool any = normal.starts_with("*.");
+    if (!IsHostName(std::string_view(normal).substr(any ? 2 : 0))) {
+      throw TlsError("sni: '" + name +
+                     "' is no host name: give one in ASCII (for others, as 'xn--...'), which may "
+                     "begin with '*.'");
+    }
     if (!tls || !tls.is_server()) {
       throw TlsError("sni: '" + name + "' must lead to a Tls of a server");
     }
-    sni.emplace(LowerCase(name), tls.description());
+    if (!sni.emplace(normal, tls.description()).second) {
+      throw TlsError("sni: '" + name + "' is there twice: case and a dot at the end do not count");
+    }
   }
+}
+
+void TlsDescription::ReadServerName(const std::string& name) {
+  if (name.size() > kMostHostName || name.find('\0') != std::string::npos) {
+    throw TlsError("server_name must have at most 255 bytes, and no NUL");
+  }
+  if (name.empty()) return;
+  names_address = IsAddress(name);
+  server_name = names_address ? name : NormalHostName(name);
+  if (names_address || IsHostName(server_name)) return;
+  throw TlsError("server_name: '" + name +
+                 "' is neither a host name nor an IP address: give a host name in ASCII (for "
+                 "others, as 'xn--...')");
 }
 
 void TlsDescription::ReadTicketKeys(const TlsServerOptions& options) {
@@ -147,10 +162,7 @@ TlsDescription::TlsDescription(const TlsServerOptions& options) : is_server(true
 
 TlsDescription::TlsDescription(const TlsClientOptions& options) : is_server(false) {
   ReadCommon(options);
-  if (options.server_name.size() > 255 || options.server_name.find('\0') != std::string::npos) {
-    throw TlsError("server_name must have at most 255 bytes, and no NUL");
-  }
-  server_name = options.server_name;
+  ReadServerName(options.server_name);
   verify = options.verify ? TlsVerify::kRequired : TlsVerify::kNone;
   if (options.verify && authorities.empty()) system_authorities = SystemAuthorities();
 }

@@ -1,4 +1,4 @@
-// What a Tls holds: options that were checked, certificates and keys that were read.
+// The contents of a Tls: options that were checked, certificates and keys that were read.
 #pragma once
 
 #include <cstddef>
@@ -44,15 +44,17 @@ class TlsDescription {
   std::optional<TlsVersion> max_version;
   std::string cipher_list;                                     // of TLS 1.2
   std::string cipher_suites;                                   // of TLS 1.3; "": the library's
-  std::map<std::string, std::shared_ptr<TlsDescription>> sni;  // by names in lower case
+  std::map<std::string, std::shared_ptr<TlsDescription>> sni;  // by normal names
   std::shared_ptr<TicketKeys> ticket_keys;                     // null: there are no tickets
-  std::string server_name;
+  std::string server_name;                                     // of a client: in its normal form
+  bool names_address = false;  // true exactly when `server_name` is an IP address
   Duration handshake_timeout{};
   bool allow_truncation = false;
 
  private:
   template <typename Options>
   void ReadCommon(const Options& options);
+  void ReadServerName(const std::string& name);
   void ReadSni(const TlsServerOptions& options);
   void ReadTicketKeys(const TlsServerOptions& options);
 

@@ -1,4 +1,4 @@
-// What a stage of TLS tells about itself.
+// The report of a stage of TLS about itself.
 #pragma once
 
 #include <atomic>
@@ -12,7 +12,7 @@ struct TlsReport {
   // True exactly when the handshake is done. `info` is constant from then on, for any thread.
   std::atomic<bool> done{false};
   TlsInfo info;
-  // Why there was an error, and in words. Of the owner.
+  // Why there was an error, and in words. They belong to the owner.
   TlsFailure failure = TlsFailure::kPeerLeft;
   std::string fault;
 };

@@ -1,9 +1,13 @@
 // What a Tls refuses, and how it says so; tickets, which outlive a connection.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <functional>
+#include <iterator>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -126,6 +130,35 @@ TEST_F(TlsOptionsTest, OptionsOutOfRangeAreRefused) {
               }).starts_with("ticket_keys need"));
   EXPECT_TRUE(Refusal([](auto& options) { options.sni["a.*"] = {}; }).starts_with("sni: 'a.*'"));
   EXPECT_TRUE(Refusal([](auto& options) { options.sni["a"] = {}; }).starts_with("sni: 'a' must"));
+  const Tls other = Tls::Server(certificates.Server());
+  EXPECT_EQ(Refusal([&](auto& options) {
+              options.sni["a."] = other;
+              options.sni["A"] = other;
+            }),
+            "sni: 'a.' is there twice: case and a dot at the end do not count");
+  EXPECT_TRUE(Refusal([&](auto& options) { options.sni["*."] = other; }).starts_with("sni: '*.'"));
+}
+
+TEST_F(TlsOptionsTest, TheNameOfAServerIsOneHostOrAddress) {
+  const auto refusal = [&](const std::string& name) {
+    TlsClientOptions options = certificates.Client();
+    options.server_name = name;
+    try {
+      static_cast<void>(Tls::Client(options));
+    } catch (const TlsError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  for (const char* const good : {"a", "a.example", "A.example.", "10.0.0.1", "::1", "1::2:3"}) {
+    EXPECT_EQ(refusal(good), "") << good;
+  }
+  // With a dot in front OpenSSL takes every host below.
+  for (const char* const bad :
+       {".example.org", "*.example.org", ".", "::1%lo", "a:80", "\xc3\xa4"}) {
+    EXPECT_TRUE(refusal(bad).starts_with("server_name: '")) << bad;
+  }
+  EXPECT_TRUE(refusal(std::string(256, 'a')).starts_with("server_name must have"));
 }
 
 TEST_F(TlsOptionsTest, ATlsNeedsItsFilesNoMore) {
@@ -155,18 +188,21 @@ TEST_F(TlsOptionsTest, TheCiphersAreThoseThatWereAskedFor) {
 class TlsTicketTest : public TlsTest {
  protected:
   // The session that a client gets from a server.
-  SessionPtr Session(const Tls& tls, SSL_CTX* context, std::size_t shard) {
-    MixedPair pair(tls, context, shard);
+  SessionPtr Session(const Tls& tls, SSL_CTX* context, std::size_t shard,
+                     const std::string& host = "localhost") {
+    MixedPair pair(tls, context, shard, host);
     pair.Run();
     EXPECT_TRUE(pair.server.ready()) << pair.server.report().fault;
     SSL_SESSION* const session = pair.client->session();
     // A copy: OpenSSL resumes no session of a connection that has gone without its end.
     return SessionPtr(session == nullptr ? nullptr : SSL_SESSION_dup(session));
   }
-  bool Resumes(const Tls& tls, SSL_CTX* context, std::size_t shard, SSL_SESSION* session) {
+  bool Resumes(const Tls& tls, SSL_CTX* context, std::size_t shard, SSL_SESSION* session,
+               const std::string& host = "localhost") {
     const SessionPtr copy(SSL_SESSION_dup(session));
-    MixedPair pair(tls, context, shard, "localhost", copy.get());
+    MixedPair pair(tls, context, shard, host, copy.get());
     pair.Run();
+    EXPECT_EQ(pair.server.report().info.server_name, host);
     EXPECT_TRUE(pair.server.ready()) << pair.server.report().fault;
     EXPECT_EQ(SSL_session_reused(pair.client->ssl()) == 1, pair.server.report().info.resumed);
     return pair.server.report().info.resumed;
@@ -250,13 +286,13 @@ TEST_F(TlsTicketTest, ATicketIsNoWayAroundAnotherHostsAuthorities) {
     strict.ticket_keys = {std::string(80, 'k')};
     strict.verify = TlsVerify::kRequired;
     strict.ca_file = certificates.ca_file();
-    TlsServerOptions options = certificates.Server();
+    TlsServerOptions options = certificates.Server("strict");  // it is no other certificate
     options.ticket_keys = strict.ticket_keys;
     options.sni["strict.org"] = Tls::Server(strict);
     const Tls tls = Tls::Server(options);
-    const SessionPtr session = Session(tls, context.get(), 0);
+    const SessionPtr session = Session(tls, context.get(), 0, "");
     ASSERT_NE(session, nullptr);
-    EXPECT_TRUE(Resumes(tls, context.get(), 0, session.get()));
+    EXPECT_TRUE(Resumes(tls, context.get(), 0, session.get(), ""));
     MixedPair pair(tls, context.get(), 0, "strict.org", session.get());
     pair.Run();
     EXPECT_FALSE(pair.server.ready());
@@ -282,6 +318,78 @@ TEST(TicketKeysTest, AKeyOfItsOwnEncryptsForAnHourAndDecryptsForTwoMore) {
   EXPECT_EQ(key.mac, first.mac);
   EXPECT_TRUE(keys.Find(first.name.data(), begin + minutes(122), &key, &is_current));
   EXPECT_FALSE(keys.Find(first.name.data(), begin + minutes(183), &key, &is_current));
+}
+
+// Both ask for certificates, of authorities of their own.
+TEST_F(TlsTicketTest, ATicketIsNoWayToOtherAuthorities) {
+  const Certificates strangers;
+  for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
+    const ClientContext context = Context(version);
+    TlsServerOptions options = certificates.Server();
+    options.ticket_keys = {std::string(80, 'k')};
+    options.verify = TlsVerify::kRequired;
+    options.ca_file = certificates.ca_file();
+    const SessionPtr session = Session(Tls::Server(options), context.get(), 0);
+    ASSERT_NE(session, nullptr);
+    EXPECT_TRUE(Resumes(Tls::Server(options), context.get(), 0, session.get()));
+    options.ca_file = strangers.ca_file();
+    MixedPair pair(Tls::Server(options), context.get(), 0, "localhost", session.get());
+    pair.Run();
+    EXPECT_FALSE(pair.server.ready());
+    EXPECT_EQ(pair.server.report().failure, TlsFailure::kCertificate);
+  }
+}
+
+TEST_F(TlsTicketTest, ATicketOpensNoHostWithAnotherCertificate) {
+  TlsServerOptions options = certificates.Server();
+  options.ticket_keys = {std::string(80, 'k')};
+  for (const char* const name : {"public.test", "other.test", "*.shared.test"}) {
+    CertificateOptions named;
+    named.name = name;
+    certificates.Issue(name, named);
+    TlsServerOptions host = certificates.Server(name);
+    host.ticket_keys = options.ticket_keys;
+    options.sni[name] = Tls::Server(host);
+  }
+  const Tls tls = Tls::Server(options);
+  for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
+    const ClientContext context = Context(version);
+    const SessionPtr session = Session(tls, context.get(), 0, "public.test");
+    ASSERT_NE(session, nullptr);
+    EXPECT_TRUE(Resumes(tls, context.get(), 1, session.get(), "public.test"));
+    EXPECT_FALSE(Resumes(tls, context.get(), 1, session.get(), "other.test"));
+    EXPECT_FALSE(Resumes(tls, context.get(), 1, session.get()));
+    const SessionPtr shared = Session(tls, context.get(), 0, "a.shared.test");
+    ASSERT_NE(shared, nullptr);
+    EXPECT_TRUE(Resumes(tls, context.get(), 1, shared.get(), "b.shared.test"));
+  }
+}
+
+// Not by count: one use in almost three hours makes a new key each time.
+TEST(TicketKeysTest, AKeyThatIsUsedRarelyLivesNoLonger) {
+  TicketKeys keys({});
+  const TicketKeys::TimePoint begin{hours(1000)};
+  TicketKey first;
+  ASSERT_TRUE(keys.Current(begin, &first));
+  TicketKey second;
+  ASSERT_TRUE(keys.Current(begin + minutes(179), &second));
+  EXPECT_NE(second.name, first.name);
+  TicketKey key;
+  bool is_current = false;
+  EXPECT_TRUE(keys.Find(first.name.data(), begin + minutes(179), &key, &is_current));
+  EXPECT_FALSE(keys.Find(first.name.data(), begin + minutes(180), &key, &is_current));
+  EXPECT_TRUE(keys.Find(second.name.data(), begin + minutes(358), &key, &is_current));
+  EXPECT_FALSE(keys.Find(second.name.data(), begin + minutes(359), &key, &is_current));
+}
+
+TEST(TicketKeysTest, AKeyThatGoesIsWiped) {
+  alignas(TicketKey) unsigned char memory[sizeof(TicketKey)];
+  std::memset(memory, 'k', sizeof(memory));
+  auto* const key = new (memory) TicketKey;
+  key->cipher.fill('k');
+  key->mac.fill('k');
+  key->~TicketKey();
+  EXPECT_EQ(std::count(std::begin(memory), std::end(memory), 'k'), 0);
 }
 
 TEST(TicketKeysTest, AfterALongTimeNoOldKeyIsLeft) {

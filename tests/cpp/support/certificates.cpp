@@ -111,8 +111,8 @@ Identity Authority::Issue(const CertificateOptions& options) const {
   X509* const certificate = NewCertificate(options, key);
   Must(X509_set_issuer_name(certificate, X509_get_subject_name(own_)) == 1);
   AddExtension(certificate, own_, NID_basic_constraints, "CA:FALSE");
-  std::string names = "DNS:" + options.name;
-  if (!options.address.empty()) names += ",IP:" + options.address;
+  std::string names = options.for_its_name ? "DNS:" + options.name : "";
+  if (!options.address.empty()) names += (names.empty() ? "IP:" : ",IP:") + options.address;
   AddExtension(certificate, own_, NID_subject_alt_name, names);
   AddExtension(certificate, own_, NID_authority_key_identifier, "keyid");
   Sign(certificate, key_, EVP_PKEY_get_id(key_) == EVP_PKEY_ED25519);

@@ -29,7 +29,8 @@ class TemporaryFolder {
 };
 
 struct CertificateOptions {
-  std::string name = "localhost";  // the subject, and a host name that it is for
+  std::string name = "localhost";  // the subject, and a host name
+  bool for_its_name = true;        // whether it is for a host of that name
   std::string address;             // an IP address that it is for; "": none
   long valid_from = -3600;         // seconds from now
   long valid_for = 24L * 3600;     // seconds from then
