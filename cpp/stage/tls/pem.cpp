@@ -136,7 +136,11 @@ EvpKeyPtr ReadKey(const char* option, const std::string& file, const std::string
   Password asking{password};
   EvpKeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, &Password::Give, &asking));
   if (key != nullptr) return key;
-  static_cast<void>(OpenSslReason());  // there may have been no memory
+  // Without memory OpenSSL also fails inside, and then goes on to other formats of keys. Bytes in
+  // the file cause no fatal error.
+  while (const unsigned long error = ERR_get_error()) {
+    if (ERR_FATAL_ERROR(error)) throw std::bad_alloc();
+  }
   std::string why;
   if (asking.asked && password.empty()) {
     why = " holds an encrypted key: give its password";

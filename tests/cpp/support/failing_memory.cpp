@@ -10,6 +10,7 @@ namespace {
 
 thread_local long left = -1;  // less than 0: all succeed
 thread_local bool all_fail = false;
+thread_local bool spares_new = false;  // true exactly when only OpenSSL's functions may fail
 thread_local bool has_failed = false;
 
 bool Fails() {
@@ -35,13 +36,15 @@ const bool replaced =
 
 }  // namespace
 
-FailingMemory::FailingMemory(long* count, bool for_good) : count_(count) {
+FailingMemory::FailingMemory(long* count, bool for_good, bool of_openssl) : count_(count) {
+  spares_new = of_openssl;
   left = *count;
   all_fail = for_good;
 }
 FailingMemory::~FailingMemory() {
   *count_ = left;
   left = -1;
+  spares_new = false;
 }
 bool FailingMemory::failed() { return has_failed; }
 void FailingMemory::Forget() { has_failed = false; }
@@ -50,6 +53,7 @@ bool FailingMemory::replaces() { return replaced; }
 }  // namespace iocp::testing
 
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  if (iocp::testing::spares_new) return std::malloc(size == 0 ? 1 : size);
   return iocp::testing::Allocate(size);
 }
 void* operator new(std::size_t size) {

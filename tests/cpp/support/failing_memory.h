@@ -6,10 +6,10 @@ namespace iocp::testing {
 
 // While one lives `*count` allocations of this thread succeed; then one fails, or all do from there
 // on, `for_good`. One at a time; afterwards `*count` is what was left, less than 0 once one has
-// failed that was not for good.
+// failed that was not for good. With `of_openssl` OpenSSL's functions alone count, and fail.
 class FailingMemory {
  public:
-  FailingMemory(long* count, bool for_good);
+  FailingMemory(long* count, bool for_good, bool of_openssl = false);
   FailingMemory(const FailingMemory&) = delete;
   FailingMemory& operator=(const FailingMemory&) = delete;
   ~FailingMemory();
