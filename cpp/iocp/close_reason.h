@@ -19,7 +19,7 @@ enum class CloseReason : std::uint8_t {
   kReceiveTimeout,    // Options::receive_timeout, or the connection's own
   kFrameError,        // the peer sent bytes that are no message; OnConnectionError reported it
   kMessageTimeout,    // Options::message_timeout
-  kHandshakeTimeout,  // TlsServerOptions::handshake_timeout, after StartTls
+  kHandshakeTimeout,  // handshake_timeout of TlsServerOptions or TlsClientOptions, after StartTls
 };
 inline constexpr std::size_t kCloseReasons = 13;
 

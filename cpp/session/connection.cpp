@@ -97,8 +97,8 @@ FrameFault Connection::frame_fault() const {
 std::optional<TlsInfo> Connection::tls() const {
   return const_cast<Session&>(Session::Of(*this)).tls_info();
 }
-std::string Connection::tls_fault() const { return Session::Of(*this).tls_fault(); }
-void Connection::StartTls(const Tls& tls) { Session::Of(*this).StartTls(tls); }
+std::string Connection::tls_fault() const { return Session::Of(*this).DescribeTlsFault(); }
+void Connection::StartTls(const Tls& tls) { Session::Of(*this).BeginTls(tls); }
 
 void Connection::Close() { Session::Of(*this).RequestClose(CloseReason::kLocalClose); }
 void Connection::Abort() { Abort(CloseReason::kLocalAbort); }

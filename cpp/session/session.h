@@ -78,9 +78,9 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void SetTimeLimit(TimeLimit& limit, const std::optional<Duration>& timeout);
   void InheritTimeLimit(TimeLimit& limit, std::optional<Duration> Options::* option);
   [[nodiscard]] std::optional<TlsInfo> tls_info();
-  // In hooks of this connection: see Connection.
-  [[nodiscard]] std::string tls_fault() const;
-  void StartTls(const Tls& tls);
+  // In hooks of this connection: see Connection::tls_fault and StartTls.
+  [[nodiscard]] std::string DescribeTlsFault() const;
+  void BeginTls(const Tls& tls);
   // A dead handle when the session has ended. `delay` counts but for kSoon, `interval` for kEvery
   // alone. Throws std::bad_alloc.
   TimerHandle Schedule(CallKind kind, Duration delay, Duration interval, Callback&& callback);

@@ -150,7 +150,7 @@ bool Session::HasUndelivered(Owner& owner) const {
   return false;
 }
 
-void Session::StartTls(const Tls& tls) {
+void Session::BeginTls(const Tls& tls) {
   Owner* const owner = Owner::Current();
   if (owner == nullptr || !ownership_.IsOf(*owner)) {
     throw std::logic_error("StartTls can be called in hooks and callbacks of the connection only");
@@ -189,7 +189,7 @@ std::optional<TlsInfo> Session::tls_info() {
   return report->info;
 }
 
-std::string Session::tls_fault() const {
+std::string Session::DescribeTlsFault() const {
   const StageStack* const stages = outbound_.stages();
   const TlsReport* const report = stages == nullptr ? nullptr : stages->tls();
   return report == nullptr ? std::string() : report->fault;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <new>
@@ -93,8 +92,7 @@ struct Password {
     auto& password = *static_cast<Password*>(self);
     password.asked = true;
     if (password.text.empty() || password.text.size() > static_cast<std::size_t>(size)) return -1;
-    std::memcpy(to, password.text.data(), password.text.size());
-    return static_cast<int>(password.text.size());
+    return static_cast<int>(password.text.copy(to, password.text.size()));
   }
 };
 
