@@ -75,6 +75,7 @@ void Session::SendThroughStages(Owner& owner) {
   ArrivalSink sink(*this, owner);
   const Error error = closing_.phase() == Phase::kFlushing ? stages.EndSend(outbound_.queue(), sink)
                                                            : stages.Send(outbound_.queue(), sink);
+  NoteStages(owner, {});  // a stage may pass on what it has kept, and make one above it ready
   outbound_.CountEmpty(&owner.send_memory());
   try {
     sink.DeliverError(error);

@@ -21,7 +21,7 @@ class StageStack::LayerOutput final : public Stage::Output {
       sink_.Deliver(std::move(bytes));
       return;
     }
-    if (above().ended_up) return;
+    if (!above().hears()) return;
     Note(stack_.CallStage(index_ + 1, sink_, [&](Stage& stage, Stage::Output& output) {
       return stage.Receive(std::move(bytes), output);
     }));
@@ -135,7 +135,7 @@ Error StageStack::Begin(Sink& sink) {
 }
 
 Error StageStack::Receive(Buffer bytes, Sink& sink) {
-  if (layers_.front().ended_up) return {};
+  if (!layers_.front().hears()) return {};
   return Guard([&] {
     return CallStage(0, sink, [&](Stage& stage, Stage::Output& output) {
       return stage.Receive(std::move(bytes), output);

@@ -132,6 +132,10 @@ class StageStack {
     bool sending = false;        // true exactly while its Send runs
     bool ended_up = false;       // true exactly when it has called EndUp
     bool ended_down = false;     // true exactly when its EndSend has returned
+
+    // False: what comes from the wire is not for it any more. A handshake does not go on behind the
+    // end, as the peer would see it done and then a stream that lacks its end.
+    [[nodiscard]] bool hears() const { return !ended_up && (!ended_down || stage->ready()); }
   };
   class LayerOutput;
 

@@ -245,6 +245,7 @@ TEST_P(TlsServerTest, SessionsAreResumedOnWhicheverWorker) {
     EXPECT_EQ(SSL_session_reused(clients.back()->ssl()), 1);
   }
   EXPECT_EQ(server_.stats().tls_resumed, kClients);
+  EXPECT_EQ(server_.stats().tls_handshakes, kClients + 1);
 }
 
 TEST_P(TlsServerTest, NewcomersGetTheTlsThatWasSetLast) {

@@ -187,6 +187,16 @@ TEST_F(TlsTest, AHandshakeThatIsCutOffIsAnError) {
   EXPECT_EQ(begun.ends, 0);
 }
 
+TEST_F(TlsTest, AHandshakeDoesNotGoOnBehindTheEnd) {
+  server = std::make_unique<TlsEnd>(Tls::Server(certificates.Server()), 0);
+  client = std::make_unique<TlsEnd>(Tls::Client(certificates.Client()), 0);
+  server->Receive(client->Take());
+  server->EndSend();
+  Exchange(*client, *server);
+  EXPECT_FALSE(server->error);
+  EXPECT_FALSE(server->ready());
+}
+
 // OpenSSL answers what is no TLS at all with nothing, and a record of TLS that is wrong with an
 // alert.
 TEST_F(TlsTest, WhatIsNoTlsIsRefused) {

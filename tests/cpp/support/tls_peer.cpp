@@ -93,7 +93,7 @@ void TlsPeer::Step() {
 
 std::size_t TlsPeer::Send(std::string_view data) {
   Pump();
-  if (!idle() || failure_ != 0) return 0;
+  if (!idle() || said_end_ || failure_ != 0) return 0;
   plain_ = data;
   Pump();
   return data.size();
@@ -115,7 +115,8 @@ Peer::State TlsPeer::state() const {
 // truncated one.
 void TlsPeer::EndStream() {
   Pump();
-  if (idle() && handshake_done() && failure_ == 0) {
+  // Once: again it would wait for the server's end.
+  if (!said_end_ && idle() && handshake_done() && failure_ == 0) {
     ERR_clear_error();
     said_end_ = SSL_shutdown(ssl_.get()) >= 0;
     Pump();

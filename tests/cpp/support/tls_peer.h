@@ -35,6 +35,7 @@ class TlsPeer final : public Peer {
   ~TlsPeer() override = default;
 
   // Takes all when what was taken before is out, else nothing; also before the handshake is done.
+  // Nothing behind the end of its own stream.
   std::size_t Send(std::string_view data) override;
   std::string Receive(std::size_t most) override;
   // In order only with the end of TLS's stream.
