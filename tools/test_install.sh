@@ -13,10 +13,12 @@ trap 'rm -rf "$folder"' EXIT
   tail -n 50 "$folder/log" >&2
   exit 1
 }
-grep -q 'building with epoll only' "$folder/log" || {
-  echo "the build did not say that io_uring is left out" >&2
-  exit 1
-}
+for what in 'building with epoll only' 'building without TLS'; do
+  grep -q "$what" "$folder/log" || {
+    echo "the build did not say: $what" >&2
+    exit 1
+  }
+done
 cd "$folder"
 venv/bin/python -m iocp_bind info | tee info
 grep -q 'io_uring *no: not compiled in: .*liburing-dev' info

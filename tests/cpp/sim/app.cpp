@@ -96,9 +96,12 @@ EndOfStream App::OnEndOfStream(Connection& connection) {
   const HookScope scope(*this, known, "end of stream", known.account->delivered);
   Check(!known.closed && !known.errored, "an end of the stream behind the end");
   Check(!std::exchange(known.ended, true), "the stream ends twice");
+  known.ended_at = network_.now();
   Check(!known.ended_here, "an end of the stream after close");
   Check(!known.paused, "an end of the stream while paused");
   Check(known.account->client_ended, "the stream of a peer that has not ended it");
+  // A stage above TLS has an end of its own.
+  Check(!tls_on_top || known.account->tls_said_end, "a stream that was cut off ends in order");
   if (known.messages) known.messages->SkipRest();
   Check(known.account->delivered == known.account->client_sent,
         "the stream has ended before all of it was delivered");
@@ -121,6 +124,7 @@ void App::OnConnectionError(Connection& connection, Error error) {
         "broken by a reset that nobody has sent");
   known.errored = true;
   known.error = error.kind;
+  CheckTlsError(known);
   if (error.kind == ErrorKind::kBadFrame) {
     Check(known.messages != nullptr, "a bad frame without a framing");
     if (known.messages == nullptr) return;
@@ -149,10 +153,13 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
           "the peer's stream has ended before all of it was delivered");
   }
   CheckTimeOut(known, reason);
-  // A silent one may be taking it; behind stages it would lack the end of the stream.
+  CheckTlsEnd(known, reason);
+  // A silent one may be taking it; behind stages it would lack the end of the stream. One that
+  // speaks no TLS may be taking the reason.
   Check(network_.left_to_take.erase(connection.remote_address().port) == 0 ||
             ((reason == CloseReason::kReceiveTimeout || reason == CloseReason::kMessageTimeout) &&
-             !staged),
+             !staged) ||
+            known.error == ErrorKind::kTls,
         "closed in order, and the client has not taken all");
   ++closed_[static_cast<std::size_t>(reason)];
   std::erase(living_, &known);

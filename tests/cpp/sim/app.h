@@ -21,6 +21,7 @@
 #include "messages_oracle.h"
 #include "network.h"
 #include "pattern.h"
+#include "run_tls.h"
 #include "timers_oracle.h"
 
 namespace iocp::sim {
@@ -37,6 +38,10 @@ struct Account {
   std::uint64_t client_received = 0;
   bool client_ended = false;  // in order
   bool client_reset = false;
+  // With TLS.
+  bool tls_faulty = false;    // true exactly when the server may call what the client sends no TLS
+  bool tls_said_end = false;  // true exactly when the client has ended its stream of TLS
+  bool tls_cut = false;       // true exactly when it has seen the server's stream end without that
   // The server's.
   std::uint64_t accepted = 0;  // bytes that Send has taken
   std::uint64_t delivered = 0;
@@ -80,12 +85,17 @@ class App final : public Handler {
   std::function<void()> yield;  // in a hook: others may move
   double liveliness = 0.5;      // how likely a hook is to do something more
   bool staged = false;          // true exactly when connections have stages
+  const RunTls* tls = nullptr;  // null: connections have no TLS
+  bool tls_on_top = false;      // true exactly when they have, and no stage above it
   bool wants_writes = true;     // true exactly when it has an OnWriteCompleted
   bool wants_writable = true;   // true exactly when it has an OnConnectionWritable
   bool lists = false;           // true exactly when it has OnMessages, and not OnMessage
   FramingModels framings;       // that connections may have; none: they have none ever
   const FramingModel* first_framing = nullptr;  // of a new connection
 
+  // Oracle: nothing that stages wait for is done late, handshakes among them. Called whenever time
+  // is about to pass, and no worker has anything to do at this moment.
+  void CheckStages();
   // Oracle: while no worker has anything to do, no timer is late.
   void CheckTimers() { timers_.CheckNoneIsLate(engine->stopping()); }
   // Oracle: no queue of a connection is longer than its bound.
@@ -150,6 +160,7 @@ class App final : public Handler {
     Account* account = nullptr;
     bool in_hook = false;    // true exactly while a hook of it runs
     bool ended = false;      // true exactly when the end of the peer's stream was reported
+    TimePoint ended_at{};    // then
     bool kept_open = false;  // true exactly when it was left open then
     bool errored = false;
     bool closed = false;  // true exactly when its closing hook has begun
@@ -184,6 +195,8 @@ class App final : public Handler {
 
   Known& Of(Connection& connection);
   void CheckTimeOut(const Known& known, CloseReason reason);
+  void CheckTlsError(const Known& known);
+  void CheckTlsEnd(const Known& known, CloseReason reason);
   void SetTimeout(Known& known);
   void Pause(Known& known);
   void Resume(Known& known);
@@ -229,7 +242,13 @@ class App final : public Handler {
   std::vector<Buffer> kept_;
   std::deque<KeptMessage> kept_messages_;
   TimersOracle timers_;
-  TimePoint looked_at_{};       // when CheckSilence was last called
+  TimePoint looked_at_{};  // when CheckSilence was last called
+  // How often a handshake was seen to be late, kLateness apart, and when last.
+  struct LateHandshake {
+    TimePoint seen_at{};
+    std::size_t times = 0;
+  };
+  std::map<std::uint64_t, LateHandshake> late_handshakes_;  // by the connection
   bool server_called_ = false;  // true exactly while a callback of the server runs
   // True exactly while SendMessages runs, which may give back what it has copied.
   bool sends_messages_ = false;

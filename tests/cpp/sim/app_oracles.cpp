@@ -7,6 +7,7 @@
 #include "app.h"
 #include "memory.h"
 #include "session/session.h"
+#include "sim_port.h"
 
 namespace iocp::sim {
 namespace {
@@ -53,6 +54,46 @@ void App::CheckTimeOut(const Known& known, CloseReason reason) {
       return;
     default:
       return;
+  }
+}
+
+void App::CheckTlsError(const Known& known) {
+  Check(known.error != ErrorKind::kTls || known.account->tls_faulty,
+        "what a client sends is called no TLS, and it is");
+  Check(known.error != ErrorKind::kTruncated ||
+            (tls != nullptr && (!known.account->tls_said_end || known.account->tls_faulty)),
+        "a stream that has ended in order is called cut off");
+}
+
+// Oracle: who closes in order tells so, unless its time for that is over.
+void App::CheckTlsEnd(const Known& known, CloseReason reason) {
+  const auto port = known.connection->remote_address().port;
+  if (tls == nullptr || !known.account->tls_cut || reason != CloseReason::kPeerClosed) return;
+  Check(engine->stopping() || network_.reset_to_server.count(port) != 0 || known.kept_open ||
+            network_.now() >= known.ended_at + engine->options().close_timeout,
+        "a stream of TLS that has ended in order lacks its end");
+}
+
+void App::CheckStages() {
+  const TimePoint now = network_.now();
+  for (const SimPort* port : network_.ports) {
+    port->ForEachAdopted([&](const Socket& socket, TimePoint adopted_at) {
+      const auto& session = static_cast<const Session&>(socket);
+      const StageStack* const stages = session.outbound().stages();
+      if (stages == nullptr || session.phase() != Phase::kOpen) return;
+      Check(!stages->postponed(), "what was received waits for a handshake, and nobody goes on");
+      Check(stages->empty() || session.outbound().in_flight(),
+            "what stages have made waits for the wire, and nobody sends it");
+      if (tls == nullptr || stages->ready()) return;
+      if (now < adopted_at + tls->handshake_timeout() + kLateness) return;
+      // Each worker may judge it once without having looked at the system in time, and the clock
+      // may jump before each of them does.
+      LateHandshake& late = late_handshakes_[session.id()];
+      if (now <= late.seen_at + kLateness) return;
+      late.seen_at = now;
+      Check(++late.times <= engine->worker_count() + 1,
+            "a handshake takes longer than its timeout");
+    });
   }
 }
 

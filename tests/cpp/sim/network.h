@@ -143,8 +143,9 @@ struct Link {
   };
   Reset to_server;
   Reset to_client;
-  bool client_open = true;  // true exactly until the client has closed or reset
-  bool server_open = true;  // true exactly until the server has
+  bool client_open = true;   // true exactly until the client has closed or reset
+  bool server_open = true;   // true exactly until the server has
+  bool server_shut = false;  // true exactly when the server has ended its stream, and not closed
 };
 using LinkPtr = std::shared_ptr<Link>;
 

@@ -94,6 +94,7 @@ Error SimPort::Adopt(Socket& socket, NativeSocket handle, Address* local, Addres
   streams_.push_back(std::make_unique<Stream>());
   streams_.back()->socket = &socket;
   streams_.back()->link = std::move(link);
+  streams_.back()->adopted_at = network_.now();
   return {};
 }
 
@@ -180,6 +181,7 @@ void SimPort::ShutdownSend(Socket& socket) {
   network_.Note("end stream", stream->link->client_port);
   network_.Check(stream->pieces.empty(), "ShutdownSend while a send is in flight");
   stream->link->down.End(network_.Soon());
+  stream->link->server_shut = true;
   network_.yield();
 }
 

@@ -63,6 +63,11 @@ class SimPort final : public CompletionPort {
   };
   [[nodiscard]] const Reported& reported() const { return reported_; }
   [[nodiscard]] std::size_t adopted() const { return streams_.size(); }
+  // Calls `look(socket, since)` for each socket that it has adopted, and when it has.
+  template <typename Look>
+  void ForEachAdopted(Look look) const {
+    for (const auto& stream : streams_) look(*stream->socket, stream->adopted_at);
+  }
 
  private:
   // A connection, as the port knows it.
@@ -78,6 +83,7 @@ class SimPort final : public CompletionPort {
     std::size_t undelivered = 0;            // completed reads that Wait has not brought yet
     TimePoint retry_at = TimePoint::min();  // there was no buffer
 
+    TimePoint adopted_at;
     TimePoint heard_at;  // see Network::GivenUp
     bool heard = false;
     TimePoint took_at;

@@ -1,18 +1,13 @@
 #include "simulation.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "app.h"
-#include "engine/engine.h"
-#include "engine/options.h"
-#include "memory.h"
 #include "sim_port.h"
-#include "stepper.h"
-#include "support/scrambler.h"
+#include "simulation_run.h"
 
 namespace iocp::sim {
 namespace {
@@ -24,78 +19,7 @@ using std::chrono::seconds;
 constexpr std::uint64_t kMostTurns = 200'000;
 constexpr std::chrono::minutes kLongest{30};
 
-// A client: what it wants, and how far it is.
-struct Client {
-  std::unique_ptr<Peer> peer;
-  // Its ends of the stages, the one next to the wire first; they belong to `peer`.
-  std::vector<testing::ScrambledPeer*> stages;
-  Account* account;
-  std::size_t to_send;  // bytes that it wants to send
-  double reads;         // how likely it is to look at what has arrived, when it moves
-  double ends;          // to end its stream, once all is sent or not
-  double closes;
-  double resets;
-  double breaks;      // to break the rules of a stage
-  bool done = false;  // true exactly when it has closed, or the connection has ended for it
-  // Bytes that its ends of the stages have not got out.
-  [[nodiscard]] std::size_t Waiting() const {
-    std::size_t bytes = 0;
-    for (const testing::ScrambledPeer* stage : stages) bytes += stage->waiting();
-    return bytes;
-  }
-};
-
-class Simulation final : public FailingMemory::Source {
- public:
-  Simulation(Choices& choices, const RunSettings& settings);
-  ~Simulation() = default;
-  Simulation(const Simulation&) = delete;
-  Simulation& operator=(const Simulation&) = delete;
-
-  RunResult Run();
-
- private:
-  static Network::Settings DrawNetwork(Choices& choices, const RunSettings& run);
-  void DrawOptions();
-  void DrawFramings(Choices late);
-  bool Start();
-  void Chaos();
-  void End();
-  bool Fails(bool can_throw) override;
-
-  void Move();
-  bool TurnOfOne();
-  void Turn(std::size_t index);
-  void Yield();
-  void LetTimePass();
-  void Advance(TimePoint time);
-  TimePoint NextMoment();
-
-  void Dial();
-  void MoveClient(Client& client);
-  void Read(Client& client, std::size_t most);
-  bool Finish(Client& client);
-  void Break(Client& client);
-
-  void CheckCounters(bool at_the_end);
-  [[nodiscard]] bool failed() const { return !network_.failure().empty(); }
-
-  Choices& choices_;
-  const RunSettings settings_;
-  Network network_;
-  std::map<std::uint16_t, Account> accounts_;
-  App app_;
-  Options options_;
-  std::size_t listeners_;
-  std::unique_ptr<Engine> engine_;
-  std::unique_ptr<Stepper> workers_;
-  std::vector<std::unique_ptr<Client>> clients_;
-  std::size_t most_clients_;
-  std::size_t stages_ = 0;  // of each connection
-  std::size_t depth_ = 0;   // turns inside turns
-  double interleaving_;     // how likely another worker moves inside a hook
-  RunResult result_;
-};
+}  // namespace
 
 Network::Settings Simulation::DrawNetwork(Choices& choices, const RunSettings& run) {
   Network::Settings settings;
@@ -147,8 +71,13 @@ void Simulation::DrawOptions() {
   options_.close_timeout = milliseconds(choices_.OneOf({0, 20, 5000}));
   Choices late = choices_.SplitOff(8);
   if (late.Chance(0.3)) options_.receive_timeout = milliseconds(late.Size(20'000));
+  // Few, as handshakes take long.
+  if (late.Chance(0.03)) tls_ = RunTls::Begin();
+  if (tls_ != nullptr) options_.tls = tls_->server();
   stages_ = choices_.OneOf<std::size_t>({0, 0, 0, 1, 2});
-  app_.staged = stages_ != 0;
+  app_.staged = stages_ != 0 || tls_ != nullptr;
+  app_.tls = tls_.get();
+  app_.tls_on_top = tls_ != nullptr && stages_ == 0;
   app_.liveliness = choices_.OneOf({0.05, 0.3, 0.6});
   app_.wants_writes = choices_.Chance(0.7);
   app_.wants_writable = choices_.Chance(0.7);
@@ -294,8 +223,11 @@ void Simulation::End() {
 
 bool Simulation::Fails(bool can_throw) {
   ++result_.allocations;
-  if (settings_.nth_allocation != 0) return result_.allocations == settings_.nth_allocation;
-  return !can_throw && choices_.Chance(network_.faults.no_memory);
+  const bool fails = settings_.nth_allocation != 0
+                         ? result_.allocations == settings_.nth_allocation
+                         : !can_throw && choices_.Chance(network_.faults.no_memory);
+  lacked_memory_ = lacked_memory_ || fails;
+  return fails;
 }
 
 // ---- Workers and time.
@@ -336,6 +268,7 @@ void Simulation::LetTimePass() {
   if (depth_ == 0 && !workers_->AnyRunnable()) {
     app_.CheckTimers();
     app_.CheckMessages();
+    app_.CheckStages();
   }
   const TimePoint next = NextMoment();
   if (next != TimePoint::max()) Advance(next);
@@ -347,120 +280,6 @@ void Simulation::Advance(TimePoint time) {
   for (std::size_t i = 0; i < workers_->count(); ++i) at_rest = at_rest && !workers_->Runnable(i);
   app_.CheckSilence(at_rest);
   network_.AdvanceTo(time);
-}
-
-// ---- Clients.
-
-void Simulation::Dial() {
-  const auto& listeners = engine_->listeners();
-  LinkPtr link = network_.Connect(listeners[choices_.Below(listeners.size())]->address());
-  if (link == nullptr) return;
-  const std::uint16_t port = link->client_port;
-  auto client = std::make_unique<Client>();
-  client->peer = std::make_unique<SimPeer>(network_, std::move(link));
-  for (std::size_t i = 0; i < stages_; ++i) {
-    auto stage = std::make_unique<testing::ScrambledPeer>(std::move(client->peer));
-    client->stages.push_back(stage.get());
-    client->peer = std::move(stage);
-  }
-  client->account = &accounts_.try_emplace(port, port).first->second;
-  client->to_send = choices_.Chance(0.2) ? 0 : choices_.Size(20'000);
-  if (!app_.framings.empty()) {
-    const std::size_t size = choices_.Chance(0.05) ? choices_.Size(300'000) : client->to_send;
-    client->account->script = std::make_unique<const Script>(
-        Script::Draw(choices_, app_.framings, app_.first_framing, size));
-    client->to_send = client->account->script->bytes.size();
-  }
-  client->reads = choices_.OneOf({0.0, 0.3, 0.9});
-  client->ends = choices_.OneOf({0.0, 0.02, 0.2});
-  client->closes = choices_.OneOf({0.0, 0.0, 0.05});
-  client->resets = choices_.OneOf({0.0, 0.0, 0.05});
-  client->breaks = stages_ == 0 ? 0.0 : choices_.OneOf({0.0, 0.0, 0.02});
-  network_.Note("dial", port, client->to_send);
-  clients_.push_back(std::move(client));
-}
-
-void Simulation::MoveClient(Client& client) {
-  if (client.done) return;
-  Account& account = *client.account;
-  if (!account.client_ended && account.client_sent < client.to_send) {
-    const std::size_t size = choices_.Size(client.to_send - account.client_sent);
-    account.client_sent += client.peer->Send(app_.Sendable(account, size));
-  }
-  if (choices_.Chance(client.reads)) Read(client, choices_.Size(65'536));
-  if (client.done) return;
-  if (client.breaks != 0 && choices_.Chance(client.breaks)) Break(client);
-  if (choices_.Chance(client.ends)) {
-    network_.Note("client ends", client.peer->port(), account.client_sent);
-    account.client_ended = true;
-    client.peer->EndStream();
-  }
-  if (choices_.Chance(client.closes)) {
-    network_.Note("client closes", client.peer->port(), account.client_sent);
-    account.client_ended = true;
-    client.peer->Close();
-    client.done = true;
-  } else if (choices_.Chance(client.resets)) {
-    network_.Note("client resets", client.peer->port(), account.client_sent);
-    account.client_reset = true;
-    client.peer->Reset();
-    client.done = true;
-  }
-}
-
-// Bytes that it sends then may never be seen.
-void Simulation::Break(Client& client) {
-  testing::ScrambledPeer& stage = *client.stages[choices_.Below(client.stages.size())];
-  network_.Note("client breaks a stage", stage.port(), 0);
-  if (choices_.Chance(0.5)) {
-    stage.Poison();
-  } else {
-    stage.Truncate();
-    client.account->client_ended = true;
-  }
-}
-
-void Simulation::Read(Client& client, std::size_t most) {
-  Account& account = *client.account;
-  const std::string bytes = client.peer->Receive(most);
-  network_.Check(account.DownIs(account.client_received, bytes), "a client receives wrong bytes");
-  account.client_received += bytes.size();
-  network_.Check(account.client_received <= account.accepted,
-                 "a client receives more than was sent");
-  if (client.peer->state() == Peer::State::kOpen) return;
-  const bool in_order = client.peer->state() == Peer::State::kEnded;
-  network_.Note(in_order ? "client sees the end" : "client sees a reset", client.peer->port(),
-                account.client_received);
-  if (in_order) {
-    network_.Check(account.client_received == account.accepted,
-                   "a client sees the end of the stream before all that was sent");
-    account.client_ended = true;
-  }
-  client.peer->Close();
-  client.done = true;
-}
-
-// Without faults: reads all there is, sends all it wants, ends its stream. False when it waits.
-bool Simulation::Finish(Client& client) {
-  if (client.done) return false;
-  Account& account = *client.account;
-  const std::uint64_t received = account.client_received;
-  const std::uint64_t sent = account.client_sent;
-  const std::size_t waiting = client.Waiting();
-  if (!account.client_ended && account.client_sent < client.to_send) {
-    const std::string bytes =
-        account.UpAt(account.client_sent, client.to_send - account.client_sent);
-    account.client_sent += client.peer->Send(bytes);
-  }
-  Read(client, 1'000'000);
-  if (client.done) return true;
-  if (!account.client_ended && account.client_sent == client.to_send && client.Waiting() == 0) {
-    account.client_ended = true;
-    client.peer->EndStream();
-    return true;
-  }
-  return received != account.client_received || sent != account.client_sent ||
-         waiting != client.Waiting();
 }
 
 // ---- Oracles.
@@ -504,17 +323,36 @@ void Simulation::CheckCounters(bool at_the_end) {
   check(stats.bytes_sent <= reported.sent_bytes, "counter: bytes_sent");
   app_.CheckQueues();
   app_.CheckKept();
+  if (tls_ != nullptr) CheckTlsCounters(stats, at_the_end);
   if (!at_the_end) return;
   check(stats.connections == 0, "a connection was left");
   check(stats.bytes_sent == reported.sent_bytes, "counter: bytes_sent, at the end");
   check(closed == stats.established, "established, and never closed");
   check(stats.pending_accepts == 0, "accepts were left");
+  // Those whose handshake has failed may be taking the reason.
+  std::erase_if(network_.left_to_take, [this](std::uint16_t port) {
+    return tls_ != nullptr && !accounts_.at(port).established;
+  });
   check(network_.left_to_take.empty(), "closed in order and not reported, with bytes to take");
 }
 
-}  // namespace
+void Simulation::CheckTlsCounters(const Stats& stats, bool at_the_end) {
+  constexpr std::size_t kMostBytes = std::size_t{64} * 1024;  // for each connection; and for caches
+  std::uint64_t ended = stats.tls_handshakes;
+  for (const std::uint64_t failures : stats.tls_failures) ended += failures;
+  network_.Check(stats.established <= stats.tls_handshakes, "established without a handshake");
+  network_.Check(stats.tls_resumed <= stats.tls_handshakes, "counter: tls_resumed");
+  network_.Check(ended <= stats.accepted, "counters: handshakes, and those that failed");
+  network_.Check(tls_->objects() <= stats.connections, "an SSL object outlives its connection");
+  network_.Check(tls_->bytes() <= (stats.connections + 1) * kMostBytes,
+                 "TLS takes more memory than its limit allows");
+  // A stage above may not have become ready when TLS was.
+  if (!at_the_end || stats.accept_errors != 0 || stages_ != 0) return;
+  network_.Check(ended + stats.refused == stats.accepted, "a handshake was not counted");
+}
 
 RunResult Simulate(Choices& choices, const RunSettings& settings) {
+  RunTls::Prepare();
   const std::size_t before = LiveAllocations();
   RunResult result = Simulation(choices, settings).Run();
   if (result.failure.empty() && LiveAllocations() != before) {
