@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, final
 
 from iocp_bind import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
     from typing import Literal
 
     from typing_extensions import Self
@@ -111,7 +111,7 @@ def _choice(name: str, value: object, *choices: str) -> str:
 def _list(name: str, kind: type[str | bytes], values: object) -> list[bytes]:
     """Return a list of what has the type `kind`."""
     wanted = f"an iterable of {kind.__name__}"
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         _wrong_type(name, wanted, values)
     found = []
     for value in values:
@@ -124,7 +124,7 @@ def _list(name: str, kind: type[str | bytes], values: object) -> list[bytes]:
 def _natives(sni: object) -> dict[bytes, _core.NativeTLS]:
     if sni is None:
         return {}
-    if not hasattr(sni, "items"):
+    if not isinstance(sni, Mapping):
         _wrong_type("sni", "a mapping of host names to iocp_bind.TLS objects", sni)
     found = {}
     for name, tls in sni.items():

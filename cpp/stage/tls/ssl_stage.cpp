@@ -248,7 +248,7 @@ void SslStage::Finish() {
   if (alpn_size != 0) info.alpn.assign(reinterpret_cast<const char*>(alpn), alpn_size);
   // OpenSSL would name the host of the session that is resumed.
   if (tls_->is_server) {
-    info.server_name = *hello_.host;
+    info.server_name = hello_.host.value_or(std::string());
   } else if (!tls_->names_address) {
     info.server_name = tls_->server_name;
   }
