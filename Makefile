@@ -86,7 +86,7 @@ soak: venv $(VENV)/package.stamp ## chaos and soak, MINUTES=n on each back-end; 
 # SECONDS is how long; what Debian 12 calls clang is clang 14.
 SECONDS := 60
 fuzz fuzz-corpus fuzz-canaries thread-safety: CLANG := clang libclang-rt-14-dev
-fuzz: ## libFuzzer on the simulation, and on the framings, each for SECONDS=60
+fuzz: ## libFuzzer on the simulation, the framings and TLS, each for SECONDS=60
 	@tools/bootstrap.sh $(CLANG)
 	tools/fuzz.sh run $(SECONDS)
 

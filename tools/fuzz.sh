@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the simulation and the framings: the bytes that libFuzzer makes up are a run's choices.
+# Fuzzes the simulation, the framings and TLS: the bytes that libFuzzer makes up are a run's choices.
 #
 #   fuzz.sh run SECONDS      each for that time, from its committed corpus and what earlier runs have
 #                            found; reports how a run that broke a rule is seen again
@@ -34,6 +34,13 @@ framings() {
   committed=tests/cpp/stage/framing_corpus
   fuzz=$build/tests/cpp/stage/framing_fuzz
   found=$build/framing_corpus
+  again=$fuzz
+  mkdir -p "$found"
+}
+tls() {
+  committed=tests/cpp/stage/tls_corpus
+  fuzz=$build/tests/cpp/stage/tls_fuzz
+  found=$build/tls_corpus
   again=$fuzz
   mkdir -p "$found"
 }
@@ -83,7 +90,7 @@ renew() {
 
 case $mode in
   run | corpus)
-    for what in simulation framings; do
+    for what in simulation framings tls; do
       echo "$what:"
       $what
       explore
