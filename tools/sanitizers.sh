@@ -21,6 +21,7 @@ fixed=()
 both=intercept_tls_get_addr=0
 # The first report ends its process.
 asan=$both:detect_stack_use_after_return=1:strict_init_order=1:check_initialization_order=1
+lsan=suppressions=$PWD/tests/sanitizers/lsan.supp:print_suppressions=0
 ubsan=print_stacktrace=1
 tsan=$both:second_deadlock_stack=1:halt_on_error=1
 tsan+=:suppressions=$PWD/tests/sanitizers/tsan.supp
@@ -48,8 +49,9 @@ test_python() {
   # what their children say; but those of ubsan, which knows no files here: pytest must not keep what
   # its own process says. The leak check is tests/sanitizers/sitecustomize.py's.
   local log=log_path=$build/reports/report
-  local python=(env "ASAN_OPTIONS=$asan:$log:leak_check_at_exit=0" "UBSAN_OPTIONS=$ubsan"
-    "TSAN_OPTIONS=$tsan:$log" PYTHONMALLOC=malloc "PYTHONPATH=$build/python:$PWD/tests/sanitizers"
+  local python=(env "ASAN_OPTIONS=$asan:$log:leak_check_at_exit=0" "LSAN_OPTIONS=$lsan"
+    "UBSAN_OPTIONS=$ubsan" "TSAN_OPTIONS=$tsan:$log" PYTHONMALLOC=malloc
+    "PYTHONPATH=$build/python:$PWD/tests/sanitizers"
     "LD_PRELOAD=$(g++ -print-file-name="lib$1.so"):$(g++ -print-file-name=libstdc++.so)"
     "${fixed[@]}" "$venv/bin/python")
   if [ "$1" = asan ]; then

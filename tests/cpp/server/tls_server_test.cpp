@@ -47,15 +47,15 @@ TEST_P(TlsServerTest, EstablishedWaitsForTheHandshake) {
   auto client = Dial();
   EXPECT_TRUE(Shake(*client));
   EXPECT_EQ(Talk(*client, "", 7), "welcome");
-  ASSERT_TRUE(in_hook);
-  EXPECT_EQ(in_hook->version, "TLSv1.3");
-  EXPECT_EQ(in_hook->server_name, "localhost");
   const std::vector<ConnectionPtr> connections = server_.connections();
   ASSERT_EQ(connections.size(), 1U);
   EXPECT_EQ(connections.front()->tls()->version, "TLSv1.3") << "on any thread";
   client->EndStream();
   EXPECT_TRUE(WaitForClosed());
   EXPECT_EQ(connections.front()->tls()->version, "TLSv1.3") << "also when it has ended";
+  ASSERT_TRUE(in_hook);
+  EXPECT_EQ(in_hook->version, "TLSv1.3");
+  EXPECT_EQ(in_hook->server_name, "localhost");
 }
 
 TEST_P(TlsServerTest, ASilentClientIsClosedAndNoHookKnowsIt) {
