@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def certificate() -> Iterator[Path]:
-    """A PEM file with a certificate that signs itself, and its key; it goes on leaving.
+    """A PEM file with a certificate that signs itself, and its key; it is deleted on leaving.
 
     ValueError when OpenSSL's program is missing or fails.
     """

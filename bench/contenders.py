@@ -62,18 +62,18 @@ class Contender:
     plain: bool = True
     """It can do without TLS."""
     tls: tuple[str, ...] = ()
-    """The command that serves with TLS, once `--tls` and a file are added; empty: none does."""
+    """The command that serves with TLS when `--tls` and a file are added; empty: there is none."""
     http: bool = False
     """It answers requests: one short message at a time."""
 
     def serves(self, workload: Workload) -> bool:
-        """Whether it can."""
+        """Whether it can serve `workload`."""
         if workload.hook not in self.hooks or (self.http and not workload.one_small):
             return False
         return bool(self.tls) if workload.tls else self.plain
 
     def command_for(self, workload: Workload, certificate: Path | None = None) -> list[str]:
-        """The command line that serves `workload`, with this certificate if that has TLS."""
+        """The command line that serves `workload`; `certificate` is for workloads with TLS."""
         options = []
         if workload.tls:
             options += ["--tls", str(certificate)]
@@ -163,7 +163,8 @@ def iocp_bind_contenders(
 def contenders_before(checkout: Path, workers: Sequence[int]) -> list[Contender]:
     """The servers of iocp_bind that `make bench` built in another checkout.
 
-    One from before there was framing has no servers for messages, and likewise for TLS.
+    One from before there was framing has no servers for messages, and one from before there was TLS
+    has none with TLS.
     """
     found = iocp_bind_contenders(
         checkout / "build" / "release" / "bench",
@@ -174,7 +175,7 @@ def contenders_before(checkout: Path, workers: Sequence[int]) -> list[Contender]
     known = {*BYTES}
     if (checkout / "cpp" / "iocp" / "framing.h").is_file():
         known |= {*MESSAGES}
-    # The server that the bench has, not the engine alone.
+    # The server of that bench must have it, and not the engine alone.
     has_tls = "--tls" in (checkout / "bench" / "server_echo.cpp").read_text(encoding="utf-8")
     return [
         dataclasses.replace(

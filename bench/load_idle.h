@@ -7,8 +7,8 @@
 namespace load {
 
 // Opens connections one after the other; each gets one message back, and then stays as it is.
-// Prints by how much the server grew for each, without the first ones, which pay for what a server
-// makes once.
+// Prints by how much the server's memory has grown for each. It leaves out the first ones, since a
+// server makes some things once.
 void RunIdle(const Options& options, TlsClient* tls);
 
 }  // namespace load

@@ -1,4 +1,4 @@
-// What a connection of iocp_load sends and receives through: its socket, TLS on it, HTTP on either.
+// The stream of one connection of iocp_load: its socket, TLS over that, and HTTP over either.
 #pragma once
 
 #include <openssl/ssl.h>
@@ -20,8 +20,8 @@ struct FreeSsl {
 };
 using SslPtr = std::unique_ptr<SSL, FreeSsl>;
 
-// What all TLS connections share. They speak TLS 1.3 with one cipher and one key exchange, so that
-// all servers do the same work, and check the server's certificate.
+// The part that all TLS connections share. They speak TLS 1.3 with one cipher and one key exchange,
+// so that all servers do the same work, and check the server's certificate.
 class TlsClient {
  public:
   // `authority`: a file with the certificate that the server's comes from. `resumes`: whether each
@@ -59,7 +59,7 @@ class Stream {
   [[nodiscard]] bool more() const {
     return full_ || !wire_.empty() || (ssl_ != nullptr && SSL_pending(ssl_.get()) != 0);
   }
-  // True exactly when the server was asked to go on with a session, and has not.
+  // True exactly when the server was asked to resume a session, and has not.
   [[nodiscard]] bool refused_session() const {
     return offers_session_ && SSL_session_reused(ssl_.get()) == 0;
   }
@@ -79,11 +79,11 @@ class Stream {
   int fd_ = -1;
   SslPtr ssl_;
   bool http_ = false;
-  bool offers_session_ = false;
-  bool full_ = false;      // true exactly when the last receive filled its buffer
-  std::string_view wire_;  // received bytes that TLS has not read: in a buffer that all share
-  std::string out_;        // what TLS has made, and the system has not taken
-  std::string reply_;      // the beginning of a reply
+  bool offers_session_ = false;  // true exactly when the server was asked to resume a session
+  bool full_ = false;            // true exactly when the last receive filled its buffer
+  std::string_view wire_;        // received bytes that TLS has not read: in a buffer that all share
+  std::string out_;              // made by TLS, and not taken by the system yet
+  std::string reply_;            // the beginning of a reply
 };
 
 }  // namespace load

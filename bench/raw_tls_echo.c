@@ -31,7 +31,8 @@ enum {
   kMaxEvents = 1024,
   kBufferSize = 64 * 1024,
   kRecord = 16 * 1024,
-  // What a full buffer becomes: plain bytes, and what TLS adds to each record, however small.
+  // For all that a full buffer becomes: plain bytes, and the bytes that TLS adds to each record,
+  // however small.
   kOutSize = 4 * kBufferSize,
   kBacklog = 1024
 };

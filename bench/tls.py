@@ -1,12 +1,12 @@
-"""What run.py does not measure of TLS: memory, and a client that waits beside a storm.
+"""Measures of TLS that run.py does not take: memory, and latency during a storm of handshakes.
 
     python bench/tls.py idle [--only GLOB] [--connections N] [--rounds N]
     python bench/tls.py storm [--only GLOB] [--handshaking N] [--seconds S] [--rounds N]
 
 `idle` is the memory by which a server grows for each connection that has spoken once and is idle
-since. `storm` is the latency of one connected client's echo of 64 bytes, alone and while so many
-others at a time connect, get one message back and leave. The two load generators share a CPU; the
-one with the storm gives way. Prints medians of rounds, a line for each server.
+since. `storm` is the latency of one connected client's echo of 64 bytes: alone, and while many
+others at a time (--handshaking) connect, get one message back and leave. The two load generators
+share a CPU; the one with the storm gives way. Prints medians of rounds, a line for each server.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from run import find_binaries, parse_numbers
 
 WORKLOAD = with_tls(FEW)
 STORM_LEAD = 0.5
-"""So long the storm blows before the other client is measured, in seconds."""
+"""Seconds of the storm before the other client is measured."""
 
 
 class Measurement:
-    """One kind of it, of any server."""
+    """Measures one server: `idle` or `storm`."""
 
     def __init__(self, options: argparse.Namespace, binaries: Path, file: Path) -> None:
         """`file`: the certificate and its key."""
@@ -64,7 +64,7 @@ class Measurement:
         alone = json.loads(run_load(one, timeout=seconds + 30.0))
         # In the session of this process, like the client that is measured: the scheduler weighs
         # the processes of a session against each other.
-        blowing = (*("--connect", "--connections", str(self._options.handshaking)),)
+        blowing = ("--connect", "--connections", str(self._options.handshaking))
         length = ("--warm-up", str(STORM_LEAD), "--seconds", str(seconds + STORM_LEAD))
         many = ["nice", "-n", "19", *self.command(contender, server, *blowing, *length)]
         with subprocess.Popen(many, stdout=subprocess.PIPE, text=True) as storm:

@@ -233,7 +233,7 @@ Status Server::Lifecycle::Start(const Options& options) {
 
   const auto new_run = std::make_shared<Run>(std::make_unique<Engine>(handler, options, *kind));
   Engine& engine = *new_run->engine;
-  // A Tls has made what one shard needs, and now what all need.
+  // The Tls was made with what one shard needs; the others need as much.
   if (options.tls) PrepareTls(options.tls, engine.shard_count());
   status = engine.Listen({options.host, options.port, options.listen_backlog, options.no_delay,
                           options.reuse_port, options.dual_stack, options.keepalive});

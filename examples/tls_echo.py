@@ -1,7 +1,7 @@
-"""An echo server with TLS, which makes a certificate for itself. SIGHUP renews it.
+"""An echo server with TLS. At SIGHUP it reads its certificate again.
 
-Without --cert it calls the program `openssl` for a certificate of its own. Clients have to be told
-to trust that one: ``openssl s_client -connect localhost:4567 -CAfile cert.pem`` does.
+Without --cert it makes a certificate with the program `openssl`. A client must be given that file,
+as in ``openssl s_client -connect localhost:4567 -CAfile cert.pem``.
 """
 
 from __future__ import annotations

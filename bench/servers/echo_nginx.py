@@ -1,7 +1,7 @@
 """nginx with TLS: the path of a GET comes back as the body, over connections that stay open.
 
 python echo_nginx.py --tls FILE prints "listening PORT" and becomes nginx, one process that ends at
-SIGTERM. Exit code 77 (with the reason on stderr) when nginx is not installed.
+SIGTERM. The exit code is 77, with the reason on stderr, when nginx is not installed.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ Status Engine::Listen(const ListenOptions& listen) {
 }
 
 void Engine::SetTls(Tls tls) {
-  // `tls`, the one before, ends behind the lock, as its end may take long.
+  // `tls` is the one before then. It ends when the lock is released, as its end may take long.
   const MutexLock lock(tls_mutex_);
   std::swap(tls_, tls);
   has_tls_.store(static_cast<bool>(tls_), std::memory_order_release);

@@ -49,7 +49,8 @@ class Engine {
     return listeners_;
   }
 
-  // TLS of new connections, a server's; it is ready to be used. Any thread.
+  // Gives new connections `tls`: none, or a server's that is ready by PrepareTls when the next one
+  // is accepted. Any thread.
   void SetTls(Tls tls);
 
   // Any thread, any number of times; the earliest deadline counts. Connections are closed

@@ -125,13 +125,13 @@ void Worker::Retire(Session& session) {
 
 void Worker::PostponeHandshake(Session& session) { handshakes_.emplace_back(&session); }
 
-// Those that have waited longest come first.
+// Handshakes that have waited longest come first.
 void Worker::ContinueHandshakes() {
   while (!handshakes_.empty() && TakeHandshakeStep()) {
     const ConnectionPtr next = std::move(handshakes_.front());
     handshakes_.pop_front();
     Session& session = Session::Of(*next);
-    // On a port with several workers this one owns it since it was postponed.
+    // On a port with several workers this one has owned it since it was postponed.
     if (!session.finished() && Acquire(session)) session.ContinueHandshake(*this);
   }
 }

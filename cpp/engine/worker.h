@@ -63,8 +63,7 @@ class Worker final : public Owner {
  private:
   static constexpr TimePoint kAwake = TimePoint::min();
 
-  // The most steps of handshakes in one turn: the others wait, so that those who are connected do
-  // not.
+  // The most steps of handshakes in one turn. Others wait, so that those who are connected do not.
   static constexpr std::size_t kHandshakeSteps = 4;
 
   [[nodiscard]] TimePoint NextDeadline();

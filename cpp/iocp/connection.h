@@ -68,18 +68,20 @@ class Connection {
   // Why the error that OnConnectionError reports is kBadFrame. In hooks of this connection only.
   [[nodiscard]] FrameFault frame_fault() const;
 
-  // What TLS has settled; none before the handshake is done, and without TLS.
+  // The result of the handshake; none before it is done, and without TLS. It stays when the
+  // connection has ended.
   [[nodiscard]] std::optional<TlsInfo> tls() const;
   // Why the error that OnConnectionError reports is kTls or kTruncated, in a sentence. In hooks of
   // this connection only.
   [[nodiscard]] std::string tls_fault() const;
   // Begins TLS on a connection without it, as STARTTLS does. In hooks and callbacks of this
-  // connection only. What was sent before goes out as it is, what is sent later when the handshake
-  // is done; a copy is made of what still waits to be sent. A handshake that fails is reported by
-  // OnConnectionError. Throws std::logic_error
-  // elsewhere, for a connection that has TLS, and for none; std::runtime_error when the peer has
-  // sent something that no hook was given: it must not count as sent in TLS. Throws TlsError and
-  // std::bad_alloc. Nothing was changed then. Does nothing when the connection is not open.
+  // connection only. Bytes that were sent before go out as they are; those that still wait are
+  // copied. Bytes that are sent later go out when the handshake is done. A handshake that fails is
+  // reported by OnConnectionError. Does nothing when the connection is not open.
+  //
+  // Throws std::logic_error elsewhere, for a connection that has TLS, and for a `tls` that is none;
+  // std::runtime_error when the peer has sent something that no hook was given, which must not
+  // count as sent in TLS; TlsError; and std::bad_alloc. Nothing was changed then.
   void StartTls(const Tls& tls);
 
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,

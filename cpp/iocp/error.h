@@ -22,7 +22,7 @@ enum class ErrorKind : std::uint8_t {
   kUnsupported,
   kBadFrame,   // what was received is no message: see Connection::frame_fault
   kTls,        // TLS has failed; the code is OpenSSL's reason: see Connection::tls_fault
-  kTruncated,  // the stream has ended before its end by TLS: it may have been cut off
+  kTruncated,  // the stream has ended without the end of TLS: it may have been cut off
   kOther,
 };
 

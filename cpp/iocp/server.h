@@ -75,8 +75,8 @@ class Server final {
   TimerHandle CallEvery(Duration interval, Callback callback);
 
   // From now on new connections get `tls`, a server's, instead of Options::tls; those that exist
-  // keep what they have. False when the server does not run: nothing was changed. So it is when
-  // this throws TlsError, for none or a client's, or std::bad_alloc.
+  // keep what they have. Any thread. False when the server does not run. Throws TlsError for none
+  // and for a client's, and std::bad_alloc. Nothing was changed then.
   bool SetTls(const Tls& tls);
 
   void CloseAllConnections();

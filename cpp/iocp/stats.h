@@ -25,8 +25,8 @@ struct Stats {
   // Handshakes of TLS that were done, and how many of them have resumed a session.
   std::uint64_t tls_handshakes = 0;
   std::uint64_t tls_resumed = 0;
-  // Handshakes that came to nothing, by TlsFailure. No hook is called for a connection that begins
-  // with one of these.
+  // Handshakes that came to nothing, by TlsFailure. No hook is called for such a connection, unless
+  // Connection::StartTls began the handshake.
   std::uint64_t tls_failures[kTlsFailures]{};
   // Receives that brought data.
   std::uint64_t reads = 0;

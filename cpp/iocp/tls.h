@@ -57,19 +57,21 @@ class TlsDescription;
 // share one. It keeps what it has read from files, so these may change or go.
 class Tls {
  public:
-  // None.
+  // None: no TLS.
   Tls() = default;
-  // Both read all files, check everything, and throw TlsError, or std::bad_alloc.
+  // Both read all files, check everything, and throw TlsError, or std::bad_alloc. In a library
+  // without TLS, see TlsLibrary, they throw TlsError.
   static Tls Server(const TlsServerOptions& options);
   static Tls Client(const TlsClientOptions& options);
 
-  // True unless it is none.
+  // False exactly when this is none.
   explicit operator bool() const { return description_ != nullptr; }
+  // True exactly when Server has made it.
   [[nodiscard]] bool is_server() const;
   // True exactly when they are copies of one another.
   bool operator==(const Tls& other) const = default;
 
-  // The engine's.
+  // For the engine.
   [[nodiscard]] const std::shared_ptr<TlsDescription>& description() const { return description_; }
 
  private:
@@ -90,12 +92,13 @@ struct TlsServerOptions {
   std::string ca_file;
   TlsVerify verify = TlsVerify::kNone;
   // Names of protocols (ALPN), the one that the server likes best first, of 1 to 255 bytes each. A
-  // client that offers names, and none of these, is refused. Empty: no protocol is chosen.
+  // client that offers only other names is refused. Empty: no protocol is chosen.
   std::vector<std::string> alpn;
   TlsVersion min_version = TlsVersion::kTls12;
   std::optional<TlsVersion> max_version;  // none: the newest that the library has
-  // In OpenSSL's words. Names that begin with TLS_ are suites of TLS 1.3, all else is for TLS 1.2.
-  // "": those with forward secrecy and authenticated encryption.
+  // A list in OpenSSL's form, with colons between. Names that begin with TLS_ are suites of TLS
+  // 1.3; everything else is for TLS 1.2. "": those with forward secrecy and authenticated
+  // encryption.
   std::string ciphers;
   // The Tls for clients that ask for one of these host names. `*.example.org` stands for each name
   // with one more label. All other clients, and those that ask for no name, get the options above.
@@ -103,14 +106,15 @@ struct TlsServerOptions {
   std::map<std::string, Tls> sni;
   // Whether clients may resume a session, also on another worker.
   bool session_tickets = true;
-  // Keys of tickets, 48 or 80 random bytes each, as in nginx: the first encrypts, all decrypt.
+  // Ticket keys, 48 or 80 random bytes each, as in nginx: the first encrypts, all decrypt.
   // Processes that share them and the certificate resume each other's sessions. Empty: keys of its
-  // own, with a new one each hour, each of which decrypts for two more.
+  // own. There is a new one each hour, which decrypts for two hours more.
   std::vector<std::string> ticket_keys;
-  // A client that has not finished its handshake by then is closed; more than 0.
+  // How long a client may take for its handshake: more than 0, at most a year. A client that takes
+  // longer is closed.
   Duration handshake_timeout = std::chrono::seconds(10);
-  // Whether a stream that ends without TLS having said so is an orderly end. Somebody on the way
-  // can cut such a stream off unseen.
+  // Whether a stream that ends without the end of TLS (close_notify) is an orderly end. Somebody on
+  // the way can cut such a stream off, and nobody notices.
   bool allow_truncation = false;
 };
 
@@ -142,7 +146,7 @@ struct TlsInfo {
   std::string alpn;              // the protocol; "": none was chosen
   std::string server_name;       // the host name that was asked for, in lower case; "": none
   std::string peer_certificate;  // DER; "": the peer has shown none
-  bool resumed = false;          // true exactly when the session goes on from an earlier one
+  bool resumed = false;          // true exactly when an earlier session was resumed
 };
 
 // Why a handshake came to nothing.
@@ -153,7 +157,7 @@ enum class TlsFailure : std::uint8_t {
   kCertificate,  // its certificate is missing, or is not trusted
   kRefused,      // the peer has refused: it sent an alert
   kResources,    // there was no memory
-  kClosed,       // this side closed the connection, as a server does that stops
+  kClosed,       // this side closed the connection, as a server that stops does
 };
 inline constexpr std::size_t kTlsFailures = 7;
 

@@ -45,7 +45,7 @@ class Owner {
   virtual bool Acquire(Session& session) = 0;
   // Makes this worker look at the session again when `deadline` has passed, or once it is late.
   virtual void ArmTimer(Session& session, TimePoint deadline) = 0;
-  // Makes this worker call ContinueHandshake in its next turn. Throws std::bad_alloc.
+  // Makes this worker call ContinueHandshake in one of its next turns. Throws std::bad_alloc.
   virtual void PostponeHandshake(Session& session) = 0;
   // The session's socket is closed: it takes no room in the server any more.
   virtual void Retire(Session& session) = 0;
@@ -61,15 +61,15 @@ class Owner {
   [[nodiscard]] std::vector<Arrival>& arrivals() { return arrivals_; }
   // Room for the messages of one call of a hook.
   [[nodiscard]] std::vector<Message>& messages() { return messages_; }
-  // True when a handshake may go on in this turn. Each answer is a step of one of them; there are
-  // only so many, as they take long.
+  // Takes one of the steps of handshakes that are left in this turn; false when none is left. A
+  // step takes long, so a turn has only a few.
   bool TakeHandshakeStep() {
     if (handshake_steps_ == 0) return false;
     --handshake_steps_;
     return true;
   }
-  // The buffer that a hook or callback of a connection was given or finds half delivered, and how
-  // many of its bytes, and of those kept before it, no hook was given yet.
+  // While a hook or callback of a connection runs: the buffer that is being delivered, and how many
+  // of its bytes, and of those kept before it, no hook was given yet.
   struct Delivering {
     const Session* session = nullptr;
     const Buffer* buffer = nullptr;
@@ -77,7 +77,7 @@ class Owner {
   };
   void set_delivering(const Delivering& what) { delivering_ = what; }
   [[nodiscard]] const Delivering& delivering() const { return delivering_; }
-  // That of its shard.
+  // The index of its shard in the engine.
   [[nodiscard]] std::size_t shard_index() const { return shard_index_; }
   // The time of this turn; from its end on, the time after its hooks.
   [[nodiscard]] TimePoint now() const { return now_; }
@@ -102,7 +102,7 @@ class Owner {
     Owner* const before_;
   };
 
-  // `shard_index`: the place of its shard in its engine.
+  // `shard_index`: the index of its shard in the engine.
   Owner(CompletionPort& port, std::size_t shard_index, const Options& options, Handler& handler,
         unsigned wanted_hooks);
   ~Owner() = default;

@@ -428,7 +428,7 @@ void Session::Fail(Owner& owner, const Error& error) {
     closing_.set_error(error);
     closing_.set_reason(CloseReason::kError);
   }
-  // One that TLS has told why needs none, unless something is lost.
+  // A peer that was told why by TLS needs no reset, unless something is lost.
   if (error.kind != ErrorKind::kTls) closing_.Reset();
   if (phase == Phase::kFlushing) {
     BeginCancel();

@@ -99,7 +99,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
 
   // Lets the stages send first. Once, when the receive has begun.
   void BeginStages(Owner& owner);
-  // Gives the stages what had to wait for its turn: see Owner::PostponeHandshake.
+  // Gives the stages the bytes that had to wait for their turn: see Owner::PostponeHandshake.
   void ContinueHandshake(Owner& owner);
   void Apply(Owner& owner, Completion& completion) {
     if (completion.operation == Operation::kReceive) {

@@ -32,7 +32,7 @@ void Session::ReceiveThroughStages(Owner& owner, Received&& received) {
   if (received.end) inbound_.EndWire(received.end);
   StageStack& stages = *outbound_.stages();
   const bool waits = stages.postponed();
-  // A step of a handshake takes long, and nobody waits for it who is connected already.
+  // A step of a handshake takes long, and those who are connected must not wait for it.
   if (!stages.ready() && !inbound_.wire_broke() && (waits || !owner.TakeHandshakeStep())) {
     stages.Postpone(std::move(received));
     if (!waits) owner.PostponeHandshake(*this);
@@ -84,7 +84,7 @@ void Session::SendThroughStages(Owner& owner) {
   }
 }
 
-// What follows from a call of the stages that had to do with the peer.
+// Acts on what a call of the stages has changed: they may be ready now, or have failed.
 void Session::NoteStages(Owner& owner, const Error& error) {
   StageStack& stages = *outbound_.stages();
   if (stages.TakeReady()) {
@@ -97,7 +97,8 @@ void Session::NoteStages(Owner& owner, const Error& error) {
   if (error) OfferLastWords(owner);
 }
 
-// What the stages have put down before they failed, as an alert that tells the peer why.
+// Sends the bytes that the stages have put down before they failed, such as an alert that tells the
+// peer why.
 void Session::OfferLastWords(Owner& owner) {
   if (outbound_.in_flight()) return;
   if (closing_.phase() != Phase::kOpen && closing_.phase() != Phase::kFlushing) return;
@@ -111,6 +112,7 @@ void Session::OfferLastWords(Owner& owner) {
   }
 }
 
+// The connection has ended. Counts its handshake if that was not done.
 void Session::CountHandshakeFailure(Owner& owner) const {
   const StageStack* const stages = outbound_.stages();
   const TlsReport* const report = stages == nullptr ? nullptr : stages->tls();
@@ -119,7 +121,7 @@ void Session::CountHandshakeFailure(Owner& owner) const {
   switch (closing_.error().kind) {
     case ErrorKind::kNone:
       if (closing_.reason() == CloseReason::kPeerClosed) failure = TlsFailure::kPeerLeft;
-      if (Timeouts::Gives(closing_.reason())) failure = TlsFailure::kTimeout;
+      if (Timeouts::IsTimeout(closing_.reason())) failure = TlsFailure::kTimeout;
       break;
     case ErrorKind::kTls:
       failure = report->failure;
@@ -135,8 +137,8 @@ void Session::CountHandshakeFailure(Owner& owner) const {
 
 // ---- In hooks of the connection.
 
-// True when the peer has sent bytes that no hook was given, as far as is known. What the system has
-// is none of them: it comes through the stage.
+// True when the peer has sent bytes that no hook was given, as far as is known. Bytes that the
+// system still has do not count: they will come through the stage.
 bool Session::HasUndelivered(Owner& owner) const {
   const Owner::Delivering& delivering = owner.delivering();
   const bool delivers = delivering.session == this;
@@ -185,7 +187,7 @@ std::optional<TlsInfo> Session::tls_info() {
     const MutexLock lock(inbox_.mutex());
     if (outbound_.stages() != nullptr) report = outbound_.stages()->tls();
   }
-  // It lives as long as the session.
+  // The report lives as long as the session.
   if (report == nullptr || !report->done.load(std::memory_order_acquire)) return std::nullopt;
   return report->info;
 }

@@ -47,7 +47,7 @@ std::optional<CloseReason> Timeouts::Passed(TimePoint now, TimePoint looked_at,
     if (passed || now < deadline) return;
     const bool waits_for_peer =
         reason != CloseReason::kWriteTimeout && reason != CloseReason::kMessageTimeout;
-    // A peer that sends a byte of its handshake now and then would never be late.
+    // Otherwise a peer that sends a byte of its handshake now and then would never be late.
     const bool excused = reason == CloseReason::kHandshakeTimeout
                              ? looked_at < deadline
                              : (waits_for_peer && receives) || (!JudgesSilence(reason) && sends);

@@ -77,8 +77,8 @@ class Timeouts {
                                    TimePoint stop_deadline) const;
   // The first timeout of an open session whose time is up. `receives`, `sends`: true exactly when
   // the system has something for the session that has not been seen, so that it is not silent; see
-  // ExcuseMessage for messages. A handshake counts as late after a look at the system at
-  // `looked_at`, whatever that has found.
+  // ExcuseMessage for messages. `looked_at`: when the last look at the system began. A handshake is
+  // late once that was after its deadline, whatever the look has found.
   [[nodiscard]] std::optional<CloseReason> Passed(TimePoint now, TimePoint looked_at,
                                                   const Options& options, const Inbound& inbound,
                                                   const Outbound& outbound, bool receives,
@@ -91,7 +91,7 @@ class Timeouts {
   }
 
   // True exactly when `reason` is one of these timeouts.
-  [[nodiscard]] static bool Gives(CloseReason reason) {
+  [[nodiscard]] static bool IsTimeout(CloseReason reason) {
     return JudgesSilence(reason) || reason == CloseReason::kHandshakeTimeout ||
            reason == CloseReason::kIdleTimeout || reason == CloseReason::kWriteTimeout;
   }

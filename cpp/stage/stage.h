@@ -9,8 +9,8 @@
 //    less, and in any call: so it can send by itself.
 // S3 The bytes that Send takes are in the output when it returns. A send of a user is complete when
 //    the system has what was made of its last byte.
-// S4 A stage that is not ready takes no sends, and OnConnectionEstablished waits for it. While a
-//    stage waits for the peer it takes no sends either, and EndSend does not come.
+// S4 A stage that is not ready gets no sends, and OnConnectionEstablished waits for it. While a
+//    stage waits for the peer it gets no sends either, and EndSend is not called.
 // S5 An error ends the connection: what went up before is still delivered, then the error is
 //    reported. The bytes that the stage has put down are offered to the system once more, as they
 //    may say why. The peer gets a reset, unless the error is kTls and the system has taken all. The
@@ -73,10 +73,10 @@ class Stage {
   virtual Error EndSend(Output& output) = 0;
   // Once true it stays true.
   [[nodiscard]] virtual bool ready() const = 0;
-  // True exactly when it can make nothing of sends, nor of their end, before it receives more. It
-  // may only become true or false in Receive.
+  // True exactly when it can take neither sends nor their end before it receives more. It changes
+  // only in Receive.
   [[nodiscard]] virtual bool waits_for_peer() const { return false; }
-  // The connection has ended: the last call. Others may still ask for what follows.
+  // The connection has ended. After it only the const functions are called.
   virtual void Close() {}
   // Null for a stage that is not TLS.
   [[nodiscard]] virtual const TlsReport* tls() const { return nullptr; }

@@ -103,7 +103,8 @@ Error StageStack::CallStage(std::size_t index, Sink& sink, Call call) {
   return nested_error_ ? nested_error_ : error;
 }
 
-// A send that is in flight is the first of it: what the system takes of one it takes of the other.
+// A send in flight is at the front of `user`, and so at the front of the wire's queue: its
+// completion counts for both.
 void StageStack::SendPlain(const SendQueue& user, std::uint64_t sent) {
   assert(layers_.size() == 1);
   sent_before_ = sent;

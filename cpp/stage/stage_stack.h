@@ -44,15 +44,15 @@ class StageStack {
   };
 
   // `stages`: the one next to the wire first; at least one. `ready_by`: by when they must be ready;
-  // max: whenever they are.
+  // max: at any time.
   explicit StageStack(std::vector<std::unique_ptr<Stage>> stages,
                       TimePoint ready_by = TimePoint::max());
   StageStack(const StageStack&) = delete;
   StageStack& operator=(const StageStack&) = delete;
   ~StageStack();
 
-  // For a stage that comes into a connection, before Begin: the wire had `sent` bytes before, and
-  // `user` goes out as it is. One stage. Throws std::bad_alloc.
+  // For one stage that begins on an open connection, before Begin. The system has taken `sent`
+  // bytes so far, and all that is in `user` goes out as it is. Throws std::bad_alloc.
   void SendPlain(const SendQueue& user, std::uint64_t sent);
   Error Begin(Sink& sink);
   // True exactly when Begin was called.
@@ -80,10 +80,10 @@ class StageStack {
   }
   // True exactly when there was an error.
   [[nodiscard]] bool failed() const { return failed_; }
-  // That of the first stage of TLS; null: there is none. Any thread.
+  // The report of the first stage that is TLS; null: there is none. Any thread.
   [[nodiscard]] const TlsReport* tls() const;
 
-  // What was received and waits for its turn, while the stages are not ready. Throws
+  // Keeps received bytes that wait for their turn, while the stages are not ready. Throws
   // std::bad_alloc.
   void Postpone(Received&& received);
   [[nodiscard]] bool postponed() const { return !postponed_.empty(); }
@@ -95,8 +95,9 @@ class StageStack {
   [[nodiscard]] bool empty() const { return layers_.front().down.empty(); }
   // Bytes that wait in the stages' outputs.
   [[nodiscard]] std::size_t waiting() const;
-  // True when so much of the stages' own making waits for the wire that the peer should not be read
-  // from, as what it sends may make more; or so much of what was received.
+  // True when the peer should not be read from: too much that the stages have sent by themselves
+  // waits for the wire, and received bytes may make more of it; or too many received bytes wait for
+  // their turn.
   [[nodiscard]] bool full() const {
     return own_waiting_ > kMostAhead || postponed_bytes_ > kMostAhead;
   }
@@ -109,7 +110,7 @@ class StageStack {
   // Bytes that the system has taken in all, also before there were stages.
   [[nodiscard]] std::uint64_t bytes_sent() const { return sent_before_ + layers_.front().out_sent; }
 
-  // A stage is asked to send so many bytes at a time, a full record of TLS.
+  // The most bytes that a stage is asked to send at a time: those of a full record of TLS.
   static constexpr std::size_t kStep = std::size_t{16} * 1024;
   // Bytes that a stage's output may hold: three steps, with what TLS adds to them.
   static constexpr std::size_t kMostAhead = 3 * kStep + 1024;
@@ -133,8 +134,8 @@ class StageStack {
     bool ended_up = false;       // true exactly when it has called EndUp
     bool ended_down = false;     // true exactly when its EndSend has returned
 
-    // False: what comes from the wire is not for it any more. A handshake does not go on behind the
-    // end, as the peer would see it done and then a stream that lacks its end.
+    // True exactly when bytes from the wire are still for it. No handshake goes on behind the end
+    // of its own stream: the peer would see it done, and then a stream that lacks its end.
     [[nodiscard]] bool hears() const { return !ended_up && (!ended_down || stage->ready()); }
   };
   class LayerOutput;

@@ -32,7 +32,7 @@ struct ConnectionObject {
   Connection* connection;  // one counted reference
   PyObject* data;          // the user's
   PyObject* framing;       // as it was last set, or the server's
-  PyObject* tls_info;      // once it was asked for and there was one; else null
+  PyObject* tls_info;      // a TLSInfo; null until one is asked for and there is one
   PyObject* weak_references;
   // True exactly when the server has a hook for what clients send without a framing, or with one.
   bool takes_bytes;
@@ -383,12 +383,11 @@ PyMethodDef methods[] = {
      "start_tls($self, tls, /)\n--\n\n"
      "Begin TLS on a connection that has none, as STARTTLS does. In its hooks and callbacks only.\n"
      "\n"
-     "What was sent before goes out as it is; what is sent from now on goes out when the "
-     "handshake\n"
-     "is done. Hooks then get what the client has sent in TLS, and `tls` says what was settled. A\n"
-     "handshake that fails is reported by on_connection_error; one that takes too long ends the\n"
-     "connection with CloseReason.HANDSHAKE_TIMEOUT. It does nothing once the connection is\n"
-     "closing or closed. After an exception nothing has changed.\n\n"
+     "Bytes that were sent before go out as they are; all that is sent from now on waits for the\n"
+     "end of the handshake. Hooks then get the bytes that the client has sent in TLS, and `tls`\n"
+     "has the result of the handshake. A handshake that fails is reported by on_connection_error;\n"
+     "one that takes too long ends the connection with CloseReason.HANDSHAKE_TIMEOUT. It does\n"
+     "nothing once the connection is closing or closed. After an exception nothing has changed.\n\n"
      "Args:\n"
      "    tls: an iocp_bind.TLS. With one of iocp_bind.TLS.client() the server takes the part of\n"
      "        the client in the handshake.\n\n"
@@ -492,9 +491,8 @@ PyGetSetDef attributes[] = {
      "        the client would send.",
      nullptr},
     {"tls", &GetTls, nullptr,
-     "A TLSInfo: what the handshake of TLS has settled. None without TLS, and before a handshake "
-     "of\n"
-     "start_tls() is done. It stays when the connection has ended.",
+     "A TLSInfo, the result of the handshake. None without TLS, and before a handshake that\n"
+     "start_tls() has begun is done. It stays when the connection has ended.",
      nullptr},
     {"data", &GetData, &SetData, "Yours to set: any object; None at first.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},

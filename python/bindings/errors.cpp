@@ -95,7 +95,7 @@ PyObject* MakeFrameError(const FrameFault& fault) {
 }
 
 PyObject* MakeTlsError(bool truncated, const std::string& fault) {
-  // What a peer sends is no part of it, and the sentences of OpenSSL are ASCII.
+  // It has no bytes of a peer, and OpenSSL's sentences are ASCII.
   return PyObject_CallFunction(truncated ? tls_truncated : tls_error, "s", fault.c_str());
 }
 

@@ -87,7 +87,7 @@ py::object TakeError() {
   return py::reinterpret_steal<py::object>(value);
 }
 
-// What on_connection_error gets: a new reference, or null with an error set.
+// The exception for on_connection_error: a new reference, or null with an error set.
 PyObject* MakeError(Connection& connection, const Error& error) {
   switch (error.kind) {
     case ErrorKind::kBadFrame:

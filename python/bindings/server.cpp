@@ -170,11 +170,11 @@ class Core {
       return;
     }
     {
-      // Makes what each worker needs. That takes long.
+      // It takes long to make what each worker needs.
       const WithoutGil released;
       native_->server.SetTls(tls);
     }
-    // Quick this time. Of two threads that set it, both parts go to the one that comes here last.
+    // Quick this time. The last of several threads to come here sets both the engine's and ours.
     native_->server.SetTls(tls);
     tls_ = value;
   }

@@ -18,12 +18,12 @@ namespace py = pybind11;
 namespace iocp::python {
 namespace {
 
-// A class of its own, which Python sees.
+// The class that Python sees.
 struct NativeTls {
   Tls tls;
 };
 
-// Python's class has the checks of types; the engine looks at files and ranges.
+// Python's class checks types; the engine checks files and ranges.
 TlsVersion Version(const std::string& version) {
   return version == "1.3" ? TlsVersion::kTls13 : TlsVersion::kTls12;
 }
@@ -85,7 +85,7 @@ NativeTls NewClient(const py::dict& values) {
   return Make(&Tls::Client, options);
 }
 
-// Whether it is a context of Python's own module for TLS, which is not imported for the question.
+// Whether it is a context of Python's module `ssl`. The question alone does not import that.
 bool IsSslContext(py::handle value) {
   const py::object ssl =
       py::reinterpret_steal<py::object>(PyImport_GetModule(py::str("ssl").ptr()));
@@ -96,7 +96,7 @@ bool IsSslContext(py::handle value) {
   return py::isinstance(value, ssl.attr("SSLContext"));
 }
 
-// What a peer has named: it may be any bytes.
+// A name that a peer has sent, which may be any bytes; None for none.
 py::object NameOrNone(const std::string& name) {
   if (name.empty()) return py::none();
   PyObject* const text =

@@ -1,4 +1,4 @@
-// The native part of an iocp_bind.TLS, and what a handshake has settled.
+// The native part of an iocp_bind.TLS, and the result of a handshake.
 #pragma once
 
 #include <iocp/iocp.h>

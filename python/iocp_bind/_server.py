@@ -196,10 +196,11 @@ class Server(Hooks[Data]):
             framing: how connections cut what they receive into messages; by default the
                 attribute `framing` of the server. A connection may change it:
                 `Connection.framing`.
-            tls: TLS for all clients, an `iocp_bind.TLS`; None for none. By default it is what the
-                attribute `tls` of the server has, which this sets. `on_connection_established`
-                is called when the handshake is done; until then the `handshake_timeout` of the
-                TLS takes the place of `first_data_timeout`, which counts from then on.
+            tls: an `iocp_bind.TLS` for all clients; None for none. By default it is the attribute
+                `tls` of the server; anything else replaces the attribute.
+                `on_connection_established` is called when the handshake is done. Until then the
+                `handshake_timeout` of the TLS takes the place of `first_data_timeout`, which
+                counts from then on.
             established_on: when `on_connection_established` is called. With ``"first_data"``
                 no hook is ever called for a client that sends nothing.
             first_data_timeout: how long a client may be silent after connecting. Turn it
@@ -490,13 +491,12 @@ class Server(Hooks[Data]):
 
     @property
     def tls(self) -> TLS | None:
-        """What new clients get: an `iocp_bind.TLS`, or None for connections without TLS.
+        """The `iocp_bind.TLS` that new clients get; None, as at first: they get no TLS.
 
         It may be set at any time, on any thread, to renew a certificate, for example. While the
-        server runs, those who connect from then on get the new one. Clients that are connected
-        keep what they have. Before `start`, and after the server has stopped, it is what the next
-        `start` takes, unless that gets one of its own. It is None at first. If setting raises an
-        exception, nothing has changed.
+        server runs, clients that connect from then on get the new one. Clients that are connected
+        keep what they have. When the server does not run, it is the default of the next `start`.
+        If setting raises an exception, nothing has changed.
 
         Raises:
             TypeError: it is set to something else; or to None while the server runs.

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-# The options as C++ calls them in its sentences, and as they are called here.
+# The names of options in the sentences of C++, and here.
 _NAMES = {"certificate_file": "certfile", "key_file": "keyfile", "ca_file": "ca"}
 
 
 @dataclass(frozen=True)
 class TLSInfo:
-    """What the handshake of a connection has settled: `Connection.tls`."""
+    """The result of a handshake: `Connection.tls`."""
 
     version: str
     """``"TLSv1.3"`` or ``"TLSv1.2"``."""
@@ -34,7 +34,7 @@ class TLSInfo:
     peer_certificate: bytes | None
     """The client's certificate in DER; None: it has shown none."""
     resumed: bool
-    """Whether the session goes on from an earlier one of the client."""
+    """True exactly when an earlier session of the client was resumed."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class TLSLibrary:
     """The library that does the cryptography."""
 
     available: bool
+    """True exactly when this build has TLS."""
     version: str
     """As the library names itself; empty when it is not available."""
     reason: str
@@ -109,7 +110,7 @@ def _choice(name: str, value: object, *choices: str) -> str:
 
 
 def _list(name: str, kind: type[str | bytes], values: object) -> list[bytes]:
-    """Return a list of what has the type `kind`."""
+    """Return `values` as bytes; all of them must be of the type `kind`."""
     wanted = f"an iterable of {kind.__name__}"
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         _wrong_type(name, wanted, values)
@@ -139,9 +140,9 @@ def _natives(sni: object) -> dict[bytes, _core.NativeTLS]:
 
 
 def _raise(fault: _core._TLSFault, files: Iterable[bytes]) -> NoReturn:
-    """Raise what the sentence of C++ stands for, with the names that the options have here."""
+    """Raise the exception for a sentence of C++, with the names of the options here."""
     sentence, code = fault.args
-    # What is in the name of a file stays.
+    # The names of files stay as they are.
     known = ["'" + re.escape(os.fsdecode(file)) + "'" for file in files if file]
     pattern = "|".join([*known, *_NAMES])
     sentence = re.sub(pattern, lambda found: _NAMES.get(found[0], found[0]), sentence)
@@ -175,22 +176,23 @@ class TLS:
             without one, but not with one that is not trusted. ``"required"``: a client without a
             trusted one is refused.
         alpn: names of protocols, such as ``["h2", "http/1.1"]``, the best one first. A client that
-            offers names, and none of these, is refused.
+            offers only other names is refused.
         min_version: the oldest version that is spoken.
         max_version: the newest one; None: the newest that OpenSSL has.
-        ciphers: in OpenSSL's words. Names that begin with ``TLS_`` are suites of TLS 1.3, all else
-            is for TLS 1.2. None: those with forward secrecy and authenticated encryption.
+        ciphers: a list in OpenSSL's form, with colons between. Names that begin with ``TLS_`` are
+            suites of TLS 1.3; everything else is for TLS 1.2. None: those with forward secrecy and
+            authenticated encryption.
         sni: other `TLS` objects by host name, for clients that ask for that name.
             ``"*.example.org"`` stands for each name with one more label. The `handshake_timeout`,
             `allow_truncation` and `sni` of those others have no effect.
         session_tickets: whether clients may resume a session, on whichever worker. It saves most
             of the handshake.
-        ticket_keys: keys of tickets, of 48 or 80 random bytes each. The first encrypts, all
-            decrypt. Processes with the same keys resume each other's sessions. None: keys of its
-            own, with a new one each hour.
-        handshake_timeout: seconds that a client gets for its handshake.
-        allow_truncation: whether a stream that ends without TLS having said so is an orderly end.
-            Somebody on the way can cut such a stream off unseen.
+        ticket_keys: ticket keys, of 48 or 80 random bytes each. The first encrypts, all decrypt.
+            Processes with the same keys and certificate resume each other's sessions. None: keys of
+            its own, with a new one each hour.
+        handshake_timeout: seconds that a client may take for its handshake.
+        allow_truncation: whether a stream that ends without the end of TLS (close_notify) is an
+            orderly end. Somebody on the way can cut such a stream off, and nobody notices.
 
     Raises:
         OSError: a file cannot be read; `filename` is its name.
@@ -261,19 +263,19 @@ class TLS:
         Args:
             ca: a file with the certificates of the authorities that the server's may come from;
                 None: those of the system.
-            server_name: the host name or address that the server's certificate must be for. The
-                server is asked for a host name. Needed to verify.
+            server_name: the host name or address that the server's certificate must be for. A host
+                name is also sent to the server. Needed to verify.
             certfile: the client's own certificate, for a server that asks for one.
-            keyfile: as for `TLS`, like all that follow.
-            password: see there.
-            alpn: see there.
+            keyfile: as for `TLS`.
+            password: as for `TLS`.
+            alpn: names of protocols, the one that the client likes best first.
             verify: whether the server's certificate is checked: that it comes from one of the
                 authorities, that it is valid now, and that it is for `server_name`.
-            min_version: see there.
-            max_version: see there.
-            ciphers: see there.
-            handshake_timeout: see there.
-            allow_truncation: see there.
+            min_version: as for `TLS`.
+            max_version: as for `TLS`.
+            ciphers: as for `TLS`.
+            handshake_timeout: as for `TLS`.
+            allow_truncation: as for `TLS`.
 
         Raises:
             Exception: as `TLS` raises it.

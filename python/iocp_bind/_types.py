@@ -43,7 +43,7 @@ class TLSFailure(enum.IntEnum):
     """Why a handshake of TLS came to nothing; `Stats.tls_failures` counts them."""
 
     TIMEOUT = 0
-    """It was not done within `handshake_timeout`, or another time of the connection was up."""
+    """It was not done within `handshake_timeout`, or another timeout of the connection was over."""
     PEER_LEFT = 1
     """The client ended or broke the connection."""
     PROTOCOL = 2
@@ -55,7 +55,7 @@ class TLSFailure(enum.IntEnum):
     RESOURCES = 5
     """Memory ran out."""
     CLOSED = 6
-    """The server closed the connection, because it stops."""
+    """The server closed the connection: it stops, or a hook closed it after `start_tls`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Stats:
     tls_handshakes: int
     """Handshakes of TLS that were done. Counter."""
     tls_resumed: int
-    """How many of them went on from an earlier session of the client. Counter."""
+    """How many of them resumed an earlier session of the client. Counter."""
     tls_failures: dict[TLSFailure, int]
     """Handshakes that came to nothing, by cause. No hook is called for such a connection, unless
     `Connection.start_tls` began the handshake. Counters."""

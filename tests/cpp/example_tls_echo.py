@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def echo(port: int, folder: Path, data: bytes) -> bytes:
-    """What a client gets that sends `data` and closes in order."""
+    """Return the answer to a client that sends `data` and closes in order."""
     context = ssl.create_default_context(cafile=folder / "ca.pem")
     with (
         socket.create_connection(("127.0.0.1", port), timeout=20) as plain,

@@ -100,7 +100,7 @@ def test_bytes_that_came_without_tls_are_not_taken_for_it(
     assert server.messages_of(conn) == [b"STARTTLS"]
 
 
-def test_it_belongs_into_hooks_and_callbacks(
+def test_it_belongs_in_hooks_and_callbacks(
     serve: Serve, certificates: Certificates, connect: Connect, connect_tls: ConnectTls
 ) -> None:
     server = serve(StartTls(certificates.tls()), framing=LINES)

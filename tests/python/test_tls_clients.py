@@ -165,7 +165,7 @@ def test_servers_with_the_same_keys_resume_each_others_sessions(
 def test_a_session_does_not_go_on_with_other_authorities(
     serve: Serve, certificates: Certificates, stranger: Certificates, connect_tls: ConnectTls
 ) -> None:
-    """Also with the same keys of tickets."""
+    """Not even with the same ticket keys."""
     keys = [os.urandom(80)]
     context = certificates.context(pair=certificates.client)
     tls = certificates.tls(ca=certificates.ca, verify="required", ticket_keys=keys)

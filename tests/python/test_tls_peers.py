@@ -142,14 +142,8 @@ def test_renegotiation_is_refused(echo: Recorder, certificates: Certificates) ->
 def test_gnutls_talks_and_resumes(echo: Recorder, certificates: Certificates, version: str) -> None:
     host, port = echo.address
     command = [tool("gnutls-cli"), "--x509cafile", certificates.ca, "--sni-hostname", "localhost"]
-    command += [
-        "--verify-hostname",
-        "localhost",
-        "--port",
-        str(port),
-        "--resume",
-        "--waitresumption",
-    ]
+    command += ["--verify-hostname", "localhost", "--port", str(port)]
+    command += ["--resume", "--waitresumption"]
     command += ["--priority", f"NORMAL:-VERS-ALL:+VERS-TLS{version}", host]
     with Child(command, log_is_output=True) as client:
         client.line_with(f"(TLS{version}-X.509)" if version == "1.3" else "(TLS1.2")

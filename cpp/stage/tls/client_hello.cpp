@@ -11,8 +11,8 @@
 namespace iocp {
 namespace {
 
-// The host name; "": there is none, or none that is well formed. OpenSSL looks at it again, and
-// refuses what is not.
+// The host name; "": there is none, or it is malformed. OpenSSL looks at it again, and refuses a
+// malformed one.
 std::string AskedHost(SSL* ssl) {
   const unsigned char* data = nullptr;
   std::size_t size = 0;

@@ -13,12 +13,12 @@ namespace iocp {
 // object.
 struct ClientHello {
   const SslContext& context;        // the one that the connection has begun with
-  std::optional<std::string> host;  // the one that was asked for, "": none; null before the message
+  std::optional<std::string> host;  // that was asked for; "": none; null before the message
 };
 
-// Chooses the context for the host name that the client asks for: before a session is resumed, so
-// that the one of another host is not. The client sends its message again when the server wants
-// another key of it. The name must be the same then: the choice is made once.
+// Chooses the context for the host name that the client asks for. It does so before a session is
+// resumed, so that no session of another host is. A client of which the server wants another key
+// sends its message again, and must ask for the same name: the choice is made once.
 int OnClientHello(SSL* ssl, int* alert, void* unused);
 
 }  // namespace iocp

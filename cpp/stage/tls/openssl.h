@@ -1,4 +1,4 @@
-// OpenSSL's objects with owners. The files that include this are the only ones that know of it.
+// OpenSSL's objects with owners. Only the files that include this know of OpenSSL.
 #pragma once
 
 #include <openssl/bio.h>
@@ -26,8 +26,8 @@ using SslPtr = std::unique_ptr<SSL, FreeWith<&SSL_free>>;
 using X509Ptr = std::unique_ptr<X509, FreeWith<&X509_free>>;
 using X509StorePtr = std::unique_ptr<X509_STORE, FreeWith<&X509_STORE_free>>;
 
-// The queue of errors belongs to the thread, and hooks may use OpenSSL too: it is empty at the
-// beginning, and left empty.
+// OpenSSL has one queue of errors for each thread, and hooks may use OpenSSL too. So this empties
+// it at the beginning and at the end.
 class CleanErrors {
  public:
   CleanErrors() { Clear(); }
@@ -36,7 +36,7 @@ class CleanErrors {
   ~CleanErrors() { Clear(); }
 
  private:
-  // To look costs less than to clear.
+  // A look costs less than clearing.
   static void Clear() {
     if (ERR_peek_error() != 0) ERR_clear_error();
   }

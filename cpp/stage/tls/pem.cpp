@@ -35,7 +35,7 @@ std::FILE* OpenFile(const std::string& file) {
                  file, code);
 }
 
-// Wipes what it gives back.
+// Wipes memory before it gives it back.
 template <typename T>
 struct WipingAllocator {
   using value_type = T;
@@ -51,7 +51,7 @@ struct WipingAllocator {
 };
 using Text = std::vector<char, WipingAllocator<char>>;  // it may hold a key
 
-// No copy of the text stays elsewhere in memory.
+// No other copy of the text is left in memory.
 Text ReadFile(const char* option, const std::string& file) {
   if (file.find('\0') != std::string::npos) {
     throw TlsError(std::string(option) + " must not contain NUL");
@@ -86,7 +86,7 @@ BioPtr Reader(const Text& text) {
 
 struct Password {
   const std::string& text;
-  bool asked = false;
+  bool asked = false;  // true exactly when OpenSSL has asked for it
 
   static int Give(char* to, int size, int, void* self) {
     auto& password = *static_cast<Password*>(self);
@@ -110,7 +110,7 @@ std::vector<X509Ptr> ReadCertificates(const char* option, const std::string& fil
   const Text text = ReadFile(option, file);
   const BioPtr bio = Reader(text);
   std::vector<X509Ptr> certificates;
-  // The last part may be a certificate, a key or nothing.
+  // It skips other parts of the file, such as a key.
   while (X509Ptr certificate{PEM_read_bio_X509_AUX(bio.get(), nullptr, nullptr, nullptr)}) {
     certificates.push_back(std::move(certificate));
   }
@@ -134,8 +134,8 @@ EvpKeyPtr ReadKey(const char* option, const std::string& file, const std::string
   Password asking{password};
   EvpKeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, &Password::Give, &asking));
   if (key != nullptr) return key;
-  // Without memory OpenSSL also fails inside, and then goes on to other formats of keys. Bytes in
-  // the file cause no fatal error.
+  // When memory runs out, OpenSSL goes on with other formats of keys, and its last error is another
+  // one. No bytes in a file cause a fatal error.
   while (const unsigned long error = ERR_get_error()) {
     if (ERR_FATAL_ERROR(error)) throw std::bad_alloc();
   }

@@ -8,14 +8,14 @@
 
 namespace iocp {
 
-// All throw TlsError, with a sentence that names the file, and std::bad_alloc. `option` is the
-// option that has named it.
+// Both throw TlsError, with a sentence that names the file, and std::bad_alloc. `option` is the
+// name of the option that the file comes from.
 
-// At least one.
+// Returns at least one.
 std::vector<X509Ptr> ReadCertificates(const char* option, const std::string& file);
 EvpKeyPtr ReadKey(const char* option, const std::string& file, const std::string& password);
 
-// Throws std::bad_alloc if OpenSSL has just found no memory. The last of its errors, in words.
+// The last of OpenSSL's errors, in words. Throws std::bad_alloc when it is that memory ran out.
 std::string OpenSslReason();
 
 }  // namespace iocp

@@ -23,8 +23,8 @@ constexpr long kMostCertificateBytes = 64L * 1024;  // of a peer's chain
 constexpr const char* kGroups[] = {"X25519MLKEM768:X25519:P-256:P-384", "X25519:P-256:P-384",
                                    "P-256:P-384"};
 
-// Where a context keeps its owner; less than 0 before the first was made. One that was made in
-// vain, by two threads at a time, stays unused.
+// The index under which an SSL_CTX keeps its SslContext; less than 0 before the first is made. When
+// two threads make one at a time, one of the two stays unused.
 std::atomic<int> context_index{-1};
 
 bool MakeContextIndex() {
@@ -64,10 +64,12 @@ bool SetTicketKey(const TicketKey& key, const unsigned char* iv, EVP_CIPHER_CTX*
          EVP_MAC_CTX_set_params(mac, parameters) == 1;
 }
 
-// 2: a good ticket, and the client needs a new one.
+// Returns less than 0 when it fails, 0 for a ticket that no key opens, 1 for a good one, and 2 for
+// a good one whose client needs a new one.
 int OnTicket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHER_CTX* cipher,
              EVP_MAC_CTX* mac, int encrypt) {
-  // OpenSSL asks the first context of a connection: it may go on with one that has no tickets.
+  // OpenSSL calls this for the context that a connection has begun with. The one that it goes on
+  // with may have no tickets.
   TicketKeys* const keys = SslContext::Of(SSL_get_SSL_CTX(ssl)).description().ticket_keys.get();
   if (keys == nullptr) return 0;
   const auto now = std::chrono::steady_clock::now();
@@ -82,8 +84,8 @@ int OnTicket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHER_CTX* c
   bool is_current = false;
   if (!keys->Find(name, now, &key, &is_current)) return 0;
   if (!SetTicketKey(key, iv, cipher, mac, false)) return -1;
-  // A TLS 1.3 client gets a new ticket each time: who sees one ticket twice on the wire knows that
-  // both connections are of one client.
+  // A TLS 1.3 client gets a new ticket each time: whoever sees one ticket twice on the wire knows
+  // that both connections belong to one client.
   return is_current && SSL_version(ssl) < TLS1_3_VERSION ? 1 : 2;
 }
 
@@ -100,6 +102,7 @@ int OnAlpn(SSL* ssl, const unsigned char** chosen, unsigned char* chosen_size,
   return result == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
+// OpenSSL then tells the client that its host name was taken.
 int OnServerName(SSL*, int*, void*) { return SSL_TLSEXT_ERR_OK; }
 
 }  // namespace
@@ -157,7 +160,7 @@ void SslContext::SetGroups() {
   }
 }
 
-// The key is copied: OpenSSL has locks and caches in each.
+// Each context has a copy of the key, as OpenSSL has locks and caches in each key.
 void SslContext::SetOwnCertificate() {
   if (description_.chain.empty()) return;
   EvpKeyPtr copy(EVP_PKEY_dup(description_.key.get()));
@@ -196,7 +199,7 @@ void SslContext::SetAuthorities() {
 }
 
 // A session must not go on where another certificate is shown, nor where clients' certificates are
-// judged by other rules, also when both have the same keys of tickets.
+// judged by other rules, even when both have the same ticket keys.
 void SslContext::SetSessions() {
   SSL_CTX_set_session_cache_mode(get(), SSL_SESS_CACHE_OFF);
   if (!description_.is_server) return;

@@ -26,8 +26,8 @@ class SslContext {
 
   // The context for clients that ask for `host`, which is in lower case: this one, or another.
   [[nodiscard]] const SslContext& ForHost(std::string_view host) const;
-  // Makes a connection that has begun with another context go on with this one, before its
-  // handshake has looked at anything. False when there is no memory.
+  // Makes a connection that has begun with another context go on with this one. It must be called
+  // before the handshake acts on anything. False when there is no memory.
   [[nodiscard]] bool TakeOver(SSL* ssl) const;
 
  private:

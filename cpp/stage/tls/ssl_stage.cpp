@@ -17,12 +17,12 @@
 namespace iocp {
 namespace {
 
-// Everything that a peer may send before the handshake is done. Certificates are what is long.
+// The most bytes that a peer may send before the handshake is done. Certificates are long.
 constexpr std::size_t kMostHandshake = std::size_t{32} * 1024;
 constexpr std::size_t kMostHandshakeWithCertificate = std::size_t{128} * 1024;
 // KeyUpdates, warnings and the like.
 constexpr std::uint32_t kMostControlsPerSecond = 100;
-// OpenSSL's number for the reason that is an alert of the peer.
+// The first of OpenSSL's reasons that stand for alerts of the peer.
 constexpr int kFirstAlert = SSL_AD_REASON_OFFSET;
 
 }  // namespace
@@ -40,8 +40,8 @@ class SslBio {
   }
 
  private:
-  // Made once, and never freed: an SSL object may outlive whatever would do it. Null when there is
-  // no memory.
+  // Made once, and never freed: an SSL object may outlive whatever would free it. Null when there
+  // is no memory.
   static BIO_METHOD* Method() {
     static std::atomic<BIO_METHOD*> kept{nullptr};
     BIO_METHOD* known = kept.load(std::memory_order_acquire);
@@ -91,7 +91,7 @@ class SslStage::Call {
   SslStage& stage_;
 };
 
-// Less than 0: it must not go on. 0: there is no more for now.
+// Returns how many bytes it has read; 0: there are none for now; less than 0: OpenSSL must stop.
 int SslStage::ReadWire(char* to, int size) {
   if (flooded_) return -1;
   const std::size_t taken = std::min(wire_.size(), static_cast<std::size_t>(size));
@@ -111,8 +111,8 @@ int SslStage::WriteWire(const char* from, int size) {
   }
 }
 
-// Called for each message, and for each head of a record; an alert that is sent may be the answer
-// to one that came.
+// OpenSSL calls this for each message and for the head of each record. Alerts that are sent count,
+// too: they may be answers to those that came.
 void SslStage::OnMessage(int sent, int, int type, const void*, std::size_t, SSL*, void* self) {
   if (type == SSL3_RT_ALERT ||
       (sent == 0 && (type == SSL3_RT_HANDSHAKE || type == SSL3_RT_CHANGE_CIPHER_SPEC))) {
@@ -190,11 +190,12 @@ Error SslStage::Open() {
     return {};
   }
   SSL_set_connect_state(ssl_.get());
-  return NameServer() ? Error{} : RunOutOfMemory();
+  return SetServerName() ? Error{} : RunOutOfMemory();
 }
 
-// Asks for the server's name, and lets its certificate be for it alone.
-bool SslStage::NameServer() {
+// Asks for the server's name, and takes no certificate that is for another. False when there is no
+// memory.
+bool SslStage::SetServerName() {
   const std::string& name = tls_->server_name;
   if (name.empty()) return true;
   const bool address = tls_->names_address;
@@ -220,7 +221,7 @@ Error SslStage::Begin(Output& output) {
   return error ? error : Handshake();
 }
 
-// As far as it goes with what has come.
+// Goes on with it as far as the received bytes allow.
 Error SslStage::Handshake() {
   const std::size_t before = wire_.size();
   const int result = SSL_do_handshake(ssl_.get());
@@ -246,7 +247,7 @@ void SslStage::Finish() {
   unsigned int alpn_size = 0;
   SSL_get0_alpn_selected(ssl, &alpn, &alpn_size);
   if (alpn_size != 0) info.alpn.assign(reinterpret_cast<const char*>(alpn), alpn_size);
-  // OpenSSL would name the host of the session that is resumed.
+  // Not from OpenSSL, which would name the host of the session that is resumed.
   if (tls_->is_server) {
     info.server_name = hello_.host.value_or(std::string());
   } else if (!tls_->names_address) {
@@ -287,10 +288,10 @@ Error SslStage::Receive(Buffer bytes, Output& output) {
   return {};
 }
 
-// Until nothing is left. The first `*plain` bytes of `bytes` are what the hooks get then.
+// Decrypts until nothing is left. The hooks then get the first `*plain` bytes of `bytes`.
 Error SslStage::ReadAll(Buffer& bytes, std::size_t* plain, Output& output) {
   char* const base = const_cast<char*>(bytes.data());  // they are nobody else's
-  // The part of a record that came before is not in `bytes`: it may be more than what comes now.
+  // The first part of this record came before and is not in `bytes`, which may be too short for it.
   bool cut = SSL_has_pending(ssl_.get()) == 1;
   while (!wire_.empty() || SSL_pending(ssl_.get()) != 0) {
     Buffer apart;
@@ -336,8 +337,8 @@ Error SslStage::Write(const void* data, std::size_t size) {
   return {};
 }
 
-// OpenSSL has the first part of a message, as a KeyUpdate, and neither writes nor ends before it
-// has all of it.
+// True when OpenSSL has only the first part of a message, such as a KeyUpdate: it neither writes
+// nor ends its stream before it has the rest.
 bool SslStage::waits_for_peer() const {
   return ready() && ssl_ != nullptr && SSL_in_init(ssl_.get()) == 1;
 }
@@ -369,7 +370,7 @@ Error SslStage::Send(const Piece* pieces, std::size_t count, std::size_t* taken,
 }
 
 Error SslStage::EndSend(Output& output) {
-  if (!ready()) return {};  // there is no stream yet whose end could be told
+  if (!ready()) return {};  // there is no stream of TLS yet that could end
   const Call call(*this, output);
   const int result = SSL_shutdown(ssl_.get());
   return result < 0 && SSL_get_error(ssl_.get(), result) != SSL_ERROR_WANT_READ ? Fail(result)

@@ -17,14 +17,14 @@
 
 namespace iocp {
 
-// A server makes its SSL object with the client's first bytes: one that is silent costs nothing.
+// A server makes its SSL object with the client's first bytes: a silent client costs nothing.
 //
 // OpenSSL reads and writes through a BIO which is this stage. Reading takes from the buffer that is
-// being received, and a record that is whole is decrypted into that same buffer: what has been read
-// of it is never less than what comes out. Writing goes into the output of the call.
+// being received, and a record that is whole is decrypted into that same buffer: no more bytes come
+// out than have been read of it. Writing goes into the output of the call.
 class SslStage final : public Stage {
  public:
-  // `context` is one of `description`'s. `tls` keeps them.
+  // `context` is one of `tls`'s, and lives as long.
   SslStage(std::shared_ptr<const TlsDescription> tls, const SslContext& context)
       : tls_(std::move(tls)), hello_{context, {}} {}
   ~SslStage() override = default;
@@ -50,7 +50,7 @@ class SslStage final : public Stage {
   friend class SslBio;
 
   Error Open();
-  bool NameServer();
+  bool SetServerName();
   Error Handshake();
   void Finish();
   Error ReadAll(Buffer& bytes, std::size_t* plain, Output& output);
@@ -71,7 +71,7 @@ class SslStage final : public Stage {
   SslPtr ssl_;
   TlsReport report_;
 
-  // During a call.
+  // Set while a Call lives.
   Output* output_ = nullptr;
   std::string_view wire_;  // bytes received, and not read by OpenSSL yet
 

@@ -38,7 +38,7 @@ TicketKeys::TicketKeys(const std::vector<std::string>& keys) : rotates_(keys.emp
   for (const std::string& key : keys) keys_.push_back(Parse(key));
 }
 
-// Also when nobody came for long: keys that are too old go, and a new one encrypts.
+// Keys that are too old go, even if nobody has come for long, and a new one encrypts.
 bool TicketKeys::Rotate(TimePoint now) {
   if (!rotates_) return true;
   std::erase_if(keys_, [&](const TicketKey& key) { return now - key.made_at >= 3 * kRotation; });

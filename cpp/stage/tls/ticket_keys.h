@@ -27,11 +27,12 @@ struct TicketKey {
   std::chrono::steady_clock::time_point made_at;
 };
 
-// One ring for all workers. Any thread.
+// The ticket keys of a server, for all its workers. Any thread.
 class TicketKeys {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
-  // So long a key encrypts, and for two times more it decrypts. A ticket is good for two hours.
+  // How long a key encrypts; it decrypts for twice as long after that. A ticket is good for two
+  // hours.
   static constexpr std::chrono::hours kRotation{1};
 
   // Keys of 48 or 80 bytes, in nginx's order, which stay; none: its own, which are rotated.
@@ -41,7 +42,8 @@ class TicketKeys {
 
   // The key to encrypt with. False when there is no randomness or memory for a new one.
   bool Current(TimePoint now, TicketKey* key);
-  // The key with that name. False when there is none, or none any more.
+  // The key with that name; `*is_current` is true exactly when it is the one that encrypts. False
+  // when there is none, or no longer.
   bool Find(const unsigned char* name, TimePoint now, TicketKey* key, bool* is_current);
 
  private:

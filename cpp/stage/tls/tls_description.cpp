@@ -32,7 +32,7 @@ std::string AlpnOnTheWire(const std::vector<std::string>& names) {
   return wire;
 }
 
-// Those of TLS 1.3 are set by another function of OpenSSL than all others.
+// OpenSSL sets the suites of TLS 1.3 with one function and all other ciphers with another.
 void SplitCiphers(const std::string& ciphers, std::string* list, std::string* suites) {
   if (ciphers.find('\0') != std::string::npos) throw TlsError("ciphers must not contain NUL");
   std::string_view rest = ciphers;
@@ -174,7 +174,7 @@ const SslContext& TlsDescription::ContextOf(std::size_t shard) {
     const MutexLock lock(mutex_);
     if (shard < contexts_.size() && contexts_[shard] != nullptr) return *contexts_[shard];
   }
-  // Made without the lock, as it takes long; of two that are made at a time one goes again.
+  // Made without the lock, as it takes long. When two threads make one at a time, one is dropped.
   auto made = std::make_unique<const SslContext>(*this, shard);
   const MutexLock lock(mutex_);
   if (contexts_.size() <= shard) contexts_.resize(shard + 1);
@@ -184,7 +184,7 @@ const SslContext& TlsDescription::ContextOf(std::size_t shard) {
 
 bool Tls::is_server() const { return description_ != nullptr && description_->is_server; }
 
-// The first context is made here, for what OpenSSL alone can check.
+// The first context is made here: OpenSSL alone can check some of the options.
 Tls Tls::Server(const TlsServerOptions& options) {
   Tls tls(std::make_shared<TlsDescription>(options));
   static_cast<void>(tls.description_->ContextOf(0));

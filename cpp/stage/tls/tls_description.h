@@ -1,4 +1,4 @@
-// The contents of a Tls: options that were checked, certificates and keys that were read.
+// The contents of a Tls: checked options, and the certificates and keys that were read.
 #pragma once
 
 #include <cstddef>
@@ -32,9 +32,9 @@ class TlsDescription {
   // std::bad_alloc.
   const SslContext& ContextOf(std::size_t shard);
 
-  // Constant.
+  // All that follow are constant once it is made.
   const bool is_server;
-  std::vector<X509Ptr> chain;  // the own certificate first
+  std::vector<X509Ptr> chain;  // its own certificate first
   EvpKeyPtr key;               // null exactly when `chain` is empty
   std::vector<X509Ptr> authorities;
   X509StorePtr system_authorities;  // null unless a client trusts the system's

@@ -12,7 +12,7 @@ struct TlsReport {
   // True exactly when the handshake is done. `info` is constant from then on, for any thread.
   std::atomic<bool> done{false};
   TlsInfo info;
-  // Why there was an error, and in words. They belong to the owner.
+  // Why TLS has failed: the cause, and a sentence. They belong to the owner.
   TlsFailure failure = TlsFailure::kPeerLeft;
   std::string fault;
 };

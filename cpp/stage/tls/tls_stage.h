@@ -10,8 +10,8 @@
 
 namespace iocp {
 
-// Makes what the stages of the first `shards` shards need, so that nothing but memory can be
-// missing later. Any thread. Throws TlsError and std::bad_alloc.
+// Makes what the stages of the first `shards` shards need, so that later nothing but memory can be
+// missing. Any thread. Throws TlsError and std::bad_alloc.
 void PrepareTls(const Tls& tls, std::size_t shards);
 
 // One side of one connection, on the shard with that index. `tls` is not none. Any thread. Throws

@@ -186,7 +186,7 @@ TEST_P(StartTlsTest, AHandshakeThatTakesTooLongEndsTheConnection) {
   EXPECT_EQ(Failures(TlsFailure::kTimeout), 1U);
 }
 
-TEST_P(StartTlsTest, ItBelongsIntoHooks) {
+TEST_P(StartTlsTest, ItBelongsInHooks) {
   Start(On());
   auto wire = DialPlain();
   ASSERT_TRUE(handler_.WaitFor([&] { return !handler_.records.empty(); }));

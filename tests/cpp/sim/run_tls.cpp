@@ -26,7 +26,8 @@ using testing::ClientContext;
 using testing::Peer;
 using testing::TlsPeer;
 
-// ---- OpenSSL's memory, by whom it is for: the engine's is allocated while allocations may fail.
+// ---- OpenSSL's memory, the engine's and the clients': the engine's is allocated while allocations
+// may fail.
 
 std::size_t engine_bytes = 0;
 std::size_t engine_objects = 0;
@@ -62,15 +63,15 @@ void* Reallocate(void* memory, std::size_t size, const char* file, int line) {
   return moved;
 }
 
-// What OpenSSL keeps in an SSL object of the engine's.
-char engines;
+// The mark that OpenSSL keeps in each SSL object of the engine's.
+char engine_mark;
 
 void OnNew(void*, void*, CRYPTO_EX_DATA* data, int index, long, void*) {
   if (!FailingMemory::armed()) return;
-  if (CRYPTO_set_ex_data(data, index, &engines) == 1) ++engine_objects;
+  if (CRYPTO_set_ex_data(data, index, &engine_mark) == 1) ++engine_objects;
 }
 void OnFree(void*, void* kept, CRYPTO_EX_DATA*, int, long, void*) {
-  if (kept == &engines) --engine_objects;
+  if (kept == &engine_mark) --engine_objects;
 }
 
 void WatchOpenSsl() {
@@ -86,9 +87,9 @@ struct Shared {
   Shared() {
     const Certificates certificates(true);
     TlsServerOptions options = certificates.Server();
-    // Those that it would make would go with the time of day.
+    // Keys that it made itself would change with the time, and no run could be repeated.
     options.ticket_keys = {std::string(80, 'k')};
-    options.handshake_timeout = timeout;
+    options.handshake_timeout = kTimeout;
     server = Tls::Server(options);
     PrepareTls(server, RunTls::kMostWorkers);
     trusting = testing::NewClientContext(certificates.ca_file());
@@ -96,7 +97,7 @@ struct Shared {
     SSL_CTX_set_cert_store(distrusting.get(), X509_STORE_new());
   }
 
-  static constexpr std::chrono::seconds timeout{2};
+  static constexpr std::chrono::seconds kTimeout{2};
   Tls server;
   ClientContext trusting;
   ClientContext distrusting;
@@ -216,7 +217,7 @@ class RealRunTls final : public RunTls {
   RealRunTls() { testing::SeedOpenSsl(0); }
 
   [[nodiscard]] const Tls& server() const override { return GetShared().server; }
-  [[nodiscard]] Duration handshake_timeout() const override { return Shared::timeout; }
+  [[nodiscard]] Duration handshake_timeout() const override { return Shared::kTimeout; }
 
   std::unique_ptr<TlsClient> Connect(std::unique_ptr<Peer> wire, const TlsHabits& habits) override {
     SSL_CTX* const context =

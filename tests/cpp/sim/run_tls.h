@@ -1,7 +1,7 @@
 // TLS of a simulated run: what the server shows, clients of OpenSSL with faults of their own, and
 // what OpenSSL holds for the server.
 //
-// OpenSSL gets its chance from here, so the same seed makes the same run.
+// OpenSSL's random bytes come from here, so the same seed makes the same run.
 #pragma once
 
 #include <iocp/tls.h>
@@ -15,14 +15,14 @@
 
 namespace iocp::sim {
 
-// What a client of TLS does on its wire.
+// The habits of a client of TLS on its wire.
 struct TlsHabits {
   static constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
 
   bool tls12 = false;
   bool resumes = false;                 // the session of a client before it, where there is one
   bool distrusts = false;               // it does not know the authority, and says so
-  std::uint64_t silent_from = kNever;   // what it sends from this byte on is lost
+  std::uint64_t silent_from = kNever;   // all that it sends from this byte on is lost
   std::uint64_t changed_byte = kNever;  // of all that it sends
 
   // True exactly when its handshake may fail because of it.
@@ -48,7 +48,7 @@ class TlsClient : public testing::Peer {
   [[nodiscard]] virtual bool heard_end() const = 0;
   // Asks the server for new keys, so many times. False when it cannot.
   virtual bool UpdateKeys(std::size_t count) = 0;
-  // The stream ends, and TLS's does not.
+  // Ends the stream without the end of TLS.
   virtual void Truncate() = 0;
 };
 

@@ -100,8 +100,8 @@ TlsHabits Simulation::DrawTlsHabits() {
 }
 
 void Simulation::BreakTls(Client& client) {
-  // The server's bound is 32 in a row, other records counted, and 100 in a second.
-  constexpr std::size_t kMostKeyUpdates = 25;
+  // The server's bound is 100 messages in a second that are not data; the end of TLS is one.
+  constexpr std::size_t kMostKeyUpdates = 90;
   if (choices_.Chance(0.3)) {
     network_.Note("client cuts TLS off", client.peer->port(), 0);
     client.account->client_ended = true;

@@ -151,7 +151,7 @@ TEST_F(StageTest, AFewHandshakesGoOnInEachTurn) {
   EXPECT_EQ(Of(scenario, *clients[10]).received.size(), 16U) << "the last byte waits in the stage";
 }
 
-// What waits for its turn goes with its connection.
+// Bytes that wait for their turn go with their connection.
 TEST_F(StageTest, AClientThatLeavesWhileItsHandshakeWaitsIsForgotten) {
   Scenario scenario(With(1));
   std::vector<std::unique_ptr<Peer>> clients;

@@ -13,8 +13,9 @@
 namespace iocp::testing {
 namespace {
 
-// The bounds of the stage, and an answer to each record.
-constexpr std::size_t kMostControls = 32;
+// KeyUpdates that a server must take: its bound is 100 messages that are not data.
+constexpr std::size_t kMostKeyUpdates = 90;
+// Bytes of a server beside its data, and beside an answer to each record.
 constexpr std::size_t kMostAnswer = std::size_t{64} * 1024;
 
 struct Shared {
@@ -127,10 +128,9 @@ class Run {
         pair_.client->failure() != 0 || SSL_version(pair_.client->ssl()) != TLS1_3_VERSION) {
       return;
     }
-    const std::size_t count = choices_.Size(kMostControls + 8);
+    const std::size_t count = choices_.Size(40);
     updates_ += count;
-    // Some may come without data between.
-    if (updates_ >= kMostControls - 2) broken_ = true;
+    if (updates_ > kMostKeyUpdates) broken_ = true;
     for (std::size_t i = 0; i < count; ++i) {
       const bool asks = choices_.Below(2) == 0;
       SSL_key_update(pair_.client->ssl(),
@@ -140,7 +140,7 @@ class Run {
     pair_.client->Send({});
   }
 
-  // Of what is on its way to the server.
+  // Changes a part of the bytes that are on their way to the server.
   void Change() {
     std::string& wire = pair_.wire().to_server;
     pair_.client->Step();
@@ -164,7 +164,7 @@ class Run {
     }
   }
 
-  // A record, or what begins as one.
+  // Makes up a record, or bytes that begin as one.
   void MakeUp() {
     if (choices_.Below(2) == 0) return;
     broken_ = true;

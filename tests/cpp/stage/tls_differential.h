@@ -1,5 +1,5 @@
 // A server's stage of TLS, and a client of OpenSSL whose bytes are cut, changed, lost and made up
-// by chance. What both get is compared with what was sent.
+// by chance. The bytes that each side gets are compared with those that the other has sent.
 #pragma once
 
 #include <cstddef>

@@ -87,8 +87,8 @@ class TlsEnd : public StageStack::Sink {
   bool closing_ = false;
 };
 
-// What one end has for the wire goes to the other, in pieces of at most `step` bytes, until nothing
-// moves any more.
+// Moves the bytes that each end has for the wire to the other, in pieces of at most `step` bytes,
+// until nothing moves any more.
 inline void Exchange(TlsEnd& one, TlsEnd& other, std::size_t step = std::string::npos) {
   const auto pass = [&](TlsEnd& from, TlsEnd& to) {
     const std::string wire = from.Take();

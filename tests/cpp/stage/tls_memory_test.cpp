@@ -127,7 +127,7 @@ TEST_F(TlsMemoryTest, ATlsIsMadeOrNot) {
 }
 
 // No other error is blamed, as far as OpenSSL lets it be seen: deep inside it hides such failures.
-// An error in words needs memory itself, so C++ has some.
+// A sentence about an error needs memory too, so only OpenSSL's runs out.
 TEST_F(TlsMemoryTest, AKeyThatThereIsNoMemoryForIsNotCalledWrong) {
   CertificateOptions secret;
   secret.password = "open sesame";

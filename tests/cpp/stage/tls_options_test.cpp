@@ -1,4 +1,4 @@
-// What a Tls refuses, and how it says so; tickets, which outlive a connection.
+// A Tls: the options that it refuses, and how it says so; tickets, which outlive a connection.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -23,7 +23,7 @@ using std::chrono::minutes;
 
 class TlsOptionsTest : public TlsTest {
  protected:
-  // What the error says when the options of a good server are changed so; "": there is none.
+  // The sentence of the error when the options of a good server are changed so; "": there is none.
   std::string Refusal(const std::function<void(TlsServerOptions&)>& change,
                       std::string* file = nullptr, int* code = nullptr) {
     TlsServerOptions options = certificates.Server();

@@ -31,7 +31,7 @@ std::vector<std::size_t> RecordsIn(std::string_view wire) {
   return sizes;
 }
 
-// What the stage has put down, also when it has failed.
+// The bytes that the stage has put down, even when it has failed.
 std::string Wire(TlsEnd& end) {
   std::string wire;
   Piece pieces[kMaxPieces];

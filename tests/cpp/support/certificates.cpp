@@ -24,7 +24,7 @@ EVP_PKEY* NewKey(bool ed25519) {
   return key;
 }
 
-// What `write(bio)` writes.
+// The text that `write(bio)` writes.
 template <typename Write>
 std::string Text(Write write) {
   BIO* const bio = BIO_new(BIO_s_mem());

@@ -4,9 +4,10 @@
 
 namespace iocp::testing {
 
-// While one lives `*count` allocations of this thread succeed; then one fails, or all do from there
-// on, `for_good`. One at a time; afterwards `*count` is what was left, less than 0 once one has
-// failed that was not for good. With `of_openssl` OpenSSL's functions alone count, and fail.
+// While one lives `*count` allocations of this thread succeed; then one fails, or with `for_good`
+// all that follow. Only one lives at a time. Afterwards `*count` has those that were left, and is
+// less than 0 when one has failed and not for good. With `of_openssl` only OpenSSL's functions
+// count and fail.
 class FailingMemory {
  public:
   FailingMemory(long* count, bool for_good, bool of_openssl = false);

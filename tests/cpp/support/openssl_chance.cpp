@@ -22,7 +22,7 @@ int Fill(unsigned char* to, int size) {
 void SeedOpenSsl(std::uint64_t seed) {
   static const RAND_METHOD method = {nullptr, &Fill, nullptr, nullptr, &Fill, [] { return 1; }};
   state = seed;
-// A provider is what takes its place, and needs a file of its own.
+// A provider would do without these functions, but needs a file of its own.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
   if (RAND_get_rand_method() == &method) return;

@@ -1,7 +1,5 @@
-// A client that speaks TLS with OpenSSL in the ordinary way, over a peer that knows of nothing.
+// A client that speaks TLS with OpenSSL in the ordinary way, over a peer that knows nothing of TLS.
 #pragma once
-
-#include <openssl/ssl.h>
 
 #include <cstddef>
 #include <memory>
@@ -9,20 +7,12 @@
 #include <string_view>
 
 #include "port/peer.h"
+#include "stage/tls/openssl.h"
 
 namespace iocp::testing {
 
-struct SslCtxFree {
-  void operator()(SSL_CTX* context) const { SSL_CTX_free(context); }
-};
-struct SslFree {
-  void operator()(SSL* ssl) const { SSL_free(ssl); }
-};
-struct SessionFree {
-  void operator()(SSL_SESSION* session) const { SSL_SESSION_free(session); }
-};
-using ClientContext = std::unique_ptr<SSL_CTX, SslCtxFree>;
-using SessionPtr = std::unique_ptr<SSL_SESSION, SessionFree>;
+using ClientContext = SslCtxPtr;
+using SessionPtr = std::unique_ptr<SSL_SESSION, FreeWith<&SSL_SESSION_free>>;
 
 // A context that trusts the certificates in `ca_file`; "": it checks nothing.
 ClientContext NewClientContext(const std::string& ca_file);
@@ -34,14 +24,14 @@ class TlsPeer final : public Peer {
           SSL_SESSION* session = nullptr);
   ~TlsPeer() override = default;
 
-  // Takes all when what was taken before is out, else nothing; also before the handshake is done.
-  // Nothing behind the end of its own stream.
+  // Takes all when nothing waits, and otherwise nothing; also before the handshake is done. Takes
+  // nothing behind the end of its own stream.
   std::size_t Send(std::string_view data) override;
   std::string Receive(std::size_t most) override;
-  // In order only with the end of TLS's stream.
+  // kEnded only when the stream has ended with the end of TLS.
   [[nodiscard]] State state() const override;
   void EndStream() override;
-  // The stream ends, and TLS's does not.
+  // Ends the stream without the end of TLS.
   void Truncate() { wire_->EndStream(); }
   void Close() override { wire_->Close(); }
   void Reset() override { wire_->Reset(); }
@@ -71,12 +61,12 @@ class TlsPeer final : public Peer {
   static int OnSession(SSL* ssl, SSL_SESSION* session);
 
   const std::unique_ptr<Peer> wire_;
-  std::unique_ptr<SSL, SslFree> ssl_;
+  SslPtr ssl_;
   SessionPtr session_;
   std::string plain_;      // taken, and not encrypted yet
   std::string out_;        // encrypted, and not sent
   std::string received_;   // decrypted, and not asked for yet
-  bool ended_ = false;     // true exactly when the server has ended TLS's stream
+  bool ended_ = false;     // true exactly when the server has ended its stream of TLS
   bool said_end_ = false;  // true exactly when it has ended its own
   int failure_ = 0;
 };

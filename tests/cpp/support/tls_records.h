@@ -9,7 +9,7 @@
 
 namespace iocp::testing {
 
-// The secrets of the connections whose contexts it watches: of the last handshake. One at a time.
+// The secrets of the last handshake with a context that it watches. Only one lives at a time.
 class TlsSecrets {
  public:
   TlsSecrets();
@@ -18,7 +18,7 @@ class TlsSecrets {
   ~TlsSecrets();
 
   static void Watch(SSL_CTX* context);
-  std::string client;  // what the client's data is encrypted with
+  std::string client;  // that the client's data is encrypted with
   std::string server;
 
  private:
