@@ -126,8 +126,7 @@ TEST_F(TlsTest, TellsWhatTheHandshakeHasSettled) {
 
 TEST_F(TlsTest, SmallSendsShareRecordsAndLargeOnesFillThem) {
   Connect();
-  std::size_t bytes = 0;
-  for (int i = 0; i < 100; ++i) bytes += 500;
+  constexpr std::size_t kBytes = std::size_t{100} * 500;
   // Before anything is made of them, as in a turn.
   SendQueue user;
   for (int i = 0; i < 100; ++i) {
@@ -152,8 +151,8 @@ TEST_F(TlsTest, SmallSendsShareRecordsAndLargeOnesFillThem) {
     SendQueue complete;
     user.Advance(client->stack().Sent(size, nullptr), complete);
   }
-  EXPECT_EQ(server->received.size(), bytes);
-  EXPECT_LE(records, (bytes + 16'383) / 16'384);
+  EXPECT_EQ(server->received.size(), kBytes);
+  EXPECT_LE(records, (kBytes + 16'383) / 16'384);
 }
 
 TEST_F(TlsTest, AStreamThatIsCutOffIsAnErrorBehindItsData) {
@@ -422,7 +421,7 @@ TEST_F(TlsTest, KeyUpdatesAreBoundedPerSecond) {
     slow.server.now += milliseconds(11);
     update(slow, 1);
   }
-  EXPECT_FALSE(slow.server.error) << slow.server.report().fault << ": a client may only download";
+  EXPECT_FALSE(slow.server.error) << slow.server.report().fault << ": a client may send no data";
   MixedPair fast(tls, context.get());
   fast.Run();
   for (int i = 0; i < 101; ++i) {
