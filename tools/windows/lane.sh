@@ -10,7 +10,7 @@ prepare() {
     echo "the Windows lane needs Python 3.11, as Debian 12 has it: PYTHON=python3.11" >&2
     exit 1
   }
-  tools/bootstrap.sh g++-mingw-w64-x86-64-posix perl wine wine64
+  tools/bootstrap.sh dpkg-dev g++-mingw-w64-x86-64-posix perl wine wine64
   mkdir -p "$folder"
   tools/windows/python.sh "$folder/python" "$venv/bin/python"
   tools/windows/openssl.sh "$folder/openssl"
