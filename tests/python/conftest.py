@@ -139,9 +139,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Certificates for the tests of TLS, which need this fixture to run."""
     need_tls()
     beforehand = os.environ.get("IOCP_BIND_TEST_CERTIFICATES")
-    return Certificates(
-        Path(beforehand) if beforehand else tmp_path_factory.mktemp("certificates")
-    )
+    return Certificates(Path(beforehand) if beforehand else tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import socket
 import ssl
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
