@@ -17,7 +17,7 @@ mkdir -p "$folder/tidy"
 sed 's/-fno-keep-inline-dllexport//' "$folder/cpp/compile_commands.json" \
   >"$folder/tidy/compile_commands.json"
 "$venv/bin/python" tools/tidy.py "$venv/bin/clang-tidy" "$folder/tidy" \
-  cpp/base/*_windows.cpp cpp/port/{iocp/*,common/windows_net,port_kinds_windows}.cpp
+  cpp/{base,stage/tls}/*_windows.cpp cpp/port/{iocp/*,common/windows_net,port_kinds_windows}.cpp
 cmake --build --preset windows -j "$(nproc)"
 install_package --target _core
 
