@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,7 +138,8 @@ def connect(serve: Serve) -> Iterator[Connect]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Certificates for the tests of TLS, which need this fixture to run."""
     need_tls()
-    return Certificates(tmp_path_factory.mktemp("certificates"))
+    beforehand = os.environ.get("IOCP_BIND_TEST_CERTIFICATES")
+    return Certificates(Path(beforehand) if beforehand else tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

@@ -237,8 +237,7 @@ def test_the_client_of_a_handshake(
 def test_a_server_that_is_not_trusted_is_refused(
     serve: Serve, certificates: Certificates, connect: Connect, mistake: str
 ) -> None:
-    stranger = Certificates(certificates.folder / "stranger of start_tls")
-    ca = stranger.ca if mistake == "authority" else certificates.ca
+    ca = certificates.stranger.ca if mistake == "authority" else certificates.ca
     name = "localhost" if mistake == "authority" else "elsewhere.example"
     server = serve(BeginsTls(iocp_bind.TLS.client(ca=ca, server_name=name)))
     with pytest.raises(ssl.SSLError, match="ALERT"):

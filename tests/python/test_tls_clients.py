@@ -14,10 +14,10 @@ from support.tls import EACH_VERSION, Certificates, ConnectTls, failures, wait_f
 from iocp_bind import TLSFailure
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def stranger(certificates: Certificates) -> Certificates:
     """An authority that the server does not know."""
-    return Certificates(certificates.folder / "stranger")
+    return certificates.stranger
 
 
 def _der(certificates: Certificates) -> bytes:

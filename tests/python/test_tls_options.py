@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -58,9 +59,10 @@ def test_a_key_may_be_encrypted(certificates: Certificates, tmp_path: Path) -> N
     cert, key = certificates.server.cert, _encrypted(certificates, tmp_path)
     TLS(cert, key, "secret")
     TLS(cert, key, b"secret")
-    with pytest.raises(ValueError, match=rf"keyfile '{key}' holds an encrypted key: give its pass"):
+    named = re.escape(f"keyfile '{key}'")
+    with pytest.raises(ValueError, match=f"{named} holds an encrypted key: give its pass"):
         TLS(cert, key)
-    with pytest.raises(ValueError, match=rf"keyfile '{key}' .* that the password does not open"):
+    with pytest.raises(ValueError, match=f"{named} .* that the password does not open"):
         TLS(cert, key, "guess")
 
 
@@ -79,7 +81,7 @@ def test_a_file_that_cannot_be_read(
     assert caught_too.value.filename == str(tmp_path)
     nonsense = tmp_path / "key_file.pem"
     nonsense.write_text("nonsense\n")
-    with pytest.raises(ValueError, match=f"{option} '{nonsense}' holds no"):
+    with pytest.raises(ValueError, match=re.escape(f"{option} '{nonsense}' holds no")):
         TLS(**files | {option: nonsense})
 
 
@@ -87,13 +89,15 @@ def test_a_certificate_that_is_damaged(certificates: Certificates, tmp_path: Pat
     damaged = tmp_path / "damaged.pem"
     text = Path(certificates.server.cert).read_text().splitlines()
     damaged.write_text("\n".join([text[0], text[1][::-1], *text[2:]]))
-    with pytest.raises(ValueError, match=rf"certfile '{damaged}' holds a certificate that cannot"):
+    sentence = f"certfile '{damaged}' holds a certificate that cannot"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         TLS(damaged, certificates.server.key)
 
 
 def test_a_key_of_another_certificate(certificates: Certificates) -> None:
     cert, key = certificates.server.cert, certificates.client.key
-    with pytest.raises(ValueError, match=rf"the key in '{key}' is not that of .* in '{cert}'"):
+    sentence = f"the key in '{key}' is not that of the certificate in '{cert}'"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         TLS(cert, key)
 
 

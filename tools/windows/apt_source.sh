@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Downloads the upstream tarball of Debian's source package $1 into the folder $2. apt does it, with
-# this system's configuration, so mirrors, proxies and keys are those of its packages. Needs no root:
-# the package lists, and the sources as entries of type deb-src, live in a temporary folder.
+# Downloads Debian's source package $1 into the folder $2; what follows goes to apt: with --tar-only
+# the upstream tarball comes alone. apt does it, with this system's configuration, so mirrors, proxies
+# and keys are those of its packages. Needs no root: the package lists, and the sources as entries of
+# type deb-src, live in a temporary folder.
 set -euo pipefail
 package=$1
 folder=$2
+shift 2
 state=$(mktemp -d)
 trap 'rm -rf "$state"' EXIT
 
@@ -20,7 +22,7 @@ apt=(apt-get -q -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$sta
   -o Dir::State::lists="$state/lists" -o Dir::Cache="$state/cache" -o APT::Sandbox::User="$(id -un)")
 # A repository without sources is no reason to give up: the package decides.
 "${apt[@]}" update >"$state/log" 2>&1 || true
-(cd "$folder" && "${apt[@]}" source --download-only --tar-only --only-source "$package") \
+(cd "$folder" && "${apt[@]}" source --download-only --only-source "$@" "$package") \
   >>"$state/log" 2>&1 || {
   cat "$state/log" >&2
   exit 1

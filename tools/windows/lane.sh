@@ -4,15 +4,16 @@ folder=$PWD/build/windows
 export WINEPREFIX=$folder/wine
 . tools/windows/environment.sh
 
-# Compiler, Wine, and a Python for Windows.
+# Compiler, Wine, a Python for Windows, and OpenSSL.
 prepare() {
   "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
     echo "the Windows lane needs Python 3.11, as Debian 12 has it: PYTHON=python3.11" >&2
     exit 1
   }
-  tools/bootstrap.sh g++-mingw-w64-x86-64-posix wine wine64
+  tools/bootstrap.sh dpkg-dev g++-mingw-w64-x86-64-posix perl wine wine64
   mkdir -p "$folder"
   tools/windows/python.sh "$folder/python" "$venv/bin/python"
+  tools/windows/openssl.sh "$folder/openssl"
 }
 
 # Builds what users get, a wheel, and puts it into the Python for Windows. Arguments go to the build:

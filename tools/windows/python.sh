@@ -33,7 +33,7 @@ if ! is_good "$cache/$wheel" $wheel_sha256; then
   must_be_good "$cache/$wheel" $wheel_sha256
 fi
 if ! is_good "$cache/$source" $source_sha256; then
-  tools/windows/apt_source.sh python3.11 "$cache"
+  tools/windows/apt_source.sh python3.11 "$cache" --tar-only
   must_be_good "$cache/$source" $source_sha256
 fi
 

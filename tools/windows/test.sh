@@ -17,9 +17,14 @@ mkdir -p "$folder/tidy"
 sed 's/-fno-keep-inline-dllexport//' "$folder/cpp/compile_commands.json" \
   >"$folder/tidy/compile_commands.json"
 "$venv/bin/python" tools/tidy.py "$venv/bin/clang-tidy" "$folder/tidy" \
-  cpp/base/*_windows.cpp cpp/port/{iocp/*,common/windows_net,port_kinds_windows}.cpp
+  cpp/{base,stage/tls}/*_windows.cpp cpp/port/{iocp/*,common/windows_net,port_kinds_windows}.cpp
 cmake --build --preset windows -j "$(nproc)"
 install_package --target _core
+
+# trustme needs more of Windows than Wine 8 has, so the certificates of the tests are made here.
+certificates=$folder/certificates
+rm -rf "$certificates"
+"$venv/bin/python" tests/python/support/certificates.py "$certificates"
 
 start_wine
 # These take minutes under Wine, and are proven on every change on this system's own ports.
@@ -30,5 +35,6 @@ slow=()
   slow=(-m "slow or not slow")
 }
 repeatable --rerun-failed env "WINEPREFIX=$WINEPREFIX" ctest --preset windows "${loads[@]}"
-repeatable "" env "WINEPREFIX=$WINEPREFIX" tools/windows/run.sh "$folder/python/python.exe" \
+repeatable "" env "WINEPREFIX=$WINEPREFIX" "IOCP_BIND_TEST_CERTIFICATES=$certificates" \
+  tools/windows/run.sh "$folder/python/python.exe" \
   -m pytest -p no:cacheprovider "${slow[@]}" ${PYTEST_ARGS:-}

@@ -11,6 +11,7 @@
 #include "stage/tls/host_name.h"
 #include "stage/tls/pem.h"
 #include "stage/tls/ssl_context.h"
+#include "stage/tls/system_authorities.h"
 
 namespace iocp {
 namespace {
@@ -54,19 +55,6 @@ bool IsAddress(const std::string& name) {
   ASN1_OCTET_STRING_free(address);
   if (!is) static_cast<void>(OpenSslReason());  // there may have been no memory
   return is;
-}
-
-X509StorePtr SystemAuthorities() {
-  X509StorePtr store(X509_STORE_new());
-  if (store == nullptr) throw std::bad_alloc();
-#if defined(_WIN32) && OPENSSL_VERSION_NUMBER >= 0x30200000L
-  if (X509_STORE_load_store(store.get(), "org.openssl.winstore://") == 1) return store;
-#endif
-  if (X509_STORE_set_default_paths(store.get()) != 1) {
-    throw TlsError("the system's certificates cannot be read: " + OpenSslReason() +
-                   "; name a file with ca_file");
-  }
-  return store;
 }
 
 }  // namespace

@@ -352,13 +352,13 @@ TEST_F(TlsTest, AProtocolThatTheServerDoesNotHaveIsRefused) {
 }
 
 TEST_F(TlsTest, TheHostNameChoosesTheCertificate) {
-  for (const char* const name : {"example.org", "*.example.org"}) {
-    CertificateOptions options;
-    options.name = name;
-    certificates.Issue(name, options);
-  }
+  CertificateOptions named;
+  named.name = "example.org";
+  certificates.Issue("example.org", named);
+  named.name = "*.example.org";
+  certificates.Issue("any.example.org", named);
   TlsServerOptions options = certificates.Server();
-  TlsServerOptions strict = certificates.Server("*.example.org");
+  TlsServerOptions strict = certificates.Server("any.example.org");
   strict.max_version = TlsVersion::kTls12;
   strict.verify = TlsVerify::kRequired;
   strict.ca_file = certificates.ca_file();

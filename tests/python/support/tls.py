@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import select
 import shutil
 import socket
 import ssl
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import pytest
 
 import iocp_bind
 from iocp_bind import Server, TLSFailure
+from support.certificates import STRANGER, Authority, Pair
 from support.clients import Target, open_client
 from support.servers import Recorder
 from support.waiting import DEADLINE
@@ -26,55 +27,28 @@ EACH_VERSION = pytest.mark.parametrize("version", VERSIONS)
 
 
 def need_tls() -> None:
-    """Skip where this build cannot have TLS; on Linux it must."""
+    """Fail where this build has no TLS."""
     library = iocp_bind.tls_library()
-    if library.available:
-        return
-    if sys.platform == "win32":
-        pytest.skip(f"TLS is not built for Windows yet: {library.reason}")
-    pytest.fail(f"TLS must be available on this system: {library.reason}")
+    if not library.available:
+        pytest.fail(f"TLS must be available on this system: {library.reason}")
 
 
 def tool(name: str) -> str:
     """Return the path of a program that speaks TLS."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if path is None and sys.platform == "win32":
-        pytest.skip(f"{name} is not on this system")
+        pytest.skip(f"{name} is a program of Linux")
     assert path is not None, f"{name} is missing: tools/bootstrap.sh installs it"
     return path
 
 
-class Pair(NamedTuple):
-    cert: str
-    key: str
+class Certificates(Authority):
+    """An authority, its certificates, and both ends of TLS that use them."""
 
-
-class Certificates:
-    """An authority, and certificates of it, as files in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        import trustme
-
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        self._authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
-        self.ca = str(folder / "ca.pem")
-        self._authority.cert_pem.write_to_path(self.ca)
-        self.server = self.issue("localhost", "127.0.0.1")
-        self.client = self.issue("client.example")
-
-    def issue(self, *names: str) -> Pair:
-        """Issue a certificate for `names`; of one set of names only once."""
-        pair = Pair(*(str(self.folder / f"{names[0].replace('*', '_')}.{k}") for k in Pair._fields))
-        if not Path(pair.key).exists():
-            import trustme
-
-            made = self._authority.issue_cert(*names, key_type=trustme.KeyType.ECDSA)
-            with Path(pair.cert).open("wb") as file:
-                for blob in made.cert_chain_pems:
-                    file.write(blob.bytes())
-            made.private_key_pem.write_to_path(pair.key)
-        return pair
+    @functools.cached_property
+    def stranger(self) -> Certificates:
+        """Another authority, which nobody here trusts."""
+        return Certificates(self.folder / STRANGER)
 
     def tls(self, *names: str, **options: Any) -> iocp_bind.TLS:
         """Make the TLS of a server; without names that for localhost."""
