@@ -108,7 +108,14 @@ def test_it_belongs_into_hooks_and_callbacks(
     conn = server.wait_connection()
     with pytest.raises(RuntimeError, match=r"start_tls\(\) can be called in hooks and callbacks"):
         conn.start_tls(server.own_tls)
-    conn.call_soon(conn.start_tls, server.own_tls)
+    begun = threading.Event()
+
+    def begin() -> None:
+        conn.start_tls(server.own_tls)
+        begun.set()
+
+    conn.call_soon(begin)
+    assert begun.wait(DEADLINE)  # what came before it would not be taken as TLS
     client = connect_tls(server, over=raw)
     assert ask(client, b"hello\n") == b"hello\n"
     client.sendall(b"STARTTLS\n")
