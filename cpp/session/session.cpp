@@ -253,7 +253,7 @@ void Session::NotifyClosed(Owner& owner) {
   CloseTimers(owner);
   closing_.Enter(Phase::kFinished);
   HookBatch& hooks = owner.hooks();
-  if (outbound_.stages() != nullptr) CountHandshakeFailure(owner);
+  if (outbound_.stages() != nullptr) NoteHandshakeFailure(owner);
   if (established()) {
     if (closing_.error()) {
       hooks.Run(*this, kHookError,

@@ -207,6 +207,28 @@ TEST_P(StartTlsTest, AServerThatStopsWaitsForNoHandshake) {
   EXPECT_EQ(Failures(TlsFailure::kClosed), 1U);
 }
 
+TEST_P(StartTlsTest, AClientNeedsANameToCheckTheCertificateWith) {
+  TlsClientOptions nameless = certificates.Client();
+  nameless.server_name = "";
+  std::string refusal;
+  handler_.on_read = [&](Connection& connection, Buffer&) {
+    try {
+      connection.StartTls(Tls::Client(nameless));
+    } catch (const TlsError& error) {
+      refusal = error.what();
+    }
+    EXPECT_FALSE(connection.tls());
+    nameless.verify = false;
+    connection.StartTls(Tls::Client(nameless));
+    connection.Close();
+  };
+  Start(On());
+  auto wire = DialPlain();
+  wire->Send("STARTTLS");
+  ASSERT_TRUE(WaitForClosed());
+  EXPECT_TRUE(refusal.starts_with("server_name must be given")) << refusal;
+}
+
 TEST_P(StartTlsTest, ItBelongsInHooks) {
   Start(On());
   auto wire = DialPlain();

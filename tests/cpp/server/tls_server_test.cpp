@@ -123,6 +123,43 @@ TEST_P(TlsServerTest, FailuresAreCountedByTheirCauseAndToldToTheClient) {
   });
 }
 
+TEST_P(TlsServerTest, FailuresAreReportedToWhoWantsToHear) {
+  handler_.hooks |= kHookHandshakeFailed;
+  Start(OnTls());
+  const auto reported = [&](std::size_t count) {
+    return handler_.WaitFor([&] { return handler_.failed_handshakes.size() == count; });
+  };
+  const Client plain(server_.address());
+  plain.Send("what is this, TLS?\r\n");
+  ASSERT_TRUE(reported(1));
+  {
+    const Client gone(server_.address());
+  }
+  ASSERT_TRUE(reported(2));
+  const ClientContext distrusting = NewClientContext(certificates.ca_file());
+  SSL_CTX_set_cert_store(distrusting.get(), X509_STORE_new());
+  TlsPeer client(DialPlain(), distrusting.get());
+  EXPECT_FALSE(Shake(client));
+  EXPECT_TRUE(AwaitEnd(client));
+  ASSERT_TRUE(reported(3));
+  auto good = Dial();
+  EXPECT_TRUE(Shake(*good));
+  good->EndStream();
+  EXPECT_TRUE(WaitForClosed());
+  server_.Shutdown();
+  TlsServerOptions hasty = certificates.Server();
+  hasty.handshake_timeout = 100ms;
+  Start(OnTls(hasty));
+  const Client silent(server_.address());
+  ASSERT_TRUE(reported(4));
+  const std::vector<std::pair<TlsFailure, std::string>> expected = {
+      {TlsFailure::kProtocol, "the peer has sent no TLS"},
+      {TlsFailure::kPeerLeft, "the peer ended the connection in the handshake"},
+      {TlsFailure::kRefused, "the peer sent the alert 'unknown CA'"},
+      {TlsFailure::kTimeout, "it was not done in time"}};
+  EXPECT_EQ(handler_.failed_handshakes, expected);
+}
+
 TEST_P(TlsServerTest, AStreamThatIsCutOffIsAnErrorBehindItsData) {
   std::string fault;
   handler_.on_closing = [&](Connection& connection, CloseReason) {
