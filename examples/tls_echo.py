@@ -1,7 +1,8 @@
 """An echo server with TLS. At SIGHUP it reads its certificate again.
 
-Without --cert it makes a certificate with the program `openssl`. A client must be given that file,
-as in ``openssl s_client -connect localhost:4567 -CAfile cert.pem``.
+Without --cert it makes a certificate with the program `openssl`, in a temporary folder that goes
+when the server ends, and says where. A client must be given that file, as in
+``openssl s_client -connect localhost:4567 -CAfile /tmp/.../cert.pem``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import logging
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import iocp_bind
@@ -36,20 +38,28 @@ def make_certificate(cert: Path, key: Path) -> None:
     command += ["-nodes", "-days", "30", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run([*command, "-out", cert, "-keyout", key], check=True, capture_output=True)
+    logger.info("made a certificate: give clients %s", cert)
 
 
 def main() -> None:
-    """Serve until Ctrl-C or SIGTERM."""
+    """Look at the arguments, and serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=4567)
     parser.add_argument("--cert", type=Path, help="a certificate, in PEM format")
-    parser.add_argument("--key", type=Path, help="its private key")
+    parser.add_argument("--key", type=Path, help="its private key; default: it is in that file")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    cert: Path = args.cert or Path("cert.pem")
-    key: Path = args.key or (cert if args.cert else Path("key.pem"))
-    if args.cert is None:
+    if args.cert is not None:
+        serve(args.port, args.cert, args.key or args.cert)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        cert, key = Path(folder, "cert.pem"), Path(folder, "key.pem")
         make_certificate(cert, key)
+        serve(args.port, cert, key)
+
+
+def serve(port: int, cert: Path, key: Path) -> None:
+    """Serve with these files until Ctrl-C or SIGTERM."""
     server = Echo()
 
     def renew(*_: object) -> None:
@@ -62,7 +72,7 @@ def main() -> None:
 
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, renew)
-    server.run(port=args.port, tls=iocp_bind.TLS(cert, key))
+    server.run(port=port, tls=iocp_bind.TLS(cert, key))
 
 
 if __name__ == "__main__":

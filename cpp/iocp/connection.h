@@ -81,7 +81,8 @@ class Connection {
   //
   // Throws std::logic_error elsewhere, for a connection that has TLS, and for a `tls` that is none;
   // std::runtime_error when the peer has sent something that no hook was given, which must not
-  // count as sent in TLS; TlsError; and std::bad_alloc. Nothing was changed then.
+  // count as sent in TLS; TlsError, also for a client that would verify and has no server_name; and
+  // std::bad_alloc. Nothing was changed then.
   void StartTls(const Tls& tls);
 
   // Sends what is queued, ends the stream, waits for the peer at most Options::close_timeout,

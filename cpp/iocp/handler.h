@@ -13,6 +13,7 @@
 #include "iocp/error.h"
 #include "iocp/message.h"
 #include "iocp/timer.h"
+#include "iocp/tls.h"
 
 namespace iocp {
 
@@ -29,6 +30,8 @@ enum Hook : unsigned {
   kHookAll = (1U << 8U) - 1,
   // Not among kHookAll, as it comes instead of kHookMessage.
   kHookMessages = 1U << 8U,
+  // Not among kHookAll: it is for logs.
+  kHookHandshakeFailed = 1U << 9U,
 };
 
 // The answer of Handler::OnEndOfStream, which explains both.
@@ -71,6 +74,11 @@ class Handler {
   virtual EndOfStream OnEndOfStream(Connection&) { return EndOfStream::kClose; }
   virtual void OnConnectionError(Connection&, Error) {}
   virtual void OnConnectionClosing(Connection&, CloseReason) {}
+  // When kHookHandshakeFailed is wanted: a handshake of TLS came to nothing, and the connection has
+  // ended. `why` is a sentence without a full stop. No other hook is called for the connection,
+  // unless it was established before StartTls. A peer can make it be called once for each
+  // connection.
+  virtual void OnHandshakeFailed(Connection&, TlsFailure, const std::string& /*why*/) {}
   // An exception left a hook. The default aborts the connection with kHookError. May throw as well:
   // the connection is then aborted in the same way.
   virtual void OnHookError(Connection& connection, Hook, const std::exception_ptr&) {

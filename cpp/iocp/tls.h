@@ -68,6 +68,9 @@ class Tls {
   explicit operator bool() const { return description_ != nullptr; }
   // True exactly when Server has made it.
   [[nodiscard]] bool is_server() const;
+  // Why peers will refuse the certificates that were read, in a sentence: one of them has expired,
+  // or is not valid yet, when this is called. "" when they are valid, and when there is none.
+  [[nodiscard]] std::string certificate_warning() const;
   // True exactly when they are copies of one another.
   bool operator==(const Tls& other) const = default;
 
@@ -88,7 +91,8 @@ struct TlsServerOptions {
   // Its private key; "": it is in certificate_file.
   std::string key_file;
   std::string password;  // of the key, when it is encrypted
-  // Certificates of the authorities that clients' certificates may come from. Needed for verify.
+  // Certificates of the authorities that clients' certificates may come from. Needed for verify,
+  // and refused without it, when it would let everybody in.
   std::string ca_file;
   TlsVerify verify = TlsVerify::kNone;
   // Names of protocols (ALPN), the one that the server likes best first, of 1 to 255 bytes each. A

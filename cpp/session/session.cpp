@@ -253,7 +253,7 @@ void Session::NotifyClosed(Owner& owner) {
   CloseTimers(owner);
   closing_.Enter(Phase::kFinished);
   HookBatch& hooks = owner.hooks();
-  if (outbound_.stages() != nullptr) CountHandshakeFailure(owner);
+  if (outbound_.stages() != nullptr) NoteHandshakeFailure(owner);
   if (established()) {
     if (closing_.error()) {
       hooks.Run(*this, kHookError,
@@ -466,6 +466,8 @@ void Session::AdvanceClose(Owner& owner) {
     if (inbound_.wire_ended()) {
       if (inbound_.wire_broke()) closing_.CutShort();
       BeginCancel();
+    } else if (outbound_.stages() != nullptr && !outbound_.stages()->ready()) {
+      BeginCancel();  // it was told, and whoever has not finished a handshake is not waited for
     } else {
       port_->ShutdownSend(*this);
       closing_.Enter(Phase::kLingering);

@@ -172,7 +172,7 @@ class Session final : public Connection, public Socket, public TimerNode, public
   void PassThroughStages(Owner& owner, Received&& received);
   void NoteStages(Owner& owner, const Error& error);
   void OfferLastWords(Owner& owner);
-  void CountHandshakeFailure(Owner& owner) const;
+  void NoteHandshakeFailure(Owner& owner);
   [[nodiscard]] bool HasUndelivered(Owner& owner) const;
 
   // Hooks.

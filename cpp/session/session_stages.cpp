@@ -112,8 +112,25 @@ void Session::OfferLastWords(Owner& owner) {
   }
 }
 
-// The connection has ended. Counts its handshake if that was not done.
-void Session::CountHandshakeFailure(Owner& owner) const {
+namespace {
+
+std::string DescribeHandshakeFailure(TlsFailure failure, const TlsReport& report) {
+  switch (failure) {
+    case TlsFailure::kTimeout:
+      return "it was not done in time";
+    case TlsFailure::kClosed:
+      return "this side closed the connection";
+    case TlsFailure::kResources:
+      return "memory ran out";
+    default:
+      return report.fault.empty() ? "the peer left" : report.fault;
+  }
+}
+
+}  // namespace
+
+// The connection has ended. Counts and reports its handshake if that was not done.
+void Session::NoteHandshakeFailure(Owner& owner) {
   const StageStack* const stages = outbound_.stages();
   const TlsReport* const report = stages == nullptr ? nullptr : stages->tls();
   if (report == nullptr || report->done) return;
@@ -133,6 +150,9 @@ void Session::CountHandshakeFailure(Owner& owner) const {
       failure = TlsFailure::kPeerLeft;
   }
   owner.counters().tls_failures[static_cast<std::size_t>(failure)].Add(1);
+  owner.hooks().Run(*this, kHookHandshakeFailed, [&](Handler& handler) {
+    handler.OnHandshakeFailed(*this, failure, DescribeHandshakeFailure(failure, *report));
+  });
 }
 
 // ---- In hooks of the connection.
@@ -159,6 +179,9 @@ void Session::BeginTls(const Tls& tls) {
     throw std::logic_error("StartTls can be called in hooks and callbacks of the connection only");
   }
   if (!tls) throw std::logic_error("StartTls needs a Tls");
+  if (!KnowsWhomToTrust(tls)) {
+    throw TlsError("server_name must be given: there is no name to check the certificate with");
+  }
   if (outbound_.stages() != nullptr) throw std::logic_error("the connection has TLS already");
   if (closing_.phase() != Phase::kOpen || !inbox_.open()) return;
   if (inbound_.ended() || HasUndelivered(*owner)) {

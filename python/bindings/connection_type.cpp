@@ -394,6 +394,7 @@ PyMethodDef methods[] = {
      "Raises:\n    TLSError: the client has sent something behind what the hooks were given. It\n"
      "        came without TLS, perhaps from somebody else, and must not count as sent in TLS.\n"
      "        Close the connection.\n"
+     "    ValueError: `tls` is a client that would verify and has no server_name.\n"
      "    RuntimeError: this is no hook or callback of the connection, or it has TLS already.\n"
      "    TypeError: `tls` is no iocp_bind.TLS."},
     {"close", &Call<&Connection::Close>, METH_NOARGS,

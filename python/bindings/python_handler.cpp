@@ -68,6 +68,7 @@ const char* HookName(Hook hook) {
       return "on_connection_error";
     case kHookClosing:
       return "on_connection_closing";
+    case kHookHandshakeFailed:  // nothing leaves it
     case kHookAll:
       break;
   }
@@ -113,6 +114,7 @@ unsigned PythonHandler::WantedHooks() const {
   if (hooks_->end_of_stream) wanted |= kHookEndOfStream;
   if (hooks_->error) wanted |= kHookError;
   if (hooks_->closing) wanted |= kHookClosing;
+  if (hooks_->handshake_failed) wanted |= kHookHandshakeFailed;
   return wanted;
 }
 
@@ -247,6 +249,17 @@ void PythonHandler::OnConnectionClosing(Connection& connection, CloseReason reas
   PyObject* member = hooks_->reasons[static_cast<std::size_t>(reason)].ptr();
   Py_INCREF(member);
   Call(hooks_->closing, connection, member, true);
+}
+
+// No hook of Python's: nobody is told of an exception but the interpreter.
+void PythonHandler::OnHandshakeFailed(Connection& connection, TlsFailure failure,
+                                      const std::string& why) {
+  const Address& peer = connection.remote_address();
+  PyObject* result =
+      PyObject_CallFunction(hooks_->handshake_failed.ptr(), "siis", peer.Host().c_str(),
+                            static_cast<int>(peer.port), static_cast<int>(failure), why.c_str());
+  if (result == nullptr) PyErr_WriteUnraisable(hooks_->handshake_failed.ptr());
+  Py_XDECREF(result);
 }
 
 void PythonHandler::OnHookError(Connection& connection, Hook hook, const std::exception_ptr&) {

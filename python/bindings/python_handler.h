@@ -25,7 +25,9 @@ struct HookTable {
   pybind11::object framing;     // of new connections, or None
   pybind11::object hook_error;  // (connection, hook name, exception)
   pybind11::object warn;        // (message)
-  pybind11::object stopped;     // (); not called after a Start that failed
+  // (host, port, index of the TLSFailure, why), or null: nobody wants to hear of it.
+  pybind11::object handshake_failed;
+  pybind11::object stopped;  // (); not called after a Start that failed
   std::array<pybind11::object, kCloseReasons> reasons;
   bool zero_copy = false;
 };
@@ -60,6 +62,8 @@ class PythonHandler final : public Handler {
   EndOfStream OnEndOfStream(Connection& connection) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
+  void OnHandshakeFailed(Connection& connection, TlsFailure failure,
+                         const std::string& why) override;
   void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& exception) override;
   void OnCallbackError(Connection* connection, CallKind kind,
                        const std::exception_ptr& exception) override;

@@ -364,6 +364,8 @@ class Core {
     table->closing = TakeApart(hooks["on_connection_closing"]);
     table->hook_error = hooks["on_hook_error"];
     table->warn = hooks["warn"];
+    const py::object handshake_failed = hooks["handshake_failed"];
+    if (!handshake_failed.is_none()) table->handshake_failed = handshake_failed;
     table->stopped = hooks["stopped"];
     for (std::size_t i = 0; i < kCloseReasons; ++i) table->reasons[i] = py::object(reasons[i]);
     table->zero_copy = zero_copy;

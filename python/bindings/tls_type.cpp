@@ -33,6 +33,13 @@ TlsVerify Verify(const std::string& verify) {
   return verify == "required" ? TlsVerify::kRequired : TlsVerify::kNone;
 }
 
+// A sentence that may have the names of files in it.
+py::object FileSystemText(const std::string& text) {
+  PyObject* const decoded = PyUnicode_DecodeFSDefault(text.c_str());
+  if (decoded == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(decoded);
+}
+
 // Reads the files, and makes the first context, without the GIL.
 template <typename Options>
 NativeTls Make(Tls (*make)(const Options&), const Options& options) {
@@ -41,8 +48,7 @@ NativeTls Make(Tls (*make)(const Options&), const Options& options) {
     return {make(options)};
   } catch (const TlsError& error) {
     // The GIL is here again.
-    const py::object fault = py::make_tuple(
-        py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(error.what())), error.code());
+    const py::object fault = py::make_tuple(FileSystemText(error.what()), error.code());
     PyErr_SetObject(TlsFaultType(), fault.ptr());
     throw py::error_already_set();
   }
@@ -117,7 +123,7 @@ Tls TlsOf(const char* name, py::handle value) {
                          "take the GIL: give the same files to iocp_bind.TLS(certfile, keyfile)");
   }
   throw py::type_error(std::string(name) +
-                       " must be None or an iocp_bind.TLS, such as iocp_bind.TLS('cert.pem', "
+                       " must be an iocp_bind.TLS, such as iocp_bind.TLS('cert.pem', "
                        "'key.pem'), not " +
                        Py_TYPE(value.ptr())->tp_name);
 }
@@ -147,7 +153,10 @@ PyObject* MakeTlsInfo(const std::optional<TlsInfo>& info) {
 }
 
 void RegisterTls(py::module_& module) {
-  const py::class_<NativeTls> native(module, "NativeTLS");
+  py::class_<NativeTls>(module, "NativeTLS")
+      .def("certificate_warning", [](const NativeTls& native) {
+        return FileSystemText(native.tls.certificate_warning());
+      });
   module.def("_tls_server", &NewServer);
   module.def("_tls_client", &NewClient);
   module.def("_tls_library", [] {

@@ -30,6 +30,7 @@ class NativeFraming:
 @final
 class NativeTLS:
     def __init__(self, *args: object, **kwargs: object) -> None: ...
+    def certificate_warning(self) -> str: ...
 
 @final
 class TimerHandle:

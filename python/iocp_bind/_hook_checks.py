@@ -129,6 +129,11 @@ def refuse_hidden_methods(server: object, base: type) -> None:
         else:
             fits = _is_method(theirs)
         if not fits:
+            if name == "tls":
+                raise TypeError(
+                    f"{type(server).__name__}.tls cannot be set in the class: set self.tls in "
+                    "__init__, or pass tls= to start() or run()"
+                )
             kind = "property" if isinstance(ours, property) else "method"
             raise TypeError(
                 f"{type(server).__name__}.{name} hides a {kind} of Server that is needed; "

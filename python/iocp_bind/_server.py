@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     _Args = TypeVarTuple("_Args")
 
 logger = logging.getLogger("iocp_bind")
+tls_logger = logging.getLogger("iocp_bind.tls")
 
 
 class _Core(_core.Core):
@@ -196,8 +197,8 @@ class Server(Hooks[Data]):
             framing: how connections cut what they receive into messages; by default the
                 attribute `framing` of the server. A connection may change it:
                 `Connection.framing`.
-            tls: an `iocp_bind.TLS` for all clients; None for none. By default it is the attribute
-                `tls` of the server; anything else replaces the attribute.
+            tls: an `iocp_bind.TLS` for all clients; None for none. By default it is what
+                `self.tls` was set to, in `__init__` for example; anything else replaces that.
                 `on_connection_established` is called when the handshake is done. Until then the
                 `handshake_timeout` of the TLS takes the place of `first_data_timeout`, which
                 counts from then on.
@@ -251,6 +252,10 @@ class Server(Hooks[Data]):
         check_message_hooks(self, hooks, framed=isinstance(options["framing"], Framing))
         hooks["on_hook_error"] = self.on_hook_error
         hooks["warn"] = logger.warning
+        # A level that is set later does not count: failures that nobody wants to hear of cost
+        # nothing.
+        heard = tls_logger.isEnabledFor(logging.DEBUG)
+        hooks["handshake_failed"] = _log_handshake_failure if heard else None
         stopped = Stopped()
         hooks["begun"] = functools.partial(_running.add, core)
         hooks["stopped"] = functools.partial(_on_stopped, self, core, stopped)
@@ -553,8 +558,9 @@ def _description(server: Server[Any]) -> str:
         return state
     address = core.address()
     assert address is not None
+    tls = "" if core.tls() is None else " tls"
     return (
-        f"{state} address={_shown(address)} backend={core.backend()} "
+        f"{state} address={_shown(address)} backend={core.backend()}{tls} "
         f"connections={core.connection_count()}"
     )
 
@@ -569,7 +575,13 @@ def _log_state(server: Server[Any], core: _Core, state: str) -> None:
     address = core.address() if logger.isEnabledFor(logging.INFO) else None
     if address is not None:
         name = type(server).__name__
-        logger.info("%s %s on %s with %s", name, state, _shown(address), core.backend())
+        tls = "" if core.tls() is None else " and TLS"
+        logger.info("%s %s on %s with %s%s", name, state, _shown(address), core.backend(), tls)
+
+
+def _log_handshake_failure(host: str, port: int, failure: int, why: str) -> None:
+    name = TLSFailure(failure).name
+    tls_logger.debug("the handshake with %s has failed: %s: %s", _shown((host, port)), name, why)
 
 
 def _on_stopped(server: Server[Any], core: _Core, stopped: Stopped) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from typing_extensions import Self
+
+logger = logging.getLogger("iocp_bind.tls")
 
 # The names of options in the sentences of C++, and here.
 _NAMES = {"certificate_file": "certfile", "key_file": "keyfile", "ca_file": "ca"}
@@ -65,6 +68,11 @@ def _file(name: str, value: object) -> bytes:
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(path, str):
         _wrong_type(name, "a str or a path", value)
+    if "-----BEGIN" in path:  # it may be a key, which must not be in an error
+        raise ValueError(
+            f"{name} is the name of a file, and was given the text of one: write the text to a "
+            "file, and give its name"
+        )
     if not path or "\0" in path:
         raise ValueError(f"{name} must be the name of a file, not {path!r}")
     return os.fsencode(path)
@@ -102,22 +110,23 @@ def _seconds(value: object) -> object:
 
 
 def _choice(name: str, value: object, *choices: str) -> str:
+    wanted = " or ".join(map(repr, choices))
     if not isinstance(value, str):
-        _wrong_type(name, "a str", value)
+        _wrong_type(name, wanted, value)
     if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
     return value
 
 
 def _list(name: str, kind: type[str | bytes], values: object) -> list[bytes]:
     """Return `values` as bytes; all of them must be of the type `kind`."""
-    wanted = f"an iterable of {kind.__name__}"
+    wanted = f"an iterable of {kind.__name__}, such as a list,"
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         _wrong_type(name, wanted, values)
     found = []
     for value in values:
         if not isinstance(value, kind):
-            raise TypeError(f"{name} must be {wanted}, and has a {type(value).__name__}")
+            raise TypeError(f"{name} must be {wanted} and has a {type(value).__name__}")
         found.append(value.encode() if isinstance(value, str) else bytes(value))
     return found
 
@@ -163,7 +172,8 @@ class TLS:
     `Server.start` takes it as the option `tls`, `Server.tls` gives another one to new clients, and
     `Connection.start_tls` begins it later. Handshakes and records run on the server's workers,
     without the GIL. All files are read here, so they may change or go afterwards; to renew a
-    certificate, make another one. Immutable; any number of servers and threads share one.
+    certificate, make another one. Immutable; any number of servers and threads share one. A
+    certificate that has expired, or is not valid yet, is taken, and the log warns of it.
 
     Args:
         certfile: a file in PEM format with the server's certificate, and behind it those that
@@ -171,7 +181,7 @@ class TLS:
         keyfile: its private key, in PEM format; None: it is in `certfile`.
         password: of the key, if it is encrypted.
         ca: a file with the certificates of the authorities that clients' certificates may come
-            from. `verify` needs it.
+            from. `verify` needs it, and it needs `verify`.
         verify: whether clients are asked for a certificate. ``"optional"``: a client may come
             without one, but not with one that is not trusted. ``"required"``: a client without a
             trusted one is refused.
@@ -264,7 +274,8 @@ class TLS:
             ca: a file with the certificates of the authorities that the server's may come from;
                 None: those of the system.
             server_name: the host name or address that the server's certificate must be for. A host
-                name is also sent to the server. Needed to verify.
+                name is also sent to the server. Needed to verify: without it
+                `Connection.start_tls` raises a ValueError.
             certfile: the client's own certificate, for a server that asks for one.
             keyfile: as for `TLS`.
             password: as for `TLS`.
@@ -303,6 +314,9 @@ class TLS:
         else:
             for name, value in (("_native", native), ("_shown", shown), ("_is_client", is_client)):
                 object.__setattr__(self, name, value)
+            warning = native.certificate_warning()
+            if warning:
+                logger.warning("%s", warning)
             return
         _raise(error, [options[name] for name in ("certfile", "keyfile", "ca")])  # type: ignore[misc]
 

@@ -47,7 +47,7 @@ class TLSFailure(enum.IntEnum):
     PEER_LEFT = 1
     """The client ended or broke the connection."""
     PROTOCOL = 2
-    """The client sent what is no TLS, or nothing that the server accepts: an old version, say."""
+    """The client sent what is no TLS, or both sides have no version or cipher in common."""
     CERTIFICATE = 3
     """The client's certificate is missing, or is not trusted."""
     REFUSED = 4

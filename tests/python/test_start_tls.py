@@ -156,6 +156,18 @@ def test_it_needs_a_tls(serve: Serve, connect: Connect, wrong: object) -> None:
     assert "iocp_bind.TLS" in str(error)
 
 
+def test_a_client_without_a_name_is_refused_at_once(serve: Serve, connect: Connect) -> None:
+    server = serve(StartTls(iocp_bind.TLS.client()), framing=LINES)
+    client = connect(server)
+    client.sendall(b"STARTTLS\n")
+    assert saw_end(client)
+    client.close()
+    assert server.wait_closed(server.wait_connection()) is CloseReason.LOCAL_CLOSE
+    (error,) = server.errors
+    assert type(error) is ValueError
+    assert str(error).startswith("server_name must be given")
+
+
 def test_a_handshake_that_fails_is_reported(
     serve: Serve, certificates: Certificates, connect: Connect
 ) -> None:

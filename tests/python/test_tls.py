@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 import threading
 import time
@@ -275,6 +276,54 @@ def test_a_client_that_speaks_no_tls_is_closed(
     wait_failure(server, TLSFailure.PROTOCOL)
 
 
+def test_the_log_says_who_has_failed_and_why(
+    serve: Serve,
+    certificates: Certificates,
+    connect_tls: ConnectTls,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "iocp_bind.tls"]
+
+    caplog.set_level(logging.DEBUG, "iocp_bind.tls")
+    server = serve(Recorder(), tls=certificates.tls())
+    with open_client(server) as plain:
+        plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert saw_end(plain)
+        host, port = plain.getsockname()
+    wait_until(lambda: len(lines()) == 1, "the line")
+    with pytest.raises(ssl.SSLError, match="VERIFY_FAILED"):
+        connect_tls(server, ssl.create_default_context())
+    wait_until(lambda: len(lines()) == 2, "the second line")
+    first, second = lines()
+    shown = f"the handshake with {host}:{port} has failed"
+    assert first == f"{shown}: PROTOCOL: the peer has sent no TLS"
+    assert second.endswith(" has failed: REFUSED: the peer sent the alert 'unknown CA'")
+    assert server.events == []
+
+
+def test_a_log_that_nobody_reads_costs_nothing(
+    serve: Serve, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(Recorder(), tls=certificates.tls())
+    with open_client(server) as plain:
+        plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert saw_end(plain)
+    wait_failure(server, TLSFailure.PROTOCOL)
+    server.shutdown(0)
+    assert [record for record in caplog.records if record.name == "iocp_bind.tls"] == []
+    assert server.stats().hook_batches == 0
+
+
+def test_the_listening_line_and_the_repr_say_that_there_is_tls(
+    serve: Serve, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "iocp_bind")
+    server = serve(Recorder(), tls=certificates.tls())
+    assert caplog.records[-1].getMessage().endswith(f" with {server.backend} and TLS")
+    assert f"backend={server.backend} tls " in repr(server)
+
+
 def test_a_client_that_leaves_in_the_handshake(
     serve: Serve, certificates: Certificates, connect: Connect
 ) -> None:
@@ -322,12 +371,12 @@ def test_ciphers_are_chosen(
 
 
 def test_a_shutdown_does_not_wait_for_handshakes(serve: Serve, certificates: Certificates) -> None:
-    server = serve(Recorder(), tls=certificates.tls())
+    server = serve(Recorder(), tls=certificates.tls(), close_timeout=3600)
     with clients_of(server, 5) as clients:
         clients[0].sendall(b"\x16\x03\x01")
         wait_until(lambda: server.connection_count == 5, "the clients")
         began = time.monotonic()
-        server.shutdown(0.2)
+        server.shutdown(DEADLINE)  # the clients never end their streams
         assert time.monotonic() - began < DEADLINE / 2
     assert server.events == []
     assert failures(server) == {TLSFailure.CLOSED: 5}
@@ -493,7 +542,7 @@ def test_a_server_takes_the_tls_of_a_server_alone(certificates: Certificates, ba
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with pytest.raises(TypeError, match=r"not an ssl\.SSLContext.*iocp_bind\.TLS\(certfile"):
         server.start(port=0, backend=backend, tls=context)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"tls must be None or an iocp_bind\.TLS.*not str"):
+    with pytest.raises(TypeError, match=r"tls must be an iocp_bind\.TLS.*not str"):
         server.start(port=0, backend=backend, tls="cert.pem")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be the TLS of a server"):
         server.start(port=0, backend=backend, tls=TLS.client(ca=certificates.ca))  # type: ignore[arg-type]
@@ -505,7 +554,9 @@ def test_an_attribute_that_hides_tls_is_refused(certificates: Certificates) -> N
     class Hides(Recorder):
         tls = certificates.tls()
 
-    with pytest.raises(TypeError, match=r"Hides\.tls hides a property of Server"):
+    with pytest.raises(
+        TypeError, match=r"Hides\.tls .* set self\.tls in __init__, or pass tls= to start"
+    ):
         Hides().start(port=0)
 
 

@@ -143,7 +143,7 @@ def test_a_wrong_type_is_refused(certificates: Certificates, option: str, value:
 
 @_cases(WRONG_VALUES)
 def test_a_wrong_value_is_refused(certificates: Certificates, option: str, value: object) -> None:
-    files: dict[str, Any] = {"certfile": certificates.server.cert, "ca": certificates.ca}
+    files: dict[str, Any] = {"certfile": certificates.server.cert}
     with pytest.raises(ValueError, match=option):
         TLS(**files | {"keyfile": certificates.server.key} | {option: value})
 
@@ -152,14 +152,60 @@ def test_options_that_do_not_fit_each_other(certificates: Certificates) -> None:
     pair = certificates.server
     with pytest.raises(ValueError, match="verify needs ca: the authorities"):
         TLS(*pair, verify="required")
+    with pytest.raises(ValueError, match="ca needs verify, which is 'required' or 'optional'"):
+        TLS(*pair, ca=certificates.ca)
     with pytest.raises(ValueError, match="max_version must not be older than min_version"):
         TLS(*pair, min_version="1.3", max_version="1.2")
     with pytest.raises(ValueError, match="ticket_keys need session_tickets"):
         TLS(*pair, session_tickets=False, ticket_keys=[b"k" * 80])
     with pytest.raises(ValueError, match="sni: '' is no host name"):
         TLS(*pair, sni={"": certificates.tls()})
+    with pytest.raises(ValueError, match=r"sni: '127\.0\.0\.1' is an address"):
+        TLS(*pair, sni={"127.0.0.1": certificates.tls()})
     with pytest.raises(ValueError, match=r"sni\['a.example'\] must be the TLS of a server"):
         TLS(*pair, sni={"a.example": TLS.client(ca=certificates.ca)})
+
+
+@pytest.mark.parametrize("option", ["certfile", "keyfile", "ca"])
+def test_the_text_of_a_file_is_not_in_the_error(certificates: Certificates, option: str) -> None:
+    pair = certificates.server
+    text = Path(pair.key).read_text()
+    with pytest.raises(ValueError, match=f"{option} is the name of a file") as caught:
+        TLS(**{"certfile": pair.cert, "keyfile": pair.key, option: text})  # type: ignore[arg-type]
+    assert "BEGIN" not in str(caught.value)
+    assert text.splitlines()[1] not in str(caught.value)
+
+
+def _dated(folder: Path, *dates: str) -> tuple[str, str]:
+    cert, key = str(folder / "dated.pem"), str(folder / "dated.key")
+    command = [tool("openssl"), "req", "-x509", "-newkey", "ec", "-nodes", "-subj", "/CN=dated"]
+    command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-out", cert, "-keyout", key]
+    subprocess.run([*command, *dates], check=True, capture_output=True)
+    return cert, key
+
+
+def test_the_log_warns_of_a_certificate_that_has_expired(
+    certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    TLS(*certificates.server)
+    assert caplog.records == []
+    cert, key = _dated(tmp_path, "-days", "-1")
+    TLS(cert, key)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("iocp_bind.tls", "WARNING")
+    assert record.getMessage().startswith(f"the certificate in '{cert}' has expired: it was valid")
+
+
+def test_a_value_of_the_wrong_type_gets_the_values_that_there_are(
+    certificates: Certificates,
+) -> None:
+    pair = certificates.server
+    with pytest.raises(TypeError, match="verify must be 'none' or 'optional' or 'required', not b"):
+        TLS(*pair, ca=certificates.ca, verify=True)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"min_version must be '1.2' or '1.3', not float"):
+        TLS(*pair, min_version=1.2)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="alpn must be an iterable of str, such as a list, not str"):
+        TLS(*pair, alpn="h2")
 
 
 def test_it_does_not_change_and_is_not_copied(certificates: Certificates) -> None:

@@ -15,9 +15,11 @@ TlsLibraryInfo TlsLibrary() { return {false, "", kReason}; }
 Tls Tls::Server(const TlsServerOptions&) { throw TlsError(std::string("no TLS: ") + kReason); }
 Tls Tls::Client(const TlsClientOptions&) { throw TlsError(std::string("no TLS: ") + kReason); }
 bool Tls::is_server() const { return false; }
+std::string Tls::certificate_warning() const { return {}; }
 
 void PrepareTls(const Tls&, std::size_t) {}
 std::unique_ptr<Stage> MakeTlsStage(const Tls&, std::size_t) { return nullptr; }
+bool KnowsWhomToTrust(const Tls&) { return true; }
 Duration HandshakeTimeout(const Tls&) { return {}; }
 
 }  // namespace iocp

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <string_view>
 #include <system_error>
 
 #include "iocp/tls.h"
@@ -56,6 +57,12 @@ Text ReadFile(const char* option, const std::string& file) {
   if (file.find('\0') != std::string::npos) {
     throw TlsError(std::string(option) + " must not contain NUL");
   }
+  // The text may be a key, and must not be in an error.
+  if (file.find("-----BEGIN") != std::string::npos) {
+    throw TlsError(std::string(option) +
+                   " is the name of a file, and was given the text of one: write the text to a "
+                   "file, and give its name");
+  }
   struct Close {
     void operator()(std::FILE* open) const { std::fclose(open); }
   };
@@ -82,6 +89,13 @@ BioPtr Reader(const Text& text) {
   BioPtr bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
   if (bio == nullptr) throw std::bad_alloc();
   return bio;
+}
+
+// The outermost part of each certificate and key in DER is a long sequence.
+std::string HintAtDer(const Text& text, const char* command) {
+  const bool der = text.size() > 2 && text[0] == '\x30' && (text[1] & '\x80') != 0;
+  if (!der) return {};
+  return std::string("; it seems to be in DER: convert it with ") + command + " -inform DER";
 }
 
 struct Password {
@@ -122,7 +136,9 @@ std::vector<X509Ptr> ReadCertificates(const char* option, const std::string& fil
         file);
   }
   if (certificates.empty()) {
-    throw TlsError(Quoted(option, file) + " holds no certificate in PEM format", file);
+    throw TlsError(Quoted(option, file) + " holds no certificate in PEM format" +
+                       HintAtDer(text, "openssl x509"),
+                   file);
   }
   return certificates;
 }
@@ -145,7 +161,8 @@ EvpKeyPtr ReadKey(const char* option, const std::string& file, const std::string
   } else if (asking.asked) {
     why = " holds an encrypted key that the password does not open";
   } else {
-    why = " holds no private key in PEM format that can be read";
+    why = " holds no private key in PEM format that can be read" + HintAtDer(text, "openssl pkey");
+    if (std::string_view(option) == "certificate_file") why += "; give key_file if it is elsewhere";
   }
   throw TlsError(Quoted(option, file) + why, file);
 }

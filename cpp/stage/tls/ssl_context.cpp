@@ -36,8 +36,9 @@ bool MakeContextIndex() {
   return true;
 }
 
-void Require(bool done, const char* option) {
-  if (!done) throw TlsError(std::string(option) + ": OpenSSL refuses this: " + OpenSslReason());
+// `option` may have the name of a file behind it.
+void Require(bool done, const std::string& option) {
+  if (!done) throw TlsError(option + ": OpenSSL refuses this: " + OpenSslReason());
 }
 
 int Number(TlsVersion version) {
@@ -163,13 +164,14 @@ void SslContext::SetGroups() {
 // Each context has a copy of the key, as OpenSSL has locks and caches in each key.
 void SslContext::SetOwnCertificate() {
   if (description_.chain.empty()) return;
+  const std::string option = "certificate_file '" + description_.certificate_file + "'";
   EvpKeyPtr copy(EVP_PKEY_dup(description_.key.get()));
   EVP_PKEY* const key = copy != nullptr ? copy.get() : description_.key.get();
   Require(SSL_CTX_use_certificate(get(), description_.chain.front().get()) == 1 &&
               SSL_CTX_use_PrivateKey(get(), key) == 1,
-          "certificate_file");
+          option);
   for (std::size_t i = 1; i < description_.chain.size(); ++i) {
-    Require(SSL_CTX_add1_chain_cert(get(), description_.chain[i].get()) == 1, "certificate_file");
+    Require(SSL_CTX_add1_chain_cert(get(), description_.chain[i].get()) == 1, option);
   }
 }
 

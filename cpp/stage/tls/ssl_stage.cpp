@@ -25,6 +25,12 @@ constexpr std::uint32_t kMostControlsPerSecond = 100;
 // The first of OpenSSL's reasons that stand for alerts of the peer.
 constexpr int kFirstAlert = SSL_AD_REASON_OFFSET;
 
+// True for the reasons that bytes of other protocols cause.
+bool SentNoTls(int reason) {
+  return reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST ||
+         reason == SSL_R_HTTPS_PROXY_REQUEST || reason == SSL_R_PACKET_LENGTH_TOO_LONG;
+}
+
 }  // namespace
 
 // The calls that OpenSSL makes.
@@ -168,6 +174,9 @@ Error SslStage::Fail(int result) {
   }
   if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) {
     return FailWith(TlsFailure::kCertificate, "the peer has shown no certificate", broken);
+  }
+  if (!ready() && SentNoTls(reason)) {
+    return FailWith(TlsFailure::kProtocol, "the peer has sent no TLS", broken);
   }
   const char* const text = ERR_reason_error_string(error);
   return FailWith(TlsFailure::kProtocol,
@@ -385,6 +394,12 @@ void PrepareTls(const Tls& tls, std::size_t shards) {
 
 std::unique_ptr<Stage> MakeTlsStage(const Tls& tls, std::size_t shard) {
   return std::make_unique<SslStage>(tls.description(), tls.description()->ContextOf(shard));
+}
+
+bool KnowsWhomToTrust(const Tls& tls) {
+  const TlsDescription& description = *tls.description();
+  return description.is_server || description.verify == TlsVerify::kNone ||
+         !description.server_name.empty();
 }
 
 Duration HandshakeTimeout(const Tls& tls) { return tls.description()->handshake_timeout; }

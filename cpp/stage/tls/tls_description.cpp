@@ -57,6 +57,15 @@ bool IsAddress(const std::string& name) {
   return is;
 }
 
+std::string ShowTime(const ASN1_TIME* time) {
+  const BioPtr bio(BIO_new(BIO_s_mem()));
+  if (bio == nullptr) throw std::bad_alloc();
+  if (ASN1_TIME_print(bio.get(), time) != 1) return "a time that cannot be read";
+  char* text = nullptr;
+  const long size = BIO_get_mem_data(bio.get(), &text);
+  return {text, static_cast<std::size_t>(size)};
+}
+
 }  // namespace
 
 template <typename Options>
@@ -79,14 +88,17 @@ void TlsDescription::ReadCommon(const Options& options) {
     if (!options.key_file.empty()) throw TlsError("key_file needs certificate_file");
     return;
   }
-  chain = ReadCertificates("certificate_file", options.certificate_file);
+  certificate_file = options.certificate_file;
+  chain = ReadCertificates("certificate_file", certificate_file);
   const bool own_file = !options.key_file.empty();
   const std::string& key_file = own_file ? options.key_file : options.certificate_file;
   key = ReadKey(own_file ? "key_file" : "certificate_file", key_file, options.password);
   const CleanErrors clean;
   if (X509_check_private_key(chain.front().get(), key.get()) != 1) {
+    const char* const which =
+        chain.size() == 1 ? "" : ", the first one there: the server's own must come first";
     throw TlsError("the key in '" + key_file + "' is not that of the certificate in '" +
-                       options.certificate_file + "'",
+                       options.certificate_file + "'" + which,
                    key_file);
   }
 }
@@ -99,6 +111,9 @@ void TlsDescription::ReadSni(const TlsServerOptions& options) {
       throw TlsError("sni: '" + name +
                      "' is no host name: give one in ASCII (for others, as 'xn--...'), which may "
                      "begin with '*.'");
+    }
+    if (IsAddress(normal)) {
+      throw TlsError("sni: '" + name + "' is an address, and clients ask for host names alone");
     }
     if (!tls || !tls.is_server()) {
       throw TlsError("sni: '" + name + "' must lead to a Tls of a server");
@@ -144,6 +159,11 @@ TlsDescription::TlsDescription(const TlsServerOptions& options) : is_server(true
   if (verify != TlsVerify::kNone && authorities.empty()) {
     throw TlsError("verify needs ca_file: the authorities that clients' certificates come from");
   }
+  if (verify == TlsVerify::kNone && !authorities.empty()) {
+    throw TlsError(
+        "ca_file needs verify, which is 'required' or 'optional': without it no client is asked "
+        "for a certificate, and everybody is let in");
+  }
   ReadSni(options);
   ReadTicketKeys(options);
 }
@@ -168,6 +188,25 @@ const SslContext& TlsDescription::ContextOf(std::size_t shard) {
   if (contexts_.size() <= shard) contexts_.resize(shard + 1);
   if (contexts_[shard] == nullptr) contexts_[shard].swap(made);
   return *contexts_[shard];
+}
+
+std::string TlsDescription::DescribeInvalid() const {
+  const CleanErrors clean;
+  for (std::size_t i = 0; i < chain.size(); ++i) {
+    const ASN1_TIME* const from = X509_get0_notBefore(chain[i].get());
+    const ASN1_TIME* const to = X509_get0_notAfter(chain[i].get());
+    const bool early = X509_cmp_current_time(from) > 0;
+    if (!early && X509_cmp_current_time(to) > 0) continue;
+    const std::string number = chain.size() == 1 ? "" : " (number " + std::to_string(i + 1) + ")";
+    return "the certificate in '" + certificate_file + "'" + number +
+           (early ? " is not valid before " : " has expired: it was valid until ") +
+           ShowTime(early ? from : to) + ", so that peers will refuse it";
+  }
+  return {};
+}
+
+std::string Tls::certificate_warning() const {
+  return description_ == nullptr ? std::string() : description_->DescribeInvalid();
 }
 
 bool Tls::is_server() const { return description_ != nullptr && description_->is_server; }

@@ -32,10 +32,14 @@ class TlsDescription {
   // std::bad_alloc.
   const SslContext& ContextOf(std::size_t shard);
 
+  // See Tls::certificate_warning. Any thread. Throws std::bad_alloc.
+  [[nodiscard]] std::string DescribeInvalid() const;
+
   // All that follow are constant once it is made.
   const bool is_server;
-  std::vector<X509Ptr> chain;  // its own certificate first
-  EvpKeyPtr key;               // null exactly when `chain` is empty
+  std::string certificate_file;  // where `chain` was read from
+  std::vector<X509Ptr> chain;    // its own certificate first
+  EvpKeyPtr key;                 // null exactly when `chain` is empty
   std::vector<X509Ptr> authorities;
   X509StorePtr system_authorities;  // null unless a client trusts the system's
   TlsVerify verify = TlsVerify::kNone;

@@ -18,6 +18,10 @@ void PrepareTls(const Tls& tls, std::size_t shards);
 // TlsError, unless PrepareTls was called, and std::bad_alloc.
 std::unique_ptr<Stage> MakeTlsStage(const Tls& tls, std::size_t shard);
 
+// False exactly for a client that is to check the server's certificate and has no name to check it
+// with.
+bool KnowsWhomToTrust(const Tls& tls);
+
 // How long a handshake may take.
 Duration HandshakeTimeout(const Tls& tls);
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import threading
 import time
@@ -69,6 +70,25 @@ class ReportingEchoServer(EchoServer):
         self._report(conn, f"closed: {reason.name}")
 
 
+class _Failures(logging.Handler):
+    """Prints the handshakes that have failed, which no hook is called for."""
+
+    def __init__(self) -> None:
+        """Take those records alone."""
+        super().__init__()
+        self.addFilter(lambda record: record.levelno == logging.DEBUG)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print."""
+        say(f"{time.strftime('%H:%M:%S')} {record.getMessage()}")
+
+
+def _report_failed_handshakes() -> None:
+    logger = logging.getLogger("iocp_bind.tls")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(_Failures())
+
+
 def _stop_at_event(name: str, server: iocp_bind.Server) -> None:
     """Shut `server` down when another program sets the Windows event `name`."""
     if sys.platform != "win32":
@@ -92,15 +112,33 @@ def _stop_at_event(name: str, server: iocp_bind.Server) -> None:
     threading.Thread(target=wait, name="shutdown event", daemon=True).start()
 
 
+# The ends of sentences that advise options, and what they are here.
+_HINTS = {
+    "give keyfile if it is elsewhere": "give --tls-key if it is elsewhere",
+    "give its password": "decrypt it with openssl pkey, as echo takes no password",
+}
+
+
 def _tls(cert: str | None, key: str | None) -> iocp_bind.TLS | None:
     if cert is None and key is not None:
         raise ValueError("--tls-key needs --tls-cert")
-    return None if cert is None else iocp_bind.TLS(cert, key)
+    if cert is None:
+        return None
+    try:
+        return iocp_bind.TLS(cert, key)
+    except ValueError as error:
+        sentence = str(error)
+    for ours, here in _HINTS.items():
+        if sentence.endswith(ours):
+            sentence = sentence.removesuffix(ours) + here
+    raise ValueError(sentence)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C, Ctrl-Break or SIGTERM, or until the event `args.shutdown_event`."""
     server = (EchoServer if args.quiet else ReportingEchoServer)(args.shutdown_event)
+    if not args.quiet:
+        _report_failed_handshakes()
     try:
         server.run(
             args.host,

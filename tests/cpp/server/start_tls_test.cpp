@@ -186,6 +186,49 @@ TEST_P(StartTlsTest, AHandshakeThatTakesTooLongEndsTheConnection) {
   EXPECT_EQ(Failures(TlsFailure::kTimeout), 1U);
 }
 
+TEST_P(StartTlsTest, AServerThatStopsWaitsForNoHandshake) {
+  std::atomic<bool> begun{false};
+  handler_.on_read = [&](Connection& connection, Buffer&) {
+    connection.Send("go\n", 3);
+    connection.StartTls(tls_);
+    begun = true;
+  };
+  Options options = On();
+  options.close_timeout = std::chrono::hours(1);
+  Start(options);
+  auto wire = DialPlain();
+  wire->Send("STARTTLS");
+  EXPECT_EQ(ReadPlain(*wire, 3), "go\n");
+  ASSERT_TRUE(Eventually([&] { return begun.load(); }));
+  const auto before = std::chrono::steady_clock::now();
+  server_.Shutdown(kDeadline);  // the client never ends its stream
+  EXPECT_LT(std::chrono::steady_clock::now() - before, kDeadline / 2);
+  EXPECT_EQ(Only().closed, CloseReason::kShutdown);
+  EXPECT_EQ(Failures(TlsFailure::kClosed), 1U);
+}
+
+TEST_P(StartTlsTest, AClientNeedsANameToCheckTheCertificateWith) {
+  TlsClientOptions nameless = certificates.Client();
+  nameless.server_name = "";
+  std::string refusal;
+  handler_.on_read = [&](Connection& connection, Buffer&) {
+    try {
+      connection.StartTls(Tls::Client(nameless));
+    } catch (const TlsError& error) {
+      refusal = error.what();
+    }
+    EXPECT_FALSE(connection.tls());
+    nameless.verify = false;
+    connection.StartTls(Tls::Client(nameless));
+    connection.Close();
+  };
+  Start(On());
+  auto wire = DialPlain();
+  wire->Send("STARTTLS");
+  ASSERT_TRUE(WaitForClosed());
+  EXPECT_TRUE(refusal.starts_with("server_name must be given")) << refusal;
+}
+
 TEST_P(StartTlsTest, ItBelongsInHooks) {
   Start(On());
   auto wire = DialPlain();

@@ -123,6 +123,43 @@ TEST_P(TlsServerTest, FailuresAreCountedByTheirCauseAndToldToTheClient) {
   });
 }
 
+TEST_P(TlsServerTest, FailuresAreReportedToWhoWantsToHear) {
+  handler_.hooks |= kHookHandshakeFailed;
+  Start(OnTls());
+  const auto reported = [&](std::size_t count) {
+    return handler_.WaitFor([&] { return handler_.failed_handshakes.size() == count; });
+  };
+  const Client plain(server_.address());
+  plain.Send("what is this, TLS?\r\n");
+  ASSERT_TRUE(reported(1));
+  {
+    const Client gone(server_.address());
+  }
+  ASSERT_TRUE(reported(2));
+  const ClientContext distrusting = NewClientContext(certificates.ca_file());
+  SSL_CTX_set_cert_store(distrusting.get(), X509_STORE_new());
+  TlsPeer client(DialPlain(), distrusting.get());
+  EXPECT_FALSE(Shake(client));
+  EXPECT_TRUE(AwaitEnd(client));
+  ASSERT_TRUE(reported(3));
+  auto good = Dial();
+  EXPECT_TRUE(Shake(*good));
+  good->EndStream();
+  EXPECT_TRUE(WaitForClosed());
+  server_.Shutdown();
+  TlsServerOptions hasty = certificates.Server();
+  hasty.handshake_timeout = 100ms;
+  Start(OnTls(hasty));
+  const Client silent(server_.address());
+  ASSERT_TRUE(reported(4));
+  const std::vector<std::pair<TlsFailure, std::string>> expected = {
+      {TlsFailure::kProtocol, "the peer has sent no TLS"},
+      {TlsFailure::kPeerLeft, "the peer ended the connection in the handshake"},
+      {TlsFailure::kRefused, "the peer sent the alert 'unknown CA'"},
+      {TlsFailure::kTimeout, "it was not done in time"}};
+  EXPECT_EQ(handler_.failed_handshakes, expected);
+}
+
 TEST_P(TlsServerTest, AStreamThatIsCutOffIsAnErrorBehindItsData) {
   std::string fault;
   handler_.on_closing = [&](Connection& connection, CloseReason) {
@@ -207,13 +244,15 @@ TEST_P(TlsServerTest, ASlowReaderGetsAllAndKeepsTheServerFromReading) {
 }
 
 TEST_P(TlsServerTest, AServerStopsInHandshakes) {
-  Start(OnTls());
+  Options options = OnTls();
+  options.close_timeout = std::chrono::hours(1);
+  Start(options);
   const Client silent(server_.address());
   const Client begun(server_.address());
   begun.Send("\x16\x03\x01\x02");
   ASSERT_TRUE(Eventually([&] { return server_.connection_count() == 2; }));
   const auto before = std::chrono::steady_clock::now();
-  server_.Shutdown(200ms);
+  server_.Shutdown(kDeadline);  // the clients never end their streams
   EXPECT_LT(std::chrono::steady_clock::now() - before, kDeadline / 2);
   EXPECT_EQ(Failures(TlsFailure::kClosed), 2U);
   EXPECT_TRUE(handler_.records.empty());

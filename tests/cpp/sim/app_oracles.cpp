@@ -80,7 +80,10 @@ void App::CheckStages() {
     port->ForEachAdopted([&](const Socket& socket, TimePoint adopted_at) {
       const auto& session = static_cast<const Session&>(socket);
       const StageStack* const stages = session.outbound().stages();
-      if (stages == nullptr || session.phase() != Phase::kOpen) return;
+      if (stages == nullptr) return;
+      Check(stages->ready() || session.phase() != Phase::kLingering,
+            "a client that has not finished its handshake is waited for");
+      if (session.phase() != Phase::kOpen) return;
       Check(!stages->postponed(), "what was received waits for a handshake, and nobody goes on");
       Check(stages->empty() || session.outbound().in_flight(),
             "what stages have made waits for the wire, and nobody sends it");

@@ -67,6 +67,45 @@ TEST_F(TlsOptionsTest, AFileThatIsWrongIsNamed) {
               }).starts_with("the key in '" + other + "' is not that of the certificate in '"));
 }
 
+TEST_F(TlsOptionsTest, AKeyInThePlaceOfAFileIsNotRepeated) {
+  const Identity identity = certificates.authority().Issue();
+  std::string file;
+  const std::string refusal =
+      Refusal([&](auto& options) { options.key_file = identity.key; }, &file);
+  EXPECT_TRUE(refusal.starts_with("key_file is the name of a file, and was given the text of one"))
+      << refusal;
+  EXPECT_EQ(refusal.find("BEGIN"), std::string::npos);
+  EXPECT_EQ(file, "");
+}
+
+TEST_F(TlsOptionsTest, ACertificateThatIsNotValidNowIsWarnedOf) {
+  constexpr long kHour = 3600;
+  const auto warning = [&](long from, long seconds) {
+    CertificateOptions options;
+    options.valid_from = from;
+    options.valid_for = seconds;
+    certificates.Issue("dated", options);
+    return Tls::Server(certificates.Server("dated")).certificate_warning();
+  };
+  EXPECT_EQ(warning(-2 * kHour, 4 * kHour), "");
+  EXPECT_NE(warning(-2 * kHour, kHour).find("has expired: it was valid until "), std::string::npos);
+  const std::string early = warning(kHour, kHour);
+  EXPECT_NE(early.find("is not valid before "), std::string::npos);
+  EXPECT_NE(early.find(certificates.Server("dated").certificate_file), std::string::npos);
+  EXPECT_EQ(Tls().certificate_warning(), "");
+  EXPECT_EQ(Tls::Client(certificates.Client()).certificate_warning(), "");
+}
+
+TEST_F(TlsOptionsTest, AFileInDerIsToldFromOthers) {
+  const std::string der = File("server.der", std::string("\x30\x82\x01\x00", 4));
+  EXPECT_TRUE(Refusal([&](auto& options) {
+                options.certificate_file = der;
+              }).ends_with("in DER: convert it with openssl x509 -inform DER"));
+  EXPECT_TRUE(Refusal([&](auto& options) {
+                options.key_file = der;
+              }).ends_with("in DER: convert it with openssl pkey -inform DER"));
+}
+
 TEST_F(TlsOptionsTest, AnEncryptedKeyNeedsItsPassword) {
   CertificateOptions secret;
   secret.password = "open sesame";
@@ -107,6 +146,9 @@ TEST_F(TlsOptionsTest, OptionsOutOfRangeAreRefused) {
   EXPECT_TRUE(Refusal([](auto& options) {
                 options.verify = TlsVerify::kRequired;
               }).starts_with("verify needs ca_file"));
+  EXPECT_TRUE(Refusal([this](auto& options) {
+                options.ca_file = certificates.ca_file();
+              }).starts_with("ca_file needs verify"));
   EXPECT_TRUE(Refusal([](auto& options) {
                 options.min_version = TlsVersion::kTls13;
                 options.max_version = TlsVersion::kTls12;

@@ -61,6 +61,7 @@ class RecordingHandler : public Handler {
   std::map<std::uint64_t, Record> records;  // by the connection's id
   std::size_t closed = 0;                   // closing hooks that have ended
   std::vector<std::string> warnings;
+  std::vector<std::pair<TlsFailure, std::string>> failed_handshakes;
 
   [[nodiscard]] unsigned WantedHooks() const override { return hooks; }
   void OnConnectionEstablished(Connection& connection) override {
@@ -136,6 +137,11 @@ class RecordingHandler : public Handler {
     if (on_closing) on_closing(connection, reason);
     const std::lock_guard lock(mutex_);
     ++closed;
+  }
+  void OnHandshakeFailed(Connection&, TlsFailure failure, const std::string& why) override {
+    const std::lock_guard lock(mutex_);
+    failed_handshakes.emplace_back(failure, why);
+    changed_.notify_all();
   }
   void OnWarning(const std::string& message) override {
     const std::lock_guard lock(mutex_);
