@@ -467,7 +467,10 @@ void Session::AdvanceClose(Owner& owner) {
       if (inbound_.wire_broke()) closing_.CutShort();
       BeginCancel();
     } else if (outbound_.stages() != nullptr && !outbound_.stages()->ready()) {
-      BeginCancel();  // it was told, and whoever has not finished a handshake is not waited for
+      // It was told, and whoever has not finished a handshake is not waited for. Nobody has sent it
+      // anything if it was never reported, so the system need not go on trying.
+      if (!established()) closing_.CutShort();
+      BeginCancel();
     } else {
       port_->ShutdownSend(*this);
       closing_.Enter(Phase::kLingering);
