@@ -124,6 +124,7 @@ def counters(server: iocp_bind.Server) -> dict[str, Any]:
         "accept_errors": stats.accept_errors,
         "established": stats.established,
         "closed": {reason.name: count for reason, count in stats.closed.items()},
+        "tls_failures": {failure.name: count for failure, count in stats.tls_failures.items()},
         "bytes_received": stats.bytes_received,
     }
 
@@ -183,6 +184,8 @@ def main() -> None:
     options: dict[str, Any] = json.loads(sys.argv[2])
     # Before the start: io_uring looks at the limit when an accept is posted.
     limit_descriptors(options.pop("descriptors", None))
+    if "tls" in options:
+        options["tls"] = iocp_bind.TLS(**options["tls"])
     server = MODES[mode]()
     if "restart" not in options:
         server.start(port=0, **options)
