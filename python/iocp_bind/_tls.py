@@ -120,13 +120,13 @@ def _choice(name: str, value: object, *choices: str) -> str:
 
 def _list(name: str, kind: type[str | bytes], values: object) -> list[bytes]:
     """Return `values` as bytes; all of them must be of the type `kind`."""
-    wanted = f"an iterable of {kind.__name__}, such as a list,"
+    wanted = f"a list (or another iterable) of {kind.__name__}"
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         _wrong_type(name, wanted, values)
     found = []
     for value in values:
         if not isinstance(value, kind):
-            raise TypeError(f"{name} must be {wanted} and has a {type(value).__name__}")
+            raise TypeError(f"{name} must be {wanted}, and has a {type(value).__name__}")
         found.append(value.encode() if isinstance(value, str) else bytes(value))
     return found
 

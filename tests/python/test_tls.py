@@ -14,6 +14,7 @@ from support import (
     DEADLINE,
     Connect,
     EachMessage,
+    Logs,
     Recorder,
     Serve,
     ask,
@@ -281,9 +282,10 @@ def test_the_log_says_who_has_failed_and_why(
     certificates: Certificates,
     connect_tls: ConnectTls,
     caplog: pytest.LogCaptureFixture,
+    logs: Logs,
 ) -> None:
     def lines() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.name == "iocp_bind.tls"]
+        return [record.getMessage() for record in logs.expect() if record.name == "iocp_bind.tls"]
 
     caplog.set_level(logging.DEBUG, "iocp_bind.tls")
     server = serve(Recorder(), tls=certificates.tls())
@@ -316,11 +318,11 @@ def test_a_log_that_nobody_reads_costs_nothing(
 
 
 def test_the_listening_line_and_the_repr_say_that_there_is_tls(
-    serve: Serve, certificates: Certificates, caplog: pytest.LogCaptureFixture
+    serve: Serve, certificates: Certificates, caplog: pytest.LogCaptureFixture, logs: Logs
 ) -> None:
     caplog.set_level(logging.INFO, "iocp_bind")
     server = serve(Recorder(), tls=certificates.tls())
-    assert caplog.records[-1].getMessage().endswith(f" with {server.backend} and TLS")
+    assert logs.expect()[-1].getMessage().endswith(f" with {server.backend} and TLS")
     assert f"backend={server.backend} tls " in repr(server)
 
 

@@ -10,6 +10,7 @@ project, so that any Python with trustme can run it.
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -47,7 +48,13 @@ class Authority:
         self.server = self.issue("localhost", "127.0.0.1")
         self.client = self.issue("client.example")
 
-    def issue(self, *names: str) -> Pair:
+    @property
+    def expired(self) -> Pair:
+        """A certificate that was valid until yesterday."""
+        yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+        return self.issue("expired.example", not_after=yesterday)
+
+    def issue(self, *names: str, not_after: datetime.datetime | None = None) -> Pair:
         """Issue a certificate for `names`; of one set of names only once."""
         pair = Pair(*(str(self.folder / f"{names[0].replace('*', '_')}.{k}") for k in Pair._fields))
         if Path(pair.key).exists():
@@ -55,7 +62,9 @@ class Authority:
         assert self._authority is not None, f"{names[0]} belongs into BEFOREHAND, in {__file__}"
         import trustme
 
-        made = self._authority.issue_cert(*names, key_type=trustme.KeyType.ECDSA)
+        made = self._authority.issue_cert(
+            *names, not_after=not_after, key_type=trustme.KeyType.ECDSA
+        )
         with Path(pair.cert).open("wb") as file:
             for blob in made.cert_chain_pems:
                 file.write(blob.bytes())
@@ -67,4 +76,5 @@ if __name__ == "__main__":
     authority = Authority(Path(sys.argv[1]))
     for name in BEFOREHAND:
         authority.issue(name)
+    assert authority.expired
     Authority(authority.folder / STRANGER)
