@@ -35,6 +35,7 @@ slow=()
   slow=(-m "slow or not slow")
 }
 repeatable --rerun-failed env "WINEPREFIX=$WINEPREFIX" ctest --preset windows "${loads[@]}"
-repeatable "" env "WINEPREFIX=$WINEPREFIX" "IOCP_BIND_TEST_CERTIFICATES=$certificates" \
+# Named with its drive, as some tests work on another one.
+repeatable "" env "WINEPREFIX=$WINEPREFIX" "IOCP_BIND_TEST_CERTIFICATES=Z:$certificates" \
   tools/windows/run.sh "$folder/python/python.exe" \
   -m pytest -p no:cacheprovider "${slow[@]}" ${PYTEST_ARGS:-}
