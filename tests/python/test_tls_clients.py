@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,9 @@ def test_sessions_are_resumed_on_whichever_worker(
     for client in clients:
         assert ask(client, b"y") == b"y"
         assert client.session_reused
-    # All are connected at once, so no worker has them all.
-    assert len({event.thread for event in server.of("established")}) == 4
+    # All are connected at once, so each worker has some. On Windows any worker may take each.
+    if sys.platform != "win32":
+        assert len({event.thread for event in server.of("established")}) == 4
     assert server.stats().tls_resumed == 8
     resumed = [conn.tls.resumed for conn in server.connections() if conn.tls is not None]
     assert sorted(resumed) == [False] + [True] * 8
