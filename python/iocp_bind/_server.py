@@ -23,6 +23,7 @@ from iocp_bind._hook_checks import (
     refuse_unknown_hooks,
 )
 from iocp_bind._hooks import Data, Hooks
+from iocp_bind._log import log_handshake_failure, log_state, logger, shown, tls_logger
 from iocp_bind._types import CloseReason, Stats, TLSFailure
 from iocp_bind._waiting import Stopped, StopSignals
 
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from iocp_bind._tls import TLS
 
     _Args = TypeVarTuple("_Args")
-
-logger = logging.getLogger("iocp_bind")
-tls_logger = logging.getLogger("iocp_bind.tls")
 
 
 class _Core(_core.Core):
@@ -255,13 +253,13 @@ class Server(Hooks[Data]):
         # A level that is set later does not count: failures that nobody wants to hear of cost
         # nothing.
         heard = tls_logger.isEnabledFor(logging.DEBUG)
-        hooks["handshake_failed"] = _log_handshake_failure if heard else None
+        hooks["handshake_failed"] = log_handshake_failure if heard else None
         stopped = Stopped()
         hooks["begun"] = functools.partial(_running.add, core)
         hooks["stopped"] = functools.partial(_on_stopped, self, core, stopped)
         core.start(options, hooks, tuple(CloseReason), zero_copy)
         core.stopped = stopped
-        _log_state(self, core, "is listening")
+        log_state(type(self).__name__, core, "is listening")
 
     def run(
         self,
@@ -560,34 +558,15 @@ def _description(server: Server[Any]) -> str:
     assert address is not None
     tls = "" if core.tls() is None else " tls"
     return (
-        f"{state} address={_shown(address)} backend={core.backend()}{tls} "
+        f"{state} address={shown(address)} backend={core.backend()}{tls} "
         f"connections={core.connection_count()}"
     )
-
-
-def _shown(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _log_state(server: Server[Any], core: _Core, state: str) -> None:
-    # A server that nobody wants to hear of costs no record.
-    address = core.address() if logger.isEnabledFor(logging.INFO) else None
-    if address is not None:
-        name = type(server).__name__
-        tls = "" if core.tls() is None else " and TLS"
-        logger.info("%s %s on %s with %s%s", name, state, _shown(address), core.backend(), tls)
-
-
-def _log_handshake_failure(host: str, port: int, failure: int, why: str) -> None:
-    name = TLSFailure(failure).name
-    tls_logger.debug("the handshake with %s has failed: %s: %s", _shown((host, port)), name, why)
 
 
 def _on_stopped(server: Server[Any], core: _Core, stopped: Stopped) -> None:
     """Note that a run is over. The pending call keeps the server alive until then."""
     try:
-        _log_state(server, core, "has stopped")
+        log_state(type(server).__name__, core, "has stopped")
     finally:
         stopped.set()
         # Last: the end of the interpreter waits for the cores that are in there.

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from iocp_bind import _core
+from iocp_bind._log import tls_logger
 
 if TYPE_CHECKING:
     from typing import Literal
 
     from typing_extensions import Self
-
-logger = logging.getLogger("iocp_bind.tls")
 
 # The names of options in the sentences of C++, and here.
 _NAMES = {"certificate_file": "certfile", "key_file": "keyfile", "ca_file": "ca"}
@@ -68,11 +66,6 @@ def _file(name: str, value: object) -> bytes:
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(path, str):
         _wrong_type(name, "a str or a path", value)
-    if "-----BEGIN" in path:  # it may be a key, which must not be in an error
-        raise ValueError(
-            f"{name} is the name of a file, and was given the text of one: write the text to a "
-            "file, and give its name"
-        )
     if not path or "\0" in path:
         raise ValueError(f"{name} must be the name of a file, not {path!r}")
     return os.fsencode(path)
@@ -158,11 +151,11 @@ def _raise(fault: _core._TLSFault, files: Iterable[bytes]) -> NoReturn:
     if not code:
         available, _, reason = _core._tls_library()
         if not available:
-            raise RuntimeError(f"this build of iocp_bind has no TLS: {reason}")
-        raise ValueError(sentence)
+            raise RuntimeError(f"this build of iocp_bind has no TLS: {reason}") from None
+        raise ValueError(sentence) from None
     option, _, rest = sentence.partition(" '")
     path = rest.rpartition("' cannot be read")[0]
-    raise OSError(code, f"{option} cannot be read: {os.strerror(code)}", path)
+    raise OSError(code, f"{option} cannot be read: {os.strerror(code)}", path) from None
 
 
 @final
@@ -303,22 +296,18 @@ class TLS:
         self._make(options, f"TLS.client({shown})", is_client=True)
         return self
 
-    def _make(self, options: dict[str, object], shown: str, *, is_client: bool) -> None:
+    def _make(self, options: dict[str, Any], shown: str, *, is_client: bool) -> None:
         if hasattr(self, "_native"):
             raise AttributeError("a TLS cannot be changed: __init__ must not be called again")
         make = _core._tls_client if is_client else _core._tls_server
         try:
             native = make(options)
         except _core._TLSFault as fault:
-            error = fault
-        else:
-            for name, value in (("_native", native), ("_shown", shown), ("_is_client", is_client)):
-                object.__setattr__(self, name, value)
-            warning = native.certificate_warning()
-            if warning:
-                logger.warning("%s", warning)
-            return
-        _raise(error, [options[name] for name in ("certfile", "keyfile", "ca")])  # type: ignore[misc]
+            _raise(fault, [options[name] for name in ("certfile", "keyfile", "ca")])
+        for name, value in (("_native", native), ("_shown", shown), ("_is_client", is_client)):
+            object.__setattr__(self, name, value)
+        if warning := native.certificate_warning():
+            tls_logger.warning("%s", warning)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a TLS cannot be changed: make another one to set {name}")
