@@ -78,7 +78,7 @@ class Handler {
   // ended. `why` is a sentence without a full stop. No other hook is called for the connection,
   // unless it was established before StartTls. A peer can make it be called once for each
   // connection.
-  virtual void OnHandshakeFailed(Connection&, TlsFailure, const std::string& /*why*/) {}
+  virtual void OnHandshakeFailed(Connection&, TlsFailure, std::string_view /*why*/) {}
   // An exception left a hook. The default aborts the connection with kHookError. May throw as well:
   // the connection is then aborted in the same way.
   virtual void OnHookError(Connection& connection, Hook, const std::exception_ptr&) {

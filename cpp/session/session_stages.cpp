@@ -2,6 +2,7 @@
 // and ends.
 #include <new>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -114,7 +115,7 @@ void Session::OfferLastWords(Owner& owner) {
 
 namespace {
 
-std::string DescribeHandshakeFailure(TlsFailure failure, const TlsReport& report) {
+std::string_view DescribeHandshakeFailure(TlsFailure failure, const TlsReport& report) {
   switch (failure) {
     case TlsFailure::kTimeout:
       return "it was not done in time";
@@ -123,7 +124,7 @@ std::string DescribeHandshakeFailure(TlsFailure failure, const TlsReport& report
     case TlsFailure::kResources:
       return "memory ran out";
     default:
-      return report.fault.empty() ? "the peer left" : report.fault;
+      return report.fault.empty() ? std::string_view("the peer left") : report.fault;
   }
 }
 

@@ -253,11 +253,16 @@ void PythonHandler::OnConnectionClosing(Connection& connection, CloseReason reas
 
 // No hook of Python's: nobody is told of an exception but the interpreter.
 void PythonHandler::OnHandshakeFailed(Connection& connection, TlsFailure failure,
-                                      const std::string& why) {
+                                      std::string_view why) {
   const Address& peer = connection.remote_address();
-  PyObject* result =
-      PyObject_CallFunction(hooks_->handshake_failed.ptr(), "siis", peer.Host().c_str(),
-                            static_cast<int>(peer.port), static_cast<int>(failure), why.c_str());
+  PyObject* result = nullptr;
+  try {
+    result = PyObject_CallFunction(hooks_->handshake_failed.ptr(), "siis", peer.Host().c_str(),
+                                   static_cast<int>(peer.port), static_cast<int>(failure),
+                                   std::string(why).c_str());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  }
   if (result == nullptr) PyErr_WriteUnraisable(hooks_->handshake_failed.ptr());
   Py_XDECREF(result);
 }

@@ -62,8 +62,7 @@ class PythonHandler final : public Handler {
   EndOfStream OnEndOfStream(Connection& connection) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
-  void OnHandshakeFailed(Connection& connection, TlsFailure failure,
-                         const std::string& why) override;
+  void OnHandshakeFailed(Connection& connection, TlsFailure failure, std::string_view why) override;
   void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& exception) override;
   void OnCallbackError(Connection* connection, CallKind kind,
                        const std::exception_ptr& exception) override;

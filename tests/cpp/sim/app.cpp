@@ -166,9 +166,25 @@ void App::OnConnectionClosing(Connection& connection, CloseReason reason) {
   Act(known, true);
 }
 
-void App::OnHookError(Connection& connection, Hook, const std::exception_ptr&) {
+void App::OnHandshakeFailed(Connection& connection, TlsFailure failure, std::string_view why) {
   const FailingMemory::Scope unarmed(false);
-  Of(connection).ended_here = true;
+  ++hooks_;
+  Check(batches_ > 0, "a hook outside a batch");
+  Check(known_.count(connection.id()) == 0, "a handshake has failed that was done");
+  Check(with_failed_handshake_.insert(connection.id()).second, "a handshake has failed twice");
+  Check(!connection.is_open(), "a handshake has failed, and the connection is open");
+  Check(!why.empty(), "a handshake has failed, and nobody says why");
+  network_.Note("handshake failed", connection.remote_address().port,
+                static_cast<std::uint64_t>(failure));
+  ++handshakes_failed_[static_cast<std::size_t>(failure)];
+  if (!choices().Chance(0.1)) return;
+  ++thrown_;
+  throw std::runtime_error("by chance");
+}
+
+void App::OnHookError(Connection& connection, Hook hook, const std::exception_ptr&) {
+  const FailingMemory::Scope unarmed(false);
+  if (hook != kHookHandshakeFailed) Of(connection).ended_here = true;
   network_.Note("hook error", connection.remote_address().port, 0);
   if (choices().Chance(0.2)) {
     throw std::runtime_error("a hook error in the handler of hook errors");

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -127,6 +128,9 @@ class App final : public Handler {
   // Bytes that all connections have accepted and the system has not taken, as each one says.
   [[nodiscard]] std::uint64_t SumOfBacklogs() const;
   [[nodiscard]] std::uint64_t closed(std::size_t reason) const { return closed_[reason]; }
+  [[nodiscard]] std::uint64_t handshakes_failed(std::size_t failure) const {
+    return handshakes_failed_[failure];
+  }
   [[nodiscard]] bool stop_requested() const { return stop_requested_; }
   // True when every connection that was reported has been reported closed, and everything given to
   // a send came back.
@@ -141,13 +145,15 @@ class App final : public Handler {
   EndOfStream OnEndOfStream(Connection& connection) override;
   void OnConnectionError(Connection& connection, Error error) override;
   void OnConnectionClosing(Connection& connection, CloseReason reason) override;
+  void OnHandshakeFailed(Connection& connection, TlsFailure failure, std::string_view why) override;
   void OnHookError(Connection& connection, Hook hook, const std::exception_ptr& error) override;
   void OnCallbackError(Connection* connection, CallKind kind,
                        const std::exception_ptr& error) override;
   void OnConnectionReleased(Connection& connection) override;
   [[nodiscard]] unsigned WantedHooks() const override {
     const unsigned messages = lists ? kHookMessages : kHookMessage;
-    return ((kHookAll & ~static_cast<unsigned>(kHookMessage)) | messages) &
+    const unsigned handshakes = tls == nullptr ? 0U : kHookHandshakeFailed;
+    return ((kHookAll & ~static_cast<unsigned>(kHookMessage)) | messages | handshakes) &
            ~(wants_writes ? 0U : static_cast<unsigned>(kHookWrite)) &
            ~(wants_writable ? 0U : static_cast<unsigned>(kHookWritable));
   }
@@ -261,6 +267,8 @@ class App final : public Handler {
   std::uint64_t skipped_ = 0;  // the same of broadcasts
   std::uint64_t messages_ = 0;
   std::uint64_t closed_[kCloseReasons]{};
+  std::uint64_t handshakes_failed_[kTlsFailures]{};
+  std::set<std::uint64_t> with_failed_handshake_;  // connections by their id
   bool stop_requested_ = false;
 };
 

@@ -339,7 +339,11 @@ void Simulation::CheckCounters(bool at_the_end) {
 void Simulation::CheckTlsCounters(const Stats& stats, bool at_the_end) {
   constexpr std::size_t kMostBytes = std::size_t{64} * 1024;  // for each connection; and for caches
   std::uint64_t ended = stats.tls_handshakes;
-  for (const std::uint64_t failures : stats.tls_failures) ended += failures;
+  for (std::size_t i = 0; i < kTlsFailures; ++i) {
+    ended += stats.tls_failures[i];
+    network_.Check(stats.tls_failures[i] == app_.handshakes_failed(i),
+                   "a handshake that has failed was counted, and not reported for that cause");
+  }
   network_.Check(stats.established <= stats.tls_handshakes, "established without a handshake");
   network_.Check(stats.tls_resumed <= stats.tls_handshakes, "counter: tls_resumed");
   network_.Check(ended <= stats.accepted, "counters: handshakes, and those that failed");

@@ -138,7 +138,7 @@ class RecordingHandler : public Handler {
     const std::lock_guard lock(mutex_);
     ++closed;
   }
-  void OnHandshakeFailed(Connection&, TlsFailure failure, const std::string& why) override {
+  void OnHandshakeFailed(Connection&, TlsFailure failure, std::string_view why) override {
     const std::lock_guard lock(mutex_);
     failed_handshakes.emplace_back(failure, why);
     changed_.notify_all();
