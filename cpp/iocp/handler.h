@@ -6,6 +6,7 @@
 #include <exception>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "iocp/buffer.h"
 #include "iocp/close_reason.h"

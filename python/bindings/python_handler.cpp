@@ -1,5 +1,7 @@
 #include "python_handler.h"
 
+#include <new>
+#include <string>
 #include <utility>
 #include <vector>
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <memory>
 #include <span>
+#include <string_view>
 
 namespace iocp::python {
 
